@@ -1,0 +1,7 @@
+//! Direct boot of a Linux kernel.
+
+mod mptable;
+mod pvh;
+
+pub use mptable::write_mp_table;
+pub use pvh::{Entry, load};

@@ -1,0 +1,131 @@
+//! Routes a guest's port and memory-mapped accesses to devices.
+
+use std::io;
+use std::ops::Deref;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use vm_superio::Trigger;
+use vm_superio::serial::{NoEvents, Serial};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::console::ConsoleRing;
+use crate::layout::{RESET_PORT, SERIAL_PORT, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE};
+use crate::virtio::MmioTransport;
+
+const RESET_COMMAND: u8 = 0xfe;
+const SERIAL_REGISTERS: u16 = 8;
+
+/// Raises the serial port's interrupt.
+#[derive(Debug)]
+pub struct SerialInterrupt(pub EventFd);
+
+impl Trigger for SerialInterrupt {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+impl Deref for SerialInterrupt {
+    type Target = EventFd;
+
+    fn deref(&self) -> &EventFd {
+        &self.0
+    }
+}
+
+/// All devices that a guest can address. An access to nothing reads as ones and writes nowhere, as on hardware.
+pub struct Bus {
+    serial: Mutex<Serial<SerialInterrupt, NoEvents, ConsoleRing>>,
+    virtio: Vec<Mutex<MmioTransport>>,
+}
+
+impl Bus {
+    /// A bus with a serial port that writes to `console`, and `virtio` devices in window order.
+    pub fn new(interrupt: SerialInterrupt, console: ConsoleRing, virtio: Vec<MmioTransport>) -> Self {
+        Self {
+            serial: Mutex::new(Serial::new(interrupt, console)),
+            virtio: virtio.into_iter().map(Mutex::new).collect(),
+        }
+    }
+
+    /// A guest's `OUT`. Returns true if it asked for a reset of the machine.
+    pub fn port_write(&self, port: u16, data: &[u8]) -> bool {
+        if let (Some(offset), [value]) = (serial_offset(port), data)
+            && let Err(e) = lock(&self.serial).write(offset, *value)
+        {
+            tracing::warn!("the serial port failed: {e:?}");
+        }
+        port == RESET_PORT && data == [RESET_COMMAND]
+    }
+
+    /// A guest's `IN`.
+    pub fn port_read(&self, port: u16, data: &mut [u8]) {
+        // The keyboard controller's status must read as ready, or Linux waits before it resets.
+        let idle = if port == RESET_PORT { 0 } else { 0xff };
+        data.fill(idle);
+        if let (Some(offset), [value]) = (serial_offset(port), data) {
+            *value = lock(&self.serial).read(offset);
+        }
+    }
+
+    /// A guest's load from a device window.
+    pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        if let Some((device, offset)) = self.device_at(address) {
+            device.read(offset, data);
+        }
+    }
+
+    /// A guest's store to a device window.
+    pub fn mmio_write(&self, address: u64, data: &[u8]) {
+        if let Some((mut device, offset)) = self.device_at(address) {
+            device.write(offset, data);
+        }
+    }
+
+    /// Ends the worker threads of all devices.
+    pub fn stop_devices(&self) {
+        for device in &self.virtio {
+            lock(device).stop();
+        }
+    }
+
+    fn device_at(&self, address: u64) -> Option<(MutexGuard<'_, MmioTransport>, u64)> {
+        let relative = address.checked_sub(VIRTIO_MMIO_BASE)?;
+        let index = usize::try_from(relative / VIRTIO_MMIO_SIZE).ok()?;
+        let device = self.virtio.get(index)?;
+        Some((lock(device), relative % VIRTIO_MMIO_SIZE))
+    }
+}
+
+fn serial_offset(port: u16) -> Option<u8> {
+    let offset = port.checked_sub(SERIAL_PORT).filter(|offset| *offset < SERIAL_REGISTERS)?;
+    u8::try_from(offset).ok()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_routed() {
+        let console = ConsoleRing::default();
+        let bus = Bus::new(SerialInterrupt(EventFd::new(0).unwrap()), console.clone(), Vec::new());
+        assert!(!bus.port_write(SERIAL_PORT, b"x"));
+        assert_eq!(console.text(), "x");
+        assert!(bus.port_write(RESET_PORT, &[RESET_COMMAND]));
+        assert!(!bus.port_write(RESET_PORT, &[0xd1]));
+        let mut data = [0; 4];
+        bus.port_read(0x70, &mut data);
+        assert_eq!(data, [0xff; 4]);
+        bus.mmio_read(VIRTIO_MMIO_BASE, &mut data);
+        assert_eq!(data, [0xff; 4]);
+        bus.mmio_write(u64::MAX, &data);
+    }
+}

@@ -1,0 +1,141 @@
+use std::fmt;
+use std::fs::File;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::{Error, Result, layout};
+
+/// Everything that a machine is made of. Host resources come as open descriptors, so that the caller decides
+/// how they are found and with which rights.
+#[derive(Debug)]
+pub struct MachineConfig {
+    /// Number of virtual CPUs, 1 to 32.
+    pub vcpus: u8,
+    /// Guest memory in MiB.
+    pub memory_mib: u64,
+    /// An uncompressed ELF kernel (`vmlinux`) with a PVH entry note.
+    pub kernel: PathBuf,
+    /// The initial RAM disk, loaded as it is.
+    pub initrd: PathBuf,
+    /// Appended to the arguments that the machine itself gives to the kernel.
+    pub command_line: String,
+    /// Disks in guest order: the first is `/dev/vda`.
+    pub disks: Vec<DiskConfig>,
+    /// Network interfaces in guest order.
+    pub nics: Vec<NicConfig>,
+    /// The socket device, if the guest has one.
+    pub vsock: Option<VsockConfig>,
+}
+
+impl MachineConfig {
+    pub(crate) fn validate(&self) -> Result<()> {
+        if self.vcpus == 0 || self.vcpus > layout::MAX_VCPUS {
+            return Err(Error::Config(format!(
+                "{} vCPUs asked for, 1 to {} are possible",
+                self.vcpus,
+                layout::MAX_VCPUS
+            )));
+        }
+        if self.memory_mib < layout::MIN_MEMORY_MIB {
+            return Err(Error::Config(format!(
+                "{} MiB of memory asked for, a guest needs at least {} MiB",
+                self.memory_mib,
+                layout::MIN_MEMORY_MIB
+            )));
+        }
+        let devices = self.disks.len() + self.nics.len() + usize::from(self.vsock.is_some()) + 1;
+        if devices > layout::MAX_VIRTIO_DEVICES {
+            return Err(Error::Config(format!(
+                "{devices} virtio devices asked for, {} are possible",
+                layout::MAX_VIRTIO_DEVICES
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the guest may change a disk. The file must have been opened to match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskAccess {
+    /// Writes are refused by the device.
+    ReadOnly,
+    /// Reads and writes.
+    ReadWrite,
+}
+
+/// A raw disk image; its length in whole sectors is the disk's capacity.
+#[derive(Debug)]
+pub struct DiskConfig {
+    /// The open image.
+    pub file: File,
+    /// What the guest may do with it.
+    pub access: DiskAccess,
+    /// At most 20 bytes that the guest reads as the disk's serial number.
+    pub serial: String,
+}
+
+/// A network interface backed by a tap device.
+#[derive(Debug)]
+pub struct NicConfig {
+    /// A descriptor of `/dev/net/tun` attached to a tap with `IFF_VNET_HDR`.
+    pub tap: File,
+    /// The address that the guest's driver uses.
+    pub mac: MacAddress,
+    /// The largest packet that the guest should send, in bytes.
+    pub mtu: u16,
+}
+
+/// A virtio socket device whose host side is a Unix socket.
+#[derive(Debug)]
+pub struct VsockConfig {
+    /// The guest's context identifier, 3 or above.
+    pub cid: u32,
+    /// Where host programs connect, sending `CONNECT <port>\n` first.
+    pub listener: UnixListener,
+}
+
+/// An Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MacAddress(pub [u8; 6]);
+
+/// The text is not six hexadecimal octets separated by colons.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not a MAC address")]
+pub struct ParseMacError(String);
+
+impl FromStr for MacAddress {
+    type Err = ParseMacError;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        let error = || ParseMacError(text.to_owned());
+        let octets: Vec<u8> = text
+            .split(':')
+            .map(|part| if part.len() == 2 { u8::from_str_radix(part, 16).ok() } else { None })
+            .collect::<Option<_>>()
+            .ok_or_else(error)?;
+        octets.try_into().map(MacAddress).map_err(|_| error())
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mac_addresses_are_read_and_printed() {
+        let mac: MacAddress = "fa:16:3e:00:A1:ff".parse().unwrap();
+        assert_eq!(mac, MacAddress([0xfa, 0x16, 0x3e, 0, 0xa1, 0xff]));
+        assert_eq!(mac.to_string(), "fa:16:3e:00:a1:ff");
+        for bad in ["", "fa:16:3e:00:a1", "fa:16:3e:00:a1:ff:00", "fa:16:3e:0:a1:ff", "gg:16:3e:00:a1:ff"] {
+            assert!(bad.parse::<MacAddress>().is_err(), "{bad:?} was taken");
+        }
+    }
+}

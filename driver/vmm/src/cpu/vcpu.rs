@@ -1,0 +1,130 @@
+use std::io;
+use std::os::unix::thread::JoinHandleExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+
+use super::{cpuid, registers};
+use crate::boot::Entry;
+use crate::bus::Bus;
+use crate::{Error, Result};
+
+/// Why a vCPU ran no further.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VcpuEnd {
+    /// The guest asked for a reset.
+    Reset,
+    /// The CPU shut down, as on a triple fault.
+    TripleFault,
+    /// KVM could not go on; the text says why.
+    KvmError(String),
+    /// The machine's owner asked for the end.
+    Stopped,
+}
+
+/// Makes the kick signal of this process harmless. A vCPU thread is interrupted with it.
+pub fn install_kick_handler() -> Result<()> {
+    extern "C" fn handler(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+    register_signal_handler(SIGRTMIN(), handler)
+        .map_err(|e| Error::Io { what: "install the vCPU signal", source: io::Error::from(e) })
+}
+
+/// The vCPU threads of one machine.
+#[derive(Debug)]
+pub struct VcpuSet {
+    threads: Vec<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl VcpuSet {
+    /// Creates `count` vCPUs and starts their threads. The first vCPU to end sends why to `ended`.
+    pub fn start(
+        kvm: &Kvm,
+        vm: &VmFd,
+        count: u8,
+        entry: Entry,
+        bus: Arc<Bus>,
+        ended: mpsc::Sender<VcpuEnd>,
+    ) -> Result<Self> {
+        let supported =
+            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("read the host's CPUID"))?;
+        let vcpus = (0..count)
+            .map(|index| create(vm, index, count, &supported, entry))
+            .collect::<Result<Vec<_>>>()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut set = Self { threads: Vec::new(), stop: Arc::clone(&stop) };
+        for (index, vcpu) in vcpus.into_iter().enumerate() {
+            let (bus, ended, stop) = (Arc::clone(&bus), ended.clone(), Arc::clone(&stop));
+            let thread = thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .spawn(move || {
+                    let end = run(vcpu, &bus, &stop);
+                    // Nobody listens any more only when the machine is being dropped.
+                    let _ = ended.send(end);
+                })
+                .map_err(Error::io("start a vCPU thread"))?;
+            set.threads.push(thread);
+        }
+        Ok(set)
+    }
+
+    /// Ends all vCPU threads and waits for them.
+    pub fn stop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            // A signal that comes between the thread's look at `stop` and KVM_RUN is lost, so it is repeated.
+            while !thread.is_finished() {
+                // SAFETY: the handle is of a thread that is not joined yet, and the signal has a handler.
+                unsafe { libc::pthread_kill(thread.as_pthread_t(), SIGRTMIN()) };
+                thread::sleep(std::time::Duration::from_millis(1));
+            }
+            if thread.join().is_err() {
+                tracing::error!("a vCPU thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for VcpuSet {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn create(vm: &VmFd, index: u8, count: u8, supported: &CpuId, entry: Entry) -> Result<VcpuFd> {
+    let vcpu = vm.create_vcpu(u64::from(index)).map_err(Error::kvm("create a vCPU"))?;
+    let mut leaves = supported.clone();
+    cpuid::adapt(&mut leaves, index, count);
+    vcpu.set_cpuid2(&leaves).map_err(Error::kvm("set a vCPU's CPUID"))?;
+    registers::set_common_state(&vcpu)?;
+    if index == 0 {
+        registers::set_boot_state(&vcpu, entry)?;
+    }
+    Ok(vcpu)
+}
+
+fn run(mut vcpu: VcpuFd, bus: &Bus, stop: &AtomicBool) -> VcpuEnd {
+    while !stop.load(Ordering::SeqCst) {
+        match vcpu.run() {
+            Ok(VcpuExit::IoOut(port, data)) => {
+                if bus.port_write(port, data) {
+                    return VcpuEnd::Reset;
+                }
+            }
+            Ok(VcpuExit::IoIn(port, data)) => bus.port_read(port, data),
+            Ok(VcpuExit::MmioRead(address, data)) => bus.mmio_read(address, data),
+            Ok(VcpuExit::MmioWrite(address, data)) => bus.mmio_write(address, data),
+            Ok(VcpuExit::Shutdown) => return VcpuEnd::TripleFault,
+            Ok(VcpuExit::Intr | VcpuExit::Hlt) => {}
+            Ok(VcpuExit::SystemEvent(..)) => return VcpuEnd::Reset,
+            Ok(exit) => return VcpuEnd::KvmError(format!("{exit:?}")),
+            Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {}
+            Err(e) => return VcpuEnd::KvmError(format!("KVM_RUN failed: {e}")),
+        }
+    }
+    VcpuEnd::Stopped
+}

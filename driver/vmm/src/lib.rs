@@ -1,0 +1,21 @@
+//! A virtual machine monitor for x86-64 Linux guests on KVM.
+//!
+//! [`Machine::start`] takes a [`MachineConfig`] and returns a running guest; [`Machine::wait`] tells how it
+//! ended. The guest is booted directly from an ELF kernel through the PVH protocol and sees a serial port, a
+//! reset port and virtio-mmio devices, nothing else. This crate knows no containers.
+
+mod boot;
+mod bus;
+mod config;
+mod console;
+mod cpu;
+mod error;
+mod layout;
+mod machine;
+mod memory;
+pub mod virtio;
+
+pub use config::{DiskAccess, DiskConfig, MacAddress, MachineConfig, NicConfig, ParseMacError, VsockConfig};
+pub use console::ConsoleRing;
+pub use error::{Error, Result};
+pub use machine::{GuestExit, Machine};

@@ -1,0 +1,261 @@
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+use io_uring::{IoUring, opcode, types};
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR,
+    VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
+};
+use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+use virtio_queue::QueueT;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::request::{Operation, Piece, Request, SECTOR};
+use crate::config::{DiskAccess, DiskConfig};
+use crate::machine::event_fd;
+use crate::memory::Memory;
+use crate::virtio::poll::{Poll, drain};
+use crate::virtio::{Active, VirtioDevice};
+use crate::{Error, Result};
+
+const QUEUE_SIZE: u16 = 128;
+const QUEUE: u64 = 0;
+const STOP: u64 = 1;
+const COMPLETIONS: u64 = 2;
+/// Most data buffers of one request: what is left of a full chain after header and status.
+const SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
+const CONFIG_SIZE: usize = 16;
+
+/// A disk on a raw file.
+pub struct Block {
+    file: File,
+    access: DiskAccess,
+    capacity: u64,
+    serial: [u8; VIRTIO_BLK_ID_BYTES as usize],
+    config: [u8; CONFIG_SIZE],
+}
+
+impl Block {
+    /// A disk as large as the whole sectors of its file.
+    pub fn new(disk: DiskConfig) -> Result<Self> {
+        let length = disk.file.metadata().map_err(Error::io("measure a disk image"))?.len();
+        let sectors = length / SECTOR;
+        let mut config = [0; CONFIG_SIZE];
+        config[..8].copy_from_slice(&sectors.to_le_bytes());
+        config[12..].copy_from_slice(&SEGMENTS.to_le_bytes());
+        let mut serial = [0; VIRTIO_BLK_ID_BYTES as usize];
+        let bytes = disk.serial.as_bytes();
+        let kept = bytes.len().min(serial.len());
+        serial[..kept].copy_from_slice(&bytes[..kept]);
+        Ok(Self { file: disk.file, access: disk.access, capacity: sectors * SECTOR, serial, config })
+    }
+
+    /// Whether `length` bytes from `offset` on are whole sectors of the disk.
+    fn in_range(&self, offset: u64, length: u64) -> bool {
+        length.is_multiple_of(SECTOR)
+            && length > 0
+            && offset.checked_add(length).is_some_and(|end| end <= self.capacity)
+    }
+}
+
+impl VirtioDevice for Block {
+    fn device_type(&self) -> u32 {
+        VIRTIO_ID_BLOCK
+    }
+
+    fn features(&self) -> u64 {
+        let common = (1 << VIRTIO_BLK_F_FLUSH) | (1 << VIRTIO_BLK_F_SEG_MAX);
+        match self.access {
+            DiskAccess::ReadOnly => common | (1 << VIRTIO_BLK_F_RO),
+            DiskAccess::ReadWrite => common,
+        }
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &[QUEUE_SIZE]
+    }
+
+    fn config_space(&self) -> &[u8] {
+        &self.config
+    }
+
+    fn serve(&mut self, active: Active) -> Result<()> {
+        Server::new(self, active)?.run()
+    }
+}
+
+/// A request that the host's kernel works on. It owns the vector that the kernel reads.
+struct InFlight {
+    request: Request,
+    _vectors: Vec<libc::iovec>,
+}
+
+/// The worker's state while a driver is active.
+struct Server<'a> {
+    disk: &'a Block,
+    active: Active,
+    ring: IoUring,
+    completed: EventFd,
+    in_flight: HashMap<u64, InFlight>,
+    next_id: u64,
+}
+
+impl<'a> Server<'a> {
+    fn new(disk: &'a Block, active: Active) -> Result<Self> {
+        let ring = IoUring::new(u32::from(QUEUE_SIZE)).map_err(Error::io("create an io_uring"))?;
+        let completed = event_fd()?;
+        ring.submitter()
+            .register_eventfd(completed.as_raw_fd())
+            .map_err(Error::io("connect an io_uring's completions"))?;
+        Ok(Self { disk, active, ring, completed, in_flight: HashMap::new(), next_id: 0 })
+    }
+
+    fn run(mut self) -> Result<()> {
+        let poll = Poll::new()?;
+        poll.add(&self.active.notifications[0], QUEUE, EventSet::IN)?;
+        poll.add(&self.active.stop, STOP, EventSet::IN)?;
+        poll.add(&self.completed, COMPLETIONS, EventSet::IN)?;
+        let ended = self.serve(&poll);
+        // The kernel writes into guest memory until the last request is complete, whatever ended the loop.
+        while !self.in_flight.is_empty() {
+            self.ring.submit_and_wait(1).map_err(Error::io("wait for disk requests"))?;
+            self.complete()?;
+        }
+        ended
+    }
+
+    fn serve(&mut self, poll: &Poll) -> Result<()> {
+        loop {
+            for ready in poll.wait()? {
+                match ready.token {
+                    STOP => return Ok(()),
+                    QUEUE => drain(&self.active.notifications[0]),
+                    _ => drain(&self.completed),
+                }
+            }
+            self.complete()?;
+            self.accept()?;
+        }
+    }
+
+    /// Takes requests from the queue while the ring has room; the rest waits for completions.
+    fn accept(&mut self) -> Result<()> {
+        let memory = self.active.memory.clone();
+        while self.in_flight.len() < usize::from(QUEUE_SIZE) {
+            let Some(chain) = self.active.queues[0].pop_descriptor_chain(&memory) else { break };
+            let head = chain.head_index();
+            match Request::parse(&memory, chain) {
+                Ok(request) => self.begin(request)?,
+                Err(e) => {
+                    tracing::warn!("a disk request is malformed: {e}");
+                    self.active.queues[0].add_used(&memory, head, 0).map_err(Error::queue)?;
+                }
+            }
+        }
+        self.ring.submit().map_err(Error::io("submit disk requests"))?;
+        self.active.notify_driver(0);
+        Ok(())
+    }
+
+    fn begin(&mut self, request: Request) -> Result<()> {
+        let fd = types::Fd(self.disk.file.as_raw_fd());
+        let read_only = self.disk.access == DiskAccess::ReadOnly;
+        match request.operation {
+            Operation::Read(offset) if self.disk.in_range(offset, request.length()) => {
+                let vectors = self.vectors(&request.data)?;
+                let entry = opcode::Readv::new(fd, vectors.as_ptr(), vectors.len() as u32).offset(offset);
+                self.submit(entry.build(), request, vectors)
+            }
+            Operation::Write(offset) if !read_only && self.disk.in_range(offset, request.length()) => {
+                let vectors = self.vectors(&request.data)?;
+                let entry = opcode::Writev::new(fd, vectors.as_ptr(), vectors.len() as u32).offset(offset);
+                self.submit(entry.build(), request, vectors)
+            }
+            Operation::Flush if read_only => self.finish(&request, VIRTIO_BLK_S_OK, 0),
+            Operation::Flush => {
+                let entry = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC);
+                self.submit(entry.build(), request, Vec::new())
+            }
+            Operation::Serial => {
+                let serial = self.disk.serial;
+                let written = write_pieces(&self.active.memory, &request.data, &serial)?;
+                self.finish(&request, VIRTIO_BLK_S_OK, written)
+            }
+            Operation::Read(_) | Operation::Write(_) => self.finish(&request, VIRTIO_BLK_S_IOERR, 0),
+            Operation::Unsupported => self.finish(&request, VIRTIO_BLK_S_UNSUPP, 0),
+        }
+    }
+
+    fn vectors(&self, pieces: &[Piece]) -> Result<Vec<libc::iovec>> {
+        pieces
+            .iter()
+            .map(|piece| {
+                let slice = self.active.memory.get_slice(piece.address, piece.length)?;
+                Ok(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() })
+            })
+            .collect()
+    }
+
+    fn submit(
+        &mut self,
+        entry: io_uring::squeue::Entry,
+        request: Request,
+        vectors: Vec<libc::iovec>,
+    ) -> Result<()> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let entry = entry.user_data(id);
+        self.in_flight.insert(id, InFlight { request, _vectors: vectors });
+        // SAFETY: the buffers are slices of guest memory, which `self.active.memory` keeps mapped, and the vector
+        // is in `in_flight`; `run` drops neither before the request is complete.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        if pushed.is_err()
+            && let Some(lost) = self.in_flight.remove(&id)
+        {
+            return self.finish(&lost.request, VIRTIO_BLK_S_IOERR, 0);
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self) -> Result<()> {
+        let results: Vec<_> =
+            self.ring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
+        for (id, result) in results {
+            let Some(InFlight { request, .. }) = self.in_flight.remove(&id) else { continue };
+            let expected = if request.operation == Operation::Flush { 0 } else { request.length() };
+            let whole = u64::try_from(result).is_ok_and(|done| done == expected);
+            if !whole {
+                tracing::warn!(operation = ?request.operation, result, expected, "a disk request failed");
+            }
+            let read =
+                if matches!(request.operation, Operation::Read(_)) && whole { expected as u32 } else { 0 };
+            let status = if whole { VIRTIO_BLK_S_OK } else { VIRTIO_BLK_S_IOERR };
+            self.finish(&request, status, read)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the status and gives the buffers back; `written` counts the data bytes that the device wrote.
+    fn finish(&mut self, request: &Request, status: u32, written: u32) -> Result<()> {
+        self.active.memory.write_obj(status as u8, request.status)?;
+        self.active.queues[0]
+            .add_used(&self.active.memory, request.head, written + 1)
+            .map_err(Error::queue)?;
+        self.active.notify_driver(0);
+        Ok(())
+    }
+}
+
+fn write_pieces(memory: &Memory, pieces: &[Piece], mut bytes: &[u8]) -> Result<u32> {
+    let mut written = 0;
+    for Piece { address: GuestAddress(address), length } in pieces {
+        let (now, later) = bytes.split_at(bytes.len().min(*length));
+        memory.write_slice(now, GuestAddress(*address))?;
+        written += now.len() as u32;
+        bytes = later;
+    }
+    Ok(written)
+}

@@ -1,0 +1,218 @@
+//! Reads one request out of guest memory without trusting any of it.
+
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+};
+use virtio_queue::DescriptorChain;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use crate::memory::Memory;
+
+/// Unit of a disk's addresses, in bytes.
+pub const SECTOR: u64 = 512;
+const HEADER_SIZE: usize = 16;
+
+/// What the driver asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Read from this byte on.
+    Read(u64),
+    /// Write from this byte on.
+    Write(u64),
+    /// Bring earlier writes to stable storage.
+    Flush,
+    /// Read the serial number.
+    Serial,
+    /// Something that was not offered.
+    Unsupported,
+}
+
+/// A piece of guest memory that lies wholly in one region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Guest address.
+    pub address: GuestAddress,
+    /// Length in bytes.
+    pub length: usize,
+}
+
+/// A request whose every address has been checked.
+#[derive(Debug)]
+pub struct Request {
+    /// The chain's head, to be given back to the driver.
+    pub head: u16,
+    /// What to do.
+    pub operation: Operation,
+    /// Where the data is, or goes.
+    pub data: Vec<Piece>,
+    /// Where the status byte goes.
+    pub status: GuestAddress,
+}
+
+/// Why a chain is not a request.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Malformed {
+    #[error("a buffer lies outside guest memory")]
+    OutsideMemory,
+    #[error("a device-readable buffer follows a device-writable one")]
+    Order,
+    #[error("the header is too short")]
+    ShortHeader,
+    #[error("there is no room for the status")]
+    NoStatus,
+    #[error("the sector number overflows")]
+    Sector,
+}
+
+impl Request {
+    /// Reads a request from `chain`.
+    pub fn parse(memory: &Memory, chain: DescriptorChain<&Memory>) -> Result<Self, Malformed> {
+        let head = chain.head_index();
+        let (mut readable, mut writable) = (Vec::new(), Vec::new());
+        for descriptor in chain {
+            let piece = Piece { address: descriptor.addr(), length: descriptor.len() as usize };
+            if piece.length == 0 {
+                continue;
+            }
+            memory.get_slice(piece.address, piece.length).map_err(|_| Malformed::OutsideMemory)?;
+            match descriptor.is_write_only() {
+                true => writable.push(piece),
+                false if writable.is_empty() => readable.push(piece),
+                false => return Err(Malformed::Order),
+            }
+        }
+        let header = take_header(memory, &mut readable)?;
+        let status = take_status(&mut writable)?;
+        let operation = operation(header)?;
+        let data = if matches!(operation, Operation::Write(_)) { readable } else { writable };
+        Ok(Self { head, operation, data, status })
+    }
+
+    /// Number of data bytes.
+    pub fn length(&self) -> u64 {
+        self.data.iter().map(|piece| piece.length as u64).sum()
+    }
+}
+
+fn take_header(memory: &Memory, readable: &mut Vec<Piece>) -> Result<[u8; HEADER_SIZE], Malformed> {
+    let mut header = [0; HEADER_SIZE];
+    let mut filled = 0;
+    while filled < HEADER_SIZE {
+        let Some(piece) = readable.first_mut() else { return Err(Malformed::ShortHeader) };
+        let length = piece.length.min(HEADER_SIZE - filled);
+        memory
+            .read_slice(&mut header[filled..filled + length], piece.address)
+            .map_err(|_| Malformed::OutsideMemory)?;
+        filled += length;
+        piece.address.0 += length as u64;
+        piece.length -= length;
+        if piece.length == 0 {
+            readable.remove(0);
+        }
+    }
+    Ok(header)
+}
+
+/// The status is the last writable byte.
+fn take_status(writable: &mut Vec<Piece>) -> Result<GuestAddress, Malformed> {
+    let last = writable.last_mut().ok_or(Malformed::NoStatus)?;
+    last.length -= 1;
+    let status = GuestAddress(last.address.0 + last.length as u64);
+    if last.length == 0 {
+        writable.pop();
+    }
+    Ok(status)
+}
+
+fn operation(header: [u8; HEADER_SIZE]) -> Result<Operation, Malformed> {
+    let [a, b, c, d, _, _, _, _, sector @ ..] = header;
+    let offset = u64::from_le_bytes(sector).checked_mul(SECTOR).ok_or(Malformed::Sector);
+    Ok(match u32::from_le_bytes([a, b, c, d]) {
+        VIRTIO_BLK_T_IN => Operation::Read(offset?),
+        VIRTIO_BLK_T_OUT => Operation::Write(offset?),
+        VIRTIO_BLK_T_FLUSH => Operation::Flush,
+        VIRTIO_BLK_T_GET_ID => Operation::Serial,
+        _ => Operation::Unsupported,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+    use virtio_queue::QueueT;
+    use virtio_queue::desc::{RawDescriptor, split::Descriptor};
+    use virtio_queue::mock::MockSplitQueue;
+
+    use super::*;
+
+    const NEXT: u16 = VRING_DESC_F_NEXT as u16;
+    const WRITE: u16 = VRING_DESC_F_WRITE as u16;
+
+    fn parse(type_: u32, sector: u64, buffers: &[(u64, u32, u16)]) -> Result<Request, Malformed> {
+        let memory = crate::memory::allocate(64).unwrap();
+        memory.write_obj(type_, GuestAddress(0x10000)).unwrap();
+        memory.write_obj(sector, GuestAddress(0x10008)).unwrap();
+        let mock = MockSplitQueue::new(&memory, 16);
+        let last = buffers.len() - 1;
+        let descriptors: Vec<_> = buffers
+            .iter()
+            .enumerate()
+            .map(|(i, (address, length, flags))| {
+                let next = if i == last { 0 } else { NEXT };
+                RawDescriptor::from(Descriptor::new(*address, *length, flags | next, i as u16 + 1))
+            })
+            .collect();
+        mock.build_desc_chain(&descriptors).unwrap();
+        let mut queue: virtio_queue::Queue = mock.create_queue().unwrap();
+        let chain = queue.pop_descriptor_chain(&memory).unwrap();
+        Request::parse(&memory, chain)
+    }
+
+    #[test]
+    fn a_read_as_linux_sends_it() {
+        let request =
+            parse(VIRTIO_BLK_T_IN, 8, &[(0x10000, 16, 0), (0x20000, 4096, WRITE), (0x30000, 1, WRITE)])
+                .unwrap();
+        assert_eq!(request.operation, Operation::Read(4096));
+        assert_eq!(request.data, [Piece { address: GuestAddress(0x20000), length: 4096 }]);
+        assert_eq!((request.status, request.length()), (GuestAddress(0x30000), 4096));
+    }
+
+    #[test]
+    fn header_and_status_may_share_buffers_with_data() {
+        let request = parse(VIRTIO_BLK_T_OUT, 1, &[(0x10000, 16 + 512, 0), (0x30000, 1, WRITE)]).unwrap();
+        assert_eq!(request.data, [Piece { address: GuestAddress(0x10010), length: 512 }]);
+        let request =
+            parse(VIRTIO_BLK_T_IN, 0, &[(0x10000, 7, 0), (0x10007, 9, 0), (0x20000, 513, WRITE)]).unwrap();
+        assert_eq!(request.data, [Piece { address: GuestAddress(0x20000), length: 512 }]);
+        assert_eq!(request.status, GuestAddress(0x20200));
+    }
+
+    #[test]
+    fn hostile_chains_are_refused() {
+        let status = (0x30000, 1, WRITE);
+        for (type_, sector, buffers, error) in [
+            (VIRTIO_BLK_T_IN, 0, vec![(0x10000, 15, 0), status], Malformed::ShortHeader),
+            (VIRTIO_BLK_T_IN, 0, vec![(0x10000, 16, 0)], Malformed::NoStatus),
+            (
+                VIRTIO_BLK_T_IN,
+                0,
+                vec![(0x10000, 16, 0), (64 << 20, 512, WRITE), status],
+                Malformed::OutsideMemory,
+            ),
+            (
+                VIRTIO_BLK_T_IN,
+                0,
+                vec![(0x10000, 16, 0), (u64::MAX - 8, 512, WRITE)],
+                Malformed::OutsideMemory,
+            ),
+            (VIRTIO_BLK_T_IN, 0, vec![(0x10000, 16, 0), status, (0x20000, 512, 0)], Malformed::Order),
+            (VIRTIO_BLK_T_IN, u64::MAX, vec![(0x10000, 16, 0), status], Malformed::Sector),
+        ] {
+            assert_eq!(parse(type_, sector, &buffers).unwrap_err(), error, "{buffers:?}");
+        }
+        let unknown = parse(77, u64::MAX, &[(0x10000, 16, 0), status]).unwrap();
+        assert_eq!(unknown.operation, Operation::Unsupported);
+    }
+}

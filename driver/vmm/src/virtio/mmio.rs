@@ -1,0 +1,436 @@
+//! The register window of a device (virtio 1.2 §4.2.2), as a state machine that a hostile driver cannot bring
+//! out of step: features change only before `FEATURES_OK`, queues only before `DRIVER_OK`.
+
+use kvm_ioctls::{IoEventAddress, VmFd};
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED,
+    VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
+};
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::{Queue, QueueT};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Active, Interrupt, VirtioDevice, Worker};
+use crate::machine::event_fd;
+use crate::memory::Memory;
+use crate::{Error, Result};
+
+const MAGIC: u32 = 0x7472_6976;
+const VERSION: u32 = 2;
+const VENDOR: u32 = 0x615a_4b61;
+
+mod register {
+    pub const MAGIC: u64 = 0x000;
+    pub const VERSION: u64 = 0x004;
+    pub const DEVICE_ID: u64 = 0x008;
+    pub const VENDOR_ID: u64 = 0x00c;
+    pub const DEVICE_FEATURES: u64 = 0x010;
+    pub const DEVICE_FEATURES_SEL: u64 = 0x014;
+    pub const DRIVER_FEATURES: u64 = 0x020;
+    pub const DRIVER_FEATURES_SEL: u64 = 0x024;
+    pub const QUEUE_SEL: u64 = 0x030;
+    pub const QUEUE_NUM_MAX: u64 = 0x034;
+    pub const QUEUE_NUM: u64 = 0x038;
+    pub const QUEUE_READY: u64 = 0x044;
+    pub const QUEUE_NOTIFY: u64 = 0x050;
+    pub const INTERRUPT_STATUS: u64 = 0x060;
+    pub const INTERRUPT_ACK: u64 = 0x064;
+    pub const STATUS: u64 = 0x070;
+    pub const QUEUE_DESC_LOW: u64 = 0x080;
+    pub const QUEUE_DESC_HIGH: u64 = 0x084;
+    pub const QUEUE_DRIVER_LOW: u64 = 0x090;
+    pub const QUEUE_DRIVER_HIGH: u64 = 0x094;
+    pub const QUEUE_DEVICE_LOW: u64 = 0x0a0;
+    pub const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
+    pub const CONFIG_GENERATION: u64 = 0x0fc;
+    pub const CONFIG: u64 = 0x100;
+}
+
+const ACKNOWLEDGE: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE;
+const DRIVER: u32 = ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+const FEATURES_OK: u32 = DRIVER | VIRTIO_CONFIG_S_FEATURES_OK;
+const DRIVER_OK: u32 = FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK;
+
+/// Whether the device is with the transport or with its worker.
+enum Owner {
+    Transport(Box<dyn VirtioDevice>),
+    Worker(Worker),
+    /// The worker panicked; only a new machine mends that.
+    Lost,
+}
+
+/// One device's register window.
+pub struct MmioTransport {
+    owner: Owner,
+    device_type: u32,
+    offered: u64,
+    config: Vec<u8>,
+    memory: Memory,
+    interrupt: Interrupt,
+    notifications: Vec<EventFd>,
+    queue_sizes: &'static [u16],
+    queues: Vec<Queue>,
+    selected_queue: usize,
+    device_features_page: u32,
+    driver_features_page: u32,
+    accepted: u64,
+    status: u32,
+}
+
+impl MmioTransport {
+    /// A window onto `device`, whose buffers are in `memory`.
+    pub fn new(device: Box<dyn VirtioDevice>, memory: Memory, interrupt: Interrupt) -> Result<Self> {
+        let queue_sizes = device.queue_sizes();
+        let mut transport = Self {
+            device_type: device.device_type(),
+            offered: device.features() | (1 << VIRTIO_F_VERSION_1) | (1 << VIRTIO_RING_F_EVENT_IDX),
+            config: device.config_space().to_vec(),
+            owner: Owner::Transport(device),
+            memory,
+            interrupt,
+            notifications: queue_sizes.iter().map(|_| event_fd()).collect::<Result<_>>()?,
+            queue_sizes,
+            queues: Vec::new(),
+            selected_queue: 0,
+            device_features_page: 0,
+            driver_features_page: 0,
+            accepted: 0,
+            status: 0,
+        };
+        transport.queues = transport.new_queues()?;
+        Ok(transport)
+    }
+
+    /// Lets KVM deliver queue notifications of the window at `base` without an exit to this process.
+    pub fn register_notifications(&self, vm: &VmFd, base: u64) -> Result<()> {
+        let address = IoEventAddress::Mmio(base + register::QUEUE_NOTIFY);
+        for (index, event) in (0u32..).zip(&self.notifications) {
+            vm.register_ioevent(event, &address, index)
+                .map_err(Error::kvm("connect a queue's notification"))?;
+        }
+        Ok(())
+    }
+
+    /// A load by the driver.
+    pub fn read(&self, offset: u64, data: &mut [u8]) {
+        if let Some(start) = offset.checked_sub(register::CONFIG) {
+            return self.read_config(start, data);
+        }
+        if data.len() == 4 {
+            data.copy_from_slice(&self.register(offset).to_le_bytes());
+        }
+    }
+
+    /// A store by the driver.
+    pub fn write(&mut self, offset: u64, data: &[u8]) {
+        if let Ok(bytes) = <[u8; 4]>::try_from(data) {
+            self.set_register(offset, u32::from_le_bytes(bytes));
+        }
+    }
+
+    /// Ends the device's worker, if it has one, and resets the device.
+    pub fn stop(&mut self) {
+        if let Owner::Worker(worker) = std::mem::replace(&mut self.owner, Owner::Lost) {
+            self.owner = worker.stop().map_or(Owner::Lost, Owner::Transport);
+        }
+    }
+
+    fn read_config(&self, start: u64, data: &mut [u8]) {
+        let found = usize::try_from(start)
+            .ok()
+            .and_then(|start| self.config.get(start..start.checked_add(data.len())?));
+        match found {
+            Some(bytes) => data.copy_from_slice(bytes),
+            None => data.fill(0),
+        }
+    }
+
+    fn register(&self, offset: u64) -> u32 {
+        match offset {
+            register::MAGIC => MAGIC,
+            register::VERSION => VERSION,
+            register::DEVICE_ID => self.device_type,
+            register::VENDOR_ID => VENDOR,
+            register::DEVICE_FEATURES => page(self.offered, self.device_features_page),
+            register::QUEUE_NUM_MAX => {
+                self.queue_sizes.get(self.selected_queue).map_or(0, |size| u32::from(*size))
+            }
+            register::QUEUE_READY => {
+                u32::from(self.queues.get(self.selected_queue).is_some_and(QueueT::ready))
+            }
+            register::INTERRUPT_STATUS => self.interrupt.status(),
+            register::STATUS => self.status,
+            register::CONFIG_GENERATION => 0,
+            _ => 0,
+        }
+    }
+
+    fn set_register(&mut self, offset: u64, value: u32) {
+        match offset {
+            register::DEVICE_FEATURES_SEL => self.device_features_page = value,
+            register::DRIVER_FEATURES_SEL => self.driver_features_page = value,
+            register::DRIVER_FEATURES => self.accept_features(value),
+            register::QUEUE_SEL => self.selected_queue = value as usize,
+            register::INTERRUPT_ACK => self.interrupt.acknowledge(value),
+            register::STATUS => self.set_status(value),
+            // Reached only where KVM did not take the notification.
+            register::QUEUE_NOTIFY => {
+                if let Some(event) = self.notifications.get(value as usize)
+                    && let Err(e) = event.write(1)
+                {
+                    tracing::warn!("a queue notification is lost: {e}");
+                }
+            }
+            _ => self.set_queue_register(offset, value),
+        }
+    }
+
+    fn accept_features(&mut self, value: u32) {
+        if self.status != DRIVER {
+            return;
+        }
+        let shift = match self.driver_features_page {
+            0 => 0,
+            1 => 32,
+            _ => return,
+        };
+        self.accepted = (self.accepted & !(u64::from(u32::MAX) << shift)) | (u64::from(value) << shift);
+    }
+
+    /// Queue registers take effect only between `FEATURES_OK` and `DRIVER_OK`.
+    fn set_queue_register(&mut self, offset: u64, value: u32) {
+        if self.status != FEATURES_OK {
+            return;
+        }
+        let Some(queue) = self.queues.get_mut(self.selected_queue) else { return };
+        match offset {
+            register::QUEUE_NUM => queue.set_size(u16::try_from(value).unwrap_or(0)),
+            register::QUEUE_READY => queue.set_ready(value == 1),
+            register::QUEUE_DESC_LOW => queue.set_desc_table_address(Some(value), None),
+            register::QUEUE_DESC_HIGH => queue.set_desc_table_address(None, Some(value)),
+            register::QUEUE_DRIVER_LOW => queue.set_avail_ring_address(Some(value), None),
+            register::QUEUE_DRIVER_HIGH => queue.set_avail_ring_address(None, Some(value)),
+            register::QUEUE_DEVICE_LOW => queue.set_used_ring_address(Some(value), None),
+            register::QUEUE_DEVICE_HIGH => queue.set_used_ring_address(None, Some(value)),
+            _ => {}
+        }
+    }
+
+    fn set_status(&mut self, value: u32) {
+        if value == 0 {
+            return self.reset();
+        }
+        if value & VIRTIO_CONFIG_S_FAILED != 0 {
+            self.status |= VIRTIO_CONFIG_S_FAILED;
+            return;
+        }
+        match (self.status, value) {
+            (0, ACKNOWLEDGE) | (ACKNOWLEDGE, DRIVER) => self.status = value,
+            (DRIVER, FEATURES_OK) if self.features_acceptable() => self.status = value,
+            (FEATURES_OK, DRIVER_OK) => self.activate(),
+            _ => tracing::debug!("status {value:#x} after {:#x} is ignored", self.status),
+        }
+    }
+
+    fn features_acceptable(&self) -> bool {
+        self.accepted & !self.offered == 0 && self.accepted & (1 << VIRTIO_F_VERSION_1) != 0
+    }
+
+    fn activate(&mut self) {
+        match self.start_worker() {
+            Ok(()) => self.status = DRIVER_OK,
+            Err(e) => {
+                tracing::warn!(device_type = self.device_type, "a device cannot be activated: {e}");
+                self.status |= VIRTIO_CONFIG_S_NEEDS_RESET;
+            }
+        }
+    }
+
+    fn start_worker(&mut self) -> Result<()> {
+        let event_idx = self.accepted & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
+        for queue in &mut self.queues {
+            queue.set_event_idx(event_idx);
+            if queue.ready() && !queue.is_valid(&self.memory) {
+                return Err(Error::Config("a queue lies outside guest memory".into()));
+            }
+        }
+        let unused = self.new_queues()?;
+        let copies = self.notifications.iter().map(EventFd::try_clone);
+        let active = Active {
+            memory: self.memory.clone(),
+            queues: std::mem::replace(&mut self.queues, unused),
+            notifications: copies
+                .collect::<std::io::Result<_>>()
+                .map_err(Error::io("copy a notification"))?,
+            interrupt: self.interrupt.clone(),
+            features: self.accepted,
+            stop: event_fd()?,
+        };
+        match std::mem::replace(&mut self.owner, Owner::Lost) {
+            Owner::Transport(device) => self.owner = Owner::Worker(Worker::start(device, active)?),
+            other => self.owner = other,
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.stop();
+        if let Ok(queues) = self.new_queues() {
+            self.queues = queues;
+        }
+        self.interrupt.reset();
+        self.selected_queue = 0;
+        self.device_features_page = 0;
+        self.driver_features_page = 0;
+        self.accepted = 0;
+        self.status = 0;
+    }
+
+    fn new_queues(&self) -> Result<Vec<Queue>> {
+        let queues = self.queue_sizes.iter().map(|size| Queue::new(*size));
+        queues.collect::<std::result::Result<_, _>>().map_err(|e| Error::Config(e.to_string()))
+    }
+}
+
+/// One half of a 64-bit feature set.
+fn page(features: u64, page: u32) -> u32 {
+    match page {
+        0 => features as u32,
+        1 => (features >> 32) as u32,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: [u8; 4] = [1, 2, 3, 4];
+
+    struct Idle;
+
+    impl VirtioDevice for Idle {
+        fn device_type(&self) -> u32 {
+            4
+        }
+        fn features(&self) -> u64 {
+            1 << 5
+        }
+        fn queue_sizes(&self) -> &'static [u16] {
+            &[64]
+        }
+        fn config_space(&self) -> &[u8] {
+            &CONFIG
+        }
+        fn serve(&mut self, active: Active) -> Result<()> {
+            let mut poll = libc::pollfd {
+                fd: std::os::fd::AsRawFd::as_raw_fd(&active.stop),
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            // SAFETY: `poll` is one valid structure and lives through the call.
+            unsafe { libc::poll(&raw mut poll, 1, -1) };
+            Ok(())
+        }
+    }
+
+    fn transport() -> MmioTransport {
+        let memory = crate::memory::allocate(64).unwrap();
+        MmioTransport::new(Box::new(Idle), memory, Interrupt::new(event_fd().unwrap())).unwrap()
+    }
+
+    fn read(transport: &MmioTransport, offset: u64) -> u32 {
+        let mut data = [0; 4];
+        transport.read(offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn write(transport: &mut MmioTransport, offset: u64, value: u32) {
+        transport.write(offset, &value.to_le_bytes());
+    }
+
+    fn negotiate(transport: &mut MmioTransport) {
+        write(transport, register::STATUS, ACKNOWLEDGE);
+        write(transport, register::STATUS, DRIVER);
+        write(transport, register::DRIVER_FEATURES_SEL, 1);
+        write(transport, register::DRIVER_FEATURES, 1);
+        write(transport, register::STATUS, FEATURES_OK);
+    }
+
+    fn set_up_queue(transport: &mut MmioTransport, desc: u32) {
+        write(transport, register::QUEUE_NUM, 16);
+        write(transport, register::QUEUE_DESC_LOW, desc);
+        write(transport, register::QUEUE_DRIVER_LOW, 0x2000);
+        write(transport, register::QUEUE_DEVICE_LOW, 0x3000);
+        write(transport, register::QUEUE_READY, 1);
+    }
+
+    #[test]
+    fn identity_and_config_are_read() {
+        let transport = transport();
+        assert_eq!(read(&transport, register::MAGIC), u32::from_le_bytes(*b"virt"));
+        assert_eq!((read(&transport, register::VERSION), read(&transport, register::DEVICE_ID)), (2, 4));
+        assert_eq!(read(&transport, register::CONFIG), u32::from_le_bytes(CONFIG));
+        assert_eq!(read(&transport, register::CONFIG + 2), 0, "a read across the end gives zeros");
+        let mut byte = [0];
+        transport.read(register::CONFIG + 1, &mut byte);
+        assert_eq!(byte, [2]);
+    }
+
+    #[test]
+    fn a_driver_that_keeps_the_order_is_served_and_may_reset() {
+        let mut transport = transport();
+        for _ in 0..2 {
+            negotiate(&mut transport);
+            assert_eq!(read(&transport, register::STATUS), FEATURES_OK);
+            set_up_queue(&mut transport, 0x1000);
+            write(&mut transport, register::STATUS, DRIVER_OK);
+            assert_eq!(read(&transport, register::STATUS), DRIVER_OK);
+            write(&mut transport, register::STATUS, 0);
+            assert_eq!(read(&transport, register::STATUS), 0);
+        }
+    }
+
+    #[test]
+    fn steps_out_of_order_are_ignored() {
+        let mut transport = transport();
+        write(&mut transport, register::STATUS, DRIVER_OK);
+        assert_eq!(read(&transport, register::STATUS), 0);
+        set_up_queue(&mut transport, 0x1000);
+        assert_eq!(read(&transport, register::QUEUE_READY), 0);
+    }
+
+    #[test]
+    fn features_that_were_not_offered_are_refused() {
+        let mut transport = transport();
+        write(&mut transport, register::STATUS, ACKNOWLEDGE);
+        write(&mut transport, register::STATUS, DRIVER);
+        write(&mut transport, register::DRIVER_FEATURES, 1 << 6);
+        write(&mut transport, register::DRIVER_FEATURES_SEL, 1);
+        write(&mut transport, register::DRIVER_FEATURES, 1);
+        write(&mut transport, register::STATUS, FEATURES_OK);
+        assert_eq!(read(&transport, register::STATUS), DRIVER);
+    }
+
+    #[test]
+    fn queues_do_not_change_while_active() {
+        let mut transport = transport();
+        negotiate(&mut transport);
+        set_up_queue(&mut transport, 0x1000);
+        write(&mut transport, register::STATUS, DRIVER_OK);
+        write(&mut transport, register::QUEUE_NUM, 64);
+        write(&mut transport, register::QUEUE_DESC_LOW, 0x9000);
+        assert!(matches!(transport.owner, Owner::Worker(_)));
+        assert!(transport.queues.iter().all(|queue| queue.desc_table() == 0));
+        transport.stop();
+    }
+
+    #[test]
+    fn a_queue_outside_memory_needs_a_reset() {
+        let mut transport = transport();
+        negotiate(&mut transport);
+        set_up_queue(&mut transport, 0xf000_0000);
+        write(&mut transport, register::STATUS, DRIVER_OK);
+        assert_ne!(read(&transport, register::STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET, 0);
+    }
+}

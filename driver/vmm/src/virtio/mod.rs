@@ -1,0 +1,77 @@
+//! Virtio devices behind the MMIO transport (virtio 1.2 §4.2).
+//!
+//! Each device has one worker thread while its driver is active. The worker owns the device and its queues, so
+//! that no lock is held while a queue is served; a reset ends the worker and takes the device back.
+
+mod block;
+mod interrupt;
+mod mmio;
+mod net;
+mod poll;
+mod rng;
+mod vsock;
+mod worker;
+
+use virtio_queue::Queue;
+use vmm_sys_util::eventfd::EventFd;
+
+pub use block::Block;
+pub use interrupt::Interrupt;
+pub use mmio::MmioTransport;
+pub use net::Net;
+pub use rng::Rng;
+pub use vsock::Vsock;
+pub use worker::Worker;
+
+use crate::Result;
+use crate::memory::Memory;
+
+/// What the transport needs to know of a device.
+pub trait VirtioDevice: Send {
+    /// The device's number (virtio 1.2 §5).
+    fn device_type(&self) -> u32;
+    /// Feature bits that the device offers, without those of the transport.
+    fn features(&self) -> u64;
+    /// Largest size of each queue, a power of two.
+    fn queue_sizes(&self) -> &'static [u16];
+    /// The device's read-only configuration space.
+    fn config_space(&self) -> &[u8];
+    /// Serves the queues until `active.stop` is signalled. In-flight requests are finished before it returns.
+    fn serve(&mut self, active: Active) -> Result<()>;
+}
+
+/// A device's resources while its driver is active.
+pub struct Active {
+    /// The guest's memory; the handle keeps the mapping alive.
+    pub memory: Memory,
+    /// The queues, each validated once.
+    pub queues: Vec<Queue>,
+    /// Signalled by the guest, one for each queue.
+    pub notifications: Vec<EventFd>,
+    /// Tells the guest of used buffers.
+    pub interrupt: Interrupt,
+    /// The features that the driver accepted.
+    pub features: u64,
+    /// Signalled when the worker must end.
+    pub stop: EventFd,
+}
+
+impl Active {
+    /// Raises the queue interrupt if the driver wants to hear of queue `index`.
+    pub fn notify_driver(&mut self, index: usize) {
+        let wanted = self
+            .queues
+            .get_mut(index)
+            .map(|queue| virtio_queue::QueueT::needs_notification(queue, &self.memory));
+        match wanted {
+            Some(Ok(true)) => self.interrupt.queue(),
+            Some(Ok(false)) | None => {}
+            Some(Err(e)) => tracing::warn!("queue {index} of a device is broken: {e}"),
+        }
+    }
+
+    /// Whether the driver accepted feature `bit`.
+    pub fn has(&self, bit: u32) -> bool {
+        self.features & (1 << bit) != 0
+    }
+}

@@ -1,0 +1,98 @@
+//! The entropy device (virtio 1.2 §5.4), fed from the host's random number generator.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
+use virtio_queue::{DescriptorChain, QueueT};
+use vm_memory::Bytes;
+use vmm_sys_util::epoll::EventSet;
+
+use super::poll::{Poll, drain};
+use super::{Active, VirtioDevice};
+use crate::memory::Memory;
+use crate::{Error, Result};
+
+const SOURCE: &str = "/dev/urandom";
+const QUEUE: u64 = 0;
+const STOP: u64 = 1;
+/// Most random bytes that one request gets.
+const MAX_BYTES: usize = 4096;
+
+/// An entropy source.
+pub struct Rng {
+    source: File,
+}
+
+impl Rng {
+    /// Opens the host's generator.
+    pub fn new() -> Result<Self> {
+        let path = Path::new(SOURCE);
+        let source = File::open(path).map_err(|source| Error::Open { path: path.to_owned(), source })?;
+        Ok(Self { source })
+    }
+
+    fn fill(&mut self, memory: &Memory, chain: DescriptorChain<&Memory>) -> Result<u32> {
+        let mut written = 0;
+        let mut buffer = [0; MAX_BYTES];
+        for descriptor in chain.writable() {
+            let length = (descriptor.len() as usize).min(MAX_BYTES - written);
+            self.source.read_exact(&mut buffer[..length]).map_err(Error::io("read random bytes"))?;
+            memory.write_slice(&buffer[..length], descriptor.addr())?;
+            written += length;
+            if written == MAX_BYTES {
+                break;
+            }
+        }
+        Ok(written as u32)
+    }
+
+    fn serve_queue(&mut self, active: &mut Active) -> Result<()> {
+        let memory = active.memory.clone();
+        let Some(queue) = active.queues.first_mut() else { return Ok(()) };
+        while let Some(chain) = queue.pop_descriptor_chain(&memory) {
+            let head = chain.head_index();
+            let written = self.fill(&memory, chain).unwrap_or_else(|e| {
+                tracing::warn!("a request for entropy failed: {e}");
+                0
+            });
+            queue.add_used(&memory, head, written).map_err(Error::queue)?;
+        }
+        active.notify_driver(0);
+        Ok(())
+    }
+}
+
+impl VirtioDevice for Rng {
+    fn device_type(&self) -> u32 {
+        VIRTIO_ID_RNG
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &[64]
+    }
+
+    fn config_space(&self) -> &[u8] {
+        &[]
+    }
+
+    fn serve(&mut self, mut active: Active) -> Result<()> {
+        let poll = Poll::new()?;
+        poll.add(&active.notifications[0], QUEUE, EventSet::IN)?;
+        poll.add(&active.stop, STOP, EventSet::IN)?;
+        loop {
+            for ready in poll.wait()? {
+                if ready.token == STOP {
+                    return Ok(());
+                }
+                drain(&active.notifications[0]);
+                self.serve_queue(&mut active)?;
+            }
+        }
+    }
+}

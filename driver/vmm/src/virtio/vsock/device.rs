@@ -1,0 +1,183 @@
+use std::os::unix::net::UnixListener;
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
+use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
+use virtio_vsock::packet::{PKT_HEADER_SIZE, VsockPacket};
+use vmm_sys_util::epoll::EventSet;
+
+use super::muxer::Muxer;
+use super::{HOST_CID, Header, Op, TYPE_STREAM};
+use crate::config::VsockConfig;
+use crate::memory::Memory;
+use crate::virtio::poll::{Poll, drain};
+use crate::virtio::{Active, VirtioDevice};
+use crate::{Error, Result};
+
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+const TOKEN_RECEIVE: u64 = 0;
+const TOKEN_TRANSMIT: u64 = 1;
+const TOKEN_STOP: u64 = 2;
+/// Largest data of one packet, Linux's own limit.
+const DATA_MAX: u32 = 64 * 1024;
+
+/// The socket device.
+pub struct Vsock {
+    cid: u64,
+    listener: UnixListener,
+    config: [u8; 8],
+}
+
+impl Vsock {
+    /// A device for the guest with the context identifier in `config`.
+    pub fn new(config: VsockConfig) -> Result<Self> {
+        if config.cid < 3 {
+            return Err(Error::Config(format!("the vsock context identifier {} is reserved", config.cid)));
+        }
+        let cid = u64::from(config.cid);
+        Ok(Self { cid, listener: config.listener, config: cid.to_le_bytes() })
+    }
+}
+
+impl VirtioDevice for Vsock {
+    fn device_type(&self) -> u32 {
+        VIRTIO_ID_VSOCK
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &[128, 128, 16]
+    }
+
+    fn config_space(&self) -> &[u8] {
+        &self.config
+    }
+
+    fn serve(&mut self, active: Active) -> Result<()> {
+        let poll = Poll::new()?;
+        poll.add(&active.notifications[RECEIVE], TOKEN_RECEIVE, EventSet::IN)?;
+        poll.add(&active.notifications[TRANSMIT], TOKEN_TRANSMIT, EventSet::IN)?;
+        poll.add(&active.stop, TOKEN_STOP, EventSet::IN)?;
+        let muxer = Muxer::new(&self.listener, &poll)?;
+        let mut server = Server { cid: self.cid, active, muxer, buffer: vec![0; DATA_MAX as usize] };
+        loop {
+            for ready in poll.wait()? {
+                match ready.token {
+                    TOKEN_STOP => return Ok(()),
+                    TOKEN_RECEIVE => drain(&server.active.notifications[RECEIVE]),
+                    TOKEN_TRANSMIT => drain(&server.active.notifications[TRANSMIT]),
+                    _ => server.muxer.host_event(&poll, ready)?,
+                }
+            }
+            server.transmit(&poll)?;
+            server.receive(&poll)?;
+        }
+    }
+}
+
+struct Server<'a> {
+    cid: u64,
+    active: Active,
+    muxer: Muxer<'a>,
+    buffer: Vec<u8>,
+}
+
+impl Server<'_> {
+    /// Takes the packets that the guest sent.
+    fn transmit(&mut self, poll: &Poll) -> Result<()> {
+        let memory = self.active.memory.clone();
+        while let Some(mut chain) = self.active.queues[TRANSMIT].pop_descriptor_chain(&memory) {
+            let head = chain.head_index();
+            if let Some((header, length)) = self.read_packet(&memory, &mut chain) {
+                self.muxer.guest_packet(poll, header, &self.buffer[..length])?;
+            }
+            self.active.queues[TRANSMIT].add_used(&memory, head, 0).map_err(Error::queue)?;
+        }
+        self.active.notify_driver(TRANSMIT);
+        Ok(())
+    }
+
+    /// Reads a packet that is meant for the host; its data goes to the buffer.
+    fn read_packet(
+        &mut self,
+        memory: &Memory,
+        chain: &mut DescriptorChain<&Memory>,
+    ) -> Option<(Header, usize)> {
+        let packet = VsockPacket::from_tx_virtq_chain(memory, chain, DATA_MAX)
+            .inspect_err(|e| tracing::warn!("a vsock packet of the guest is malformed: {e}"))
+            .ok()?;
+        if packet.dst_cid() != HOST_CID || packet.src_cid() != self.cid || packet.type_() != TYPE_STREAM {
+            return None;
+        }
+        let header = Header {
+            host_port: packet.dst_port(),
+            guest_port: packet.src_port(),
+            op: Op::from_wire(packet.op())?,
+            flags: packet.flags(),
+            buf_alloc: packet.buf_alloc(),
+            fwd_cnt: packet.fwd_cnt(),
+        };
+        let length = packet.data_slice().map_or(0, |data| data.copy_to(&mut self.buffer[..]));
+        Some((header, length))
+    }
+
+    /// Gives the guest the packets that wait for it, as far as it offers buffers.
+    fn receive(&mut self, poll: &Poll) -> Result<()> {
+        let memory = self.active.memory.clone();
+        while self.muxer.has_packet() {
+            let Some(mut chain) = self.active.queues[RECEIVE].pop_descriptor_chain(&memory) else { break };
+            let head = chain.head_index();
+            let written = match VsockPacket::from_rx_virtq_chain(&memory, &mut chain, DATA_MAX) {
+                Ok(mut packet) => self.fill_packet(poll, &mut packet)?,
+                Err(e) => {
+                    tracing::warn!("a vsock buffer of the guest is malformed: {e}");
+                    Some(0)
+                }
+            };
+            match written {
+                Some(written) => {
+                    self.active.queues[RECEIVE].add_used(&memory, head, written).map_err(Error::queue)?;
+                }
+                None => {
+                    self.active.queues[RECEIVE].go_to_previous_position();
+                    break;
+                }
+            }
+        }
+        self.active.notify_driver(RECEIVE);
+        Ok(())
+    }
+
+    /// Writes the next packet; none if there was none after all.
+    fn fill_packet<B: vm_memory::bitmap::BitmapSlice>(
+        &mut self,
+        poll: &Poll,
+        packet: &mut VsockPacket<'_, B>,
+    ) -> Result<Option<u32>> {
+        let room = packet.data_slice().map_or(0, vm_memory::VolatileSlice::len).min(self.buffer.len());
+        let Some((header, length)) = self.muxer.next_packet(poll, &mut self.buffer[..room])? else {
+            return Ok(None);
+        };
+        if let (Some(data), true) = (packet.data_slice(), length > 0) {
+            data.copy_from(&self.buffer[..length]);
+        }
+        packet
+            .set_header_from_raw(&[0; PKT_HEADER_SIZE])
+            .map_err(|e| Error::Config(format!("a vsock header cannot be written: {e}")))?;
+        packet
+            .set_src_cid(HOST_CID)
+            .set_dst_cid(self.cid)
+            .set_src_port(header.host_port)
+            .set_dst_port(header.guest_port)
+            .set_len(length as u32)
+            .set_type(TYPE_STREAM)
+            .set_op(header.op as u16)
+            .set_flags(header.flags)
+            .set_buf_alloc(header.buf_alloc)
+            .set_fwd_cnt(header.fwd_cnt);
+        Ok(Some((PKT_HEADER_SIZE + length) as u32))
+    }
+}
