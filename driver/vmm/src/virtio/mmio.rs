@@ -130,9 +130,10 @@ impl MmioTransport {
 
     /// Ends the device's worker, if it has one, and resets the device.
     pub fn stop(&mut self) {
-        if let Owner::Worker(worker) = std::mem::replace(&mut self.owner, Owner::Lost) {
-            self.owner = worker.stop().map_or(Owner::Lost, Owner::Transport);
-        }
+        self.owner = match std::mem::replace(&mut self.owner, Owner::Lost) {
+            Owner::Worker(worker) => worker.stop().map_or(Owner::Lost, Owner::Transport),
+            idle => idle,
+        };
     }
 
     fn read_config(&self, start: u64, data: &mut [u8]) {
@@ -268,7 +269,7 @@ impl MmioTransport {
         };
         match std::mem::replace(&mut self.owner, Owner::Lost) {
             Owner::Transport(device) => self.owner = Owner::Worker(Worker::start(device, active)?),
-            other => self.owner = other,
+            Owner::Worker(_) | Owner::Lost => return Err(Error::Config("the device is lost".into())),
         }
         Ok(())
     }
@@ -381,11 +382,13 @@ mod tests {
     fn a_driver_that_keeps_the_order_is_served_and_may_reset() {
         let mut transport = transport();
         for _ in 0..2 {
+            write(&mut transport, register::STATUS, 0);
             negotiate(&mut transport);
             assert_eq!(read(&transport, register::STATUS), FEATURES_OK);
             set_up_queue(&mut transport, 0x1000);
             write(&mut transport, register::STATUS, DRIVER_OK);
             assert_eq!(read(&transport, register::STATUS), DRIVER_OK);
+            assert!(matches!(transport.owner, Owner::Worker(_)));
             write(&mut transport, register::STATUS, 0);
             assert_eq!(read(&transport, register::STATUS), 0);
         }

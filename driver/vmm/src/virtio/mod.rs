@@ -12,7 +12,7 @@ mod rng;
 mod vsock;
 mod worker;
 
-use virtio_queue::Queue;
+use virtio_queue::{DescriptorChain, Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use block::Block;
@@ -23,8 +23,8 @@ pub use rng::Rng;
 pub use vsock::Vsock;
 pub use worker::Worker;
 
-use crate::Result;
 use crate::memory::Memory;
+use crate::{Error, Result};
 
 /// What the transport needs to know of a device.
 pub trait VirtioDevice: Send {
@@ -57,21 +57,38 @@ pub struct Active {
 }
 
 impl Active {
-    /// Raises the queue interrupt if the driver wants to hear of queue `index`.
-    pub fn notify_driver(&mut self, index: usize) {
-        let wanted = self
-            .queues
-            .get_mut(index)
-            .map(|queue| virtio_queue::QueueT::needs_notification(queue, &self.memory));
-        match wanted {
-            Some(Ok(true)) => self.interrupt.queue(),
-            Some(Ok(false)) | None => {}
-            Some(Err(e)) => tracing::warn!("queue {index} of a device is broken: {e}"),
+    /// Takes the next chain of queue `index`. If there is none, the driver is asked to notify of the next one,
+    /// and one that came in the meantime is taken after all.
+    pub fn pop<'m>(
+        &mut self,
+        index: usize,
+        memory: &'m Memory,
+    ) -> Result<Option<DescriptorChain<&'m Memory>>> {
+        let Some(queue) = self.queues.get_mut(index) else { return Ok(None) };
+        loop {
+            if let Some(chain) = queue.pop_descriptor_chain(memory) {
+                return Ok(Some(chain));
+            }
+            if !queue.enable_notification(memory).map_err(Error::queue)? {
+                return Ok(None);
+            }
         }
     }
 
-    /// Whether the driver accepted feature `bit`.
-    pub fn has(&self, bit: u32) -> bool {
-        self.features & (1 << bit) != 0
+    /// Gives a chain back, `written` bytes of which the device filled.
+    pub fn give_back(&mut self, index: usize, head: u16, written: u32) -> Result<()> {
+        match self.queues.get_mut(index) {
+            Some(queue) => queue.add_used(&self.memory, head, written).map_err(Error::queue),
+            None => Ok(()),
+        }
+    }
+
+    /// Raises the queue interrupt if the driver wants to hear of queue `index`.
+    pub fn notify_driver(&mut self, index: usize) -> Result<()> {
+        let Some(queue) = self.queues.get_mut(index) else { return Ok(()) };
+        if queue.needs_notification(&self.memory).map_err(Error::queue)? {
+            self.interrupt.queue();
+        }
+        Ok(())
     }
 }

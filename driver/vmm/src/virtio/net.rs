@@ -9,7 +9,6 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MTU,
 };
-use virtio_queue::QueueT;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::ioctl::{ioctl_with_ref, ioctl_with_val};
 use vmm_sys_util::ioctl_iow_nr;
@@ -145,8 +144,7 @@ impl Server<'_> {
                 break;
             }
         }
-        self.active.notify_driver(RECEIVE);
-        Ok(())
+        self.active.notify_driver(RECEIVE)
     }
 
     /// Gives the packet in the buffer to the guest; false if the driver offers no buffer. A packet that does not
@@ -156,8 +154,7 @@ impl Server<'_> {
         let packet = &mut self.buffer[..length];
         // `num_buffers` is 1 where receive buffers are not merged.
         packet[10..12].copy_from_slice(&1u16.to_le_bytes());
-        let queue = &mut self.active.queues[RECEIVE];
-        let Some(chain) = queue.pop_descriptor_chain(&memory) else { return Ok(false) };
+        let Some(chain) = self.active.pop(RECEIVE, &memory)? else { return Ok(false) };
         let head = chain.head_index();
         let written = match chain.writer(&memory) {
             Ok(mut writer) if writer.available_bytes() >= length => {
@@ -165,15 +162,14 @@ impl Server<'_> {
             }
             _ => 0,
         };
-        queue.add_used(&memory, head, written as u32).map_err(Error::queue)?;
+        self.active.give_back(RECEIVE, head, written as u32)?;
         Ok(true)
     }
 
     fn transmit(&mut self) -> Result<()> {
         let memory = self.active.memory.clone();
         let mut packet = vec![0; PACKET_MAX];
-        let queue = &mut self.active.queues[TRANSMIT];
-        while let Some(chain) = queue.pop_descriptor_chain(&memory) {
+        while let Some(chain) = self.active.pop(TRANSMIT, &memory)? {
             let head = chain.head_index();
             if let Ok(mut reader) = chain.reader(&memory) {
                 let length = reader.available_bytes();
@@ -182,9 +178,8 @@ impl Server<'_> {
                     let _ = self.tap.write(&packet[..length]);
                 }
             }
-            queue.add_used(&memory, head, 0).map_err(Error::queue)?;
+            self.active.give_back(TRANSMIT, head, 0)?;
         }
-        self.active.notify_driver(TRANSMIT);
-        Ok(())
+        self.active.notify_driver(TRANSMIT)
     }
 }

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
-use virtio_queue::{DescriptorChain, QueueT};
+use virtio_queue::DescriptorChain;
 use vm_memory::Bytes;
 use vmm_sys_util::epoll::EventSet;
 
@@ -50,17 +50,15 @@ impl Rng {
 
     fn serve_queue(&mut self, active: &mut Active) -> Result<()> {
         let memory = active.memory.clone();
-        let Some(queue) = active.queues.first_mut() else { return Ok(()) };
-        while let Some(chain) = queue.pop_descriptor_chain(&memory) {
+        while let Some(chain) = active.pop(0, &memory)? {
             let head = chain.head_index();
             let written = self.fill(&memory, chain).unwrap_or_else(|e| {
                 tracing::warn!("a request for entropy failed: {e}");
                 0
             });
-            queue.add_used(&memory, head, written).map_err(Error::queue)?;
+            active.give_back(0, head, written)?;
         }
-        active.notify_driver(0);
-        Ok(())
+        active.notify_driver(0)
     }
 }
 

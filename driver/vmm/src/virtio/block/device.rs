@@ -8,7 +8,6 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
-use virtio_queue::QueueT;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
@@ -145,19 +144,18 @@ impl<'a> Server<'a> {
     fn accept(&mut self) -> Result<()> {
         let memory = self.active.memory.clone();
         while self.in_flight.len() < usize::from(QUEUE_SIZE) {
-            let Some(chain) = self.active.queues[0].pop_descriptor_chain(&memory) else { break };
+            let Some(chain) = self.active.pop(0, &memory)? else { break };
             let head = chain.head_index();
             match Request::parse(&memory, chain) {
                 Ok(request) => self.begin(request)?,
                 Err(e) => {
                     tracing::warn!("a disk request is malformed: {e}");
-                    self.active.queues[0].add_used(&memory, head, 0).map_err(Error::queue)?;
+                    self.active.give_back(0, head, 0)?;
                 }
             }
         }
         self.ring.submit().map_err(Error::io("submit disk requests"))?;
-        self.active.notify_driver(0);
-        Ok(())
+        self.active.notify_driver(0)
     }
 
     fn begin(&mut self, request: Request) -> Result<()> {
@@ -241,11 +239,8 @@ impl<'a> Server<'a> {
     /// Writes the status and gives the buffers back; `written` counts the data bytes that the device wrote.
     fn finish(&mut self, request: &Request, status: u32, written: u32) -> Result<()> {
         self.active.memory.write_obj(status as u8, request.status)?;
-        self.active.queues[0]
-            .add_used(&self.active.memory, request.head, written + 1)
-            .map_err(Error::queue)?;
-        self.active.notify_driver(0);
-        Ok(())
+        self.active.give_back(0, request.head, written + 1)?;
+        self.active.notify_driver(0)
     }
 }
 

@@ -1,7 +1,7 @@
 use std::os::unix::net::UnixListener;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
-use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
+use virtio_queue::{DescriptorChain, QueueOwnedT};
 use virtio_vsock::packet::{PKT_HEADER_SIZE, VsockPacket};
 use vmm_sys_util::epoll::EventSet;
 
@@ -89,15 +89,14 @@ impl Server<'_> {
     /// Takes the packets that the guest sent.
     fn transmit(&mut self, poll: &Poll) -> Result<()> {
         let memory = self.active.memory.clone();
-        while let Some(mut chain) = self.active.queues[TRANSMIT].pop_descriptor_chain(&memory) {
+        while let Some(mut chain) = self.active.pop(TRANSMIT, &memory)? {
             let head = chain.head_index();
             if let Some((header, length)) = self.read_packet(&memory, &mut chain) {
                 self.muxer.guest_packet(poll, header, &self.buffer[..length])?;
             }
-            self.active.queues[TRANSMIT].add_used(&memory, head, 0).map_err(Error::queue)?;
+            self.active.give_back(TRANSMIT, head, 0)?;
         }
-        self.active.notify_driver(TRANSMIT);
-        Ok(())
+        self.active.notify_driver(TRANSMIT)
     }
 
     /// Reads a packet that is meant for the host; its data goes to the buffer.
@@ -128,7 +127,7 @@ impl Server<'_> {
     fn receive(&mut self, poll: &Poll) -> Result<()> {
         let memory = self.active.memory.clone();
         while self.muxer.has_packet() {
-            let Some(mut chain) = self.active.queues[RECEIVE].pop_descriptor_chain(&memory) else { break };
+            let Some(mut chain) = self.active.pop(RECEIVE, &memory)? else { break };
             let head = chain.head_index();
             let written = match VsockPacket::from_rx_virtq_chain(&memory, &mut chain, DATA_MAX) {
                 Ok(mut packet) => self.fill_packet(poll, &mut packet)?,
@@ -138,17 +137,14 @@ impl Server<'_> {
                 }
             };
             match written {
-                Some(written) => {
-                    self.active.queues[RECEIVE].add_used(&memory, head, written).map_err(Error::queue)?;
-                }
+                Some(written) => self.active.give_back(RECEIVE, head, written)?,
                 None => {
                     self.active.queues[RECEIVE].go_to_previous_position();
                     break;
                 }
             }
         }
-        self.active.notify_driver(RECEIVE);
-        Ok(())
+        self.active.notify_driver(RECEIVE)
     }
 
     /// Writes the next packet; none if there was none after all.

@@ -1,0 +1,253 @@
+//! The containers of this guest and their processes.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use agent_protocol::messages::{CreateContainerRequest, ExecProcessRequest, StatsContainerResponse};
+use agent_protocol::{process_from_wire, spec_from_wire};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use oci_spec::runtime::Spec;
+use tokio::sync::Semaphore;
+
+use crate::error::{Error, Result};
+use crate::process::Process;
+use crate::reaper::Reaper;
+use crate::storage::Mounts;
+use crate::{runtime, stats, users};
+
+const BUNDLES: &str = "/run/kata-agent/bundles";
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+/// Helpers that run at one time: each maps this program anew, and guests may be small.
+const HELPERS_AT_ONCE: usize = 4;
+const IDENTIFIER_MAX: usize = 128;
+
+/// All containers.
+pub struct Containers {
+    reaper: Reaper,
+    helpers: Semaphore,
+    all: Mutex<HashMap<String, Arc<Container>>>,
+}
+
+struct Container {
+    id: String,
+    bundle: PathBuf,
+    rootfs: PathBuf,
+    cgroup: PathBuf,
+    processes: Mutex<HashMap<String, Arc<Process>>>,
+    _mounts: Mounts,
+}
+
+impl Containers {
+    /// No containers yet.
+    pub fn new(reaper: Reaper) -> Self {
+        Self { reaper, helpers: Semaphore::new(HELPERS_AT_ONCE), all: Mutex::default() }
+    }
+
+    /// Mounts a container's storages and makes it; its first process waits for [`Self::start`].
+    pub async fn create(&self, request: &CreateContainerRequest) -> Result<()> {
+        let id = checked_identifier(&request.container_id)?;
+        if lock(&self.all).contains_key(id) {
+            return Err(Error::ContainerExists(id.to_owned()));
+        }
+        let mounts = Mounts::mount(&request.storages).await?;
+        let mut spec = spec_from_wire(request.OCI.get_or_default())?;
+        let rootfs = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
+        let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
+        if let (Some(user), Some(mut process)) = (request.string_user.as_ref(), spec.process().clone()) {
+            users::apply(&mut process, user, &rootfs)?;
+            spec.set_process(Some(process));
+        }
+        let cgroup = cgroup_of(&spec);
+        let bundle = Path::new(BUNDLES).join(id);
+        write_json(&bundle, "config.json", &spec)?;
+
+        let created = {
+            let _turn = self.helpers.acquire().await;
+            runtime::create(&self.reaper, id, &bundle, terminal).await
+        };
+        let launched = match created {
+            Ok(launched) => launched,
+            Err(e) => {
+                self.forget(id, &bundle).await;
+                return Err(e);
+            }
+        };
+        let first = Arc::new(Process::new(launched.pid, launched.exit, launched.stdio));
+        let container = Container {
+            id: id.to_owned(),
+            bundle,
+            rootfs,
+            cgroup,
+            processes: Mutex::new(HashMap::from([(id.to_owned(), first)])),
+            _mounts: mounts,
+        };
+        lock(&self.all).insert(id.to_owned(), Arc::new(container));
+        Ok(())
+    }
+
+    /// Lets a container's first process run.
+    pub async fn start(&self, id: &str) -> Result<()> {
+        let container = self.find(id)?;
+        let _turn = self.helpers.acquire().await;
+        runtime::start(&self.reaper, id, &container.bundle).await
+    }
+
+    /// Makes a process in a running container.
+    pub async fn exec(&self, request: &ExecProcessRequest) -> Result<()> {
+        let container = self.find(&request.container_id)?;
+        let exec = checked_identifier(&request.exec_id)?;
+        if lock(&container.processes).contains_key(exec) {
+            return Err(Error::ProcessExists(exec.to_owned()));
+        }
+        let mut process = process_from_wire(request.process.get_or_default())?;
+        if let Some(user) = request.string_user.as_ref() {
+            users::apply(&mut process, user, &container.rootfs)?;
+        }
+        let terminal = process.terminal().unwrap_or(false);
+        let directory = container.bundle.join(format!("exec-{exec}"));
+        write_json(&directory, "process.json", &process)?;
+        let launched = {
+            let _turn = self.helpers.acquire().await;
+            runtime::exec(&self.reaper, &container.id, &directory, terminal).await
+        };
+        let removed = std::fs::remove_dir_all(&directory);
+        let launched = launched?;
+        removed.map_err(Error::io("remove a process's directory"))?;
+        let process = Process::new(launched.pid, launched.exit, launched.stdio);
+        lock(&container.processes).insert(exec.to_owned(), Arc::new(process));
+        Ok(())
+    }
+
+    /// The process `exec` of a container; its first process has the container's own identifier.
+    pub fn process(&self, id: &str, exec: &str) -> Result<Arc<Process>> {
+        let container = self.find(id)?;
+        let exec = if exec.is_empty() { id } else { exec };
+        let process = lock(&container.processes).get(exec).cloned();
+        process.ok_or_else(|| Error::NoProcess { container: id.to_owned(), exec: exec.to_owned() })
+    }
+
+    /// Forgets an ended process other than the first. Its streams close.
+    pub fn forget_process(&self, id: &str, exec: &str) {
+        if exec != id
+            && !exec.is_empty()
+            && let Ok(container) = self.find(id)
+        {
+            lock(&container.processes).remove(exec);
+        }
+    }
+
+    /// Signals one process, or with an empty `exec` every process of the container.
+    pub fn signal(&self, id: &str, exec: &str, number: u32) -> Result<()> {
+        let signal = i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok());
+        let signal = signal.ok_or_else(|| Error::Runtime(format!("there is no signal {number}")))?;
+        if exec.is_empty() {
+            self.find(id)?.signal_all(signal)
+        } else {
+            self.process(id, exec)?.signal(signal)
+        }
+    }
+
+    /// What a container uses.
+    pub fn stats(&self, id: &str) -> Result<StatsContainerResponse> {
+        Ok(stats::collect(&self.find(id)?.cgroup))
+    }
+
+    /// Kills what is left of a container and unmounts its storages.
+    pub async fn remove(&self, id: &str) -> Result<()> {
+        let container = self.find(id)?;
+        container.signal_all(Signal::SIGKILL)?;
+        let first = lock(&container.processes).get(id).cloned();
+        if let Some(first) = first {
+            first.wait().await?;
+        }
+        self.forget(id, &container.bundle).await;
+        lock(&self.all).remove(id);
+        Ok(())
+    }
+
+    /// Removes all containers, as far as that works.
+    pub async fn remove_all(&self) {
+        let ids: Vec<_> = lock(&self.all).keys().cloned().collect();
+        for id in ids {
+            if let Err(e) = self.remove(&id).await {
+                tracing::warn!("cannot remove container {id}: {e}");
+            }
+        }
+    }
+
+    async fn forget(&self, id: &str, bundle: &Path) {
+        if Path::new(runtime::STATE_DIR).join(id).exists()
+            && let Err(e) = runtime::remove(&self.reaper, id, bundle).await
+        {
+            tracing::warn!("the runtime cannot forget container {id}: {e}");
+        }
+        if let Err(e) = std::fs::remove_dir_all(bundle) {
+            tracing::warn!("cannot remove {}: {e}", bundle.display());
+        }
+    }
+
+    fn find(&self, id: &str) -> Result<Arc<Container>> {
+        lock(&self.all).get(id).cloned().ok_or_else(|| Error::NoContainer(id.to_owned()))
+    }
+}
+
+impl Container {
+    fn signal_all(&self, signal: Signal) -> Result<()> {
+        if signal == Signal::SIGKILL {
+            let kill = self.cgroup.join("cgroup.kill");
+            return std::fs::write(&kill, "1").map_err(Error::io(format!("write {}", kill.display())));
+        }
+        let list = self.cgroup.join("cgroup.procs");
+        let pids = std::fs::read_to_string(&list).map_err(Error::io(format!("read {}", list.display())))?;
+        for pid in pids.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw) {
+            match nix::sys::signal::kill(pid, signal) {
+                Ok(()) | Err(nix::Error::ESRCH) => {}
+                Err(e) => return Err(Error::io(format!("send {signal}"))(e)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cgroup_of(spec: &Spec) -> PathBuf {
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone()).unwrap_or_default();
+    Path::new(CGROUP_ROOT).join(path.strip_prefix("/").unwrap_or(&path))
+}
+
+fn write_json(directory: &Path, name: &str, value: &impl serde::Serialize) -> Result<()> {
+    let path = directory.join(name);
+    let write = || {
+        std::fs::create_dir_all(directory)?;
+        std::fs::write(&path, serde_json::to_vec(value)?)
+    };
+    write().map_err(Error::io(format!("write {}", path.display())))
+}
+
+/// Identifiers become names of files and cgroups.
+fn checked_identifier(id: &str) -> Result<&str> {
+    let plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    if plain && !id.is_empty() && id.len() <= IDENTIFIER_MAX {
+        Ok(id)
+    } else {
+        Err(Error::Identifier(format!("{id:?}")))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_cannot_be_paths() {
+        assert!(checked_identifier("420cf282-ebea-44b6-ae15-2d11adde338f").is_ok());
+        for bad in ["", "..", "a/b", "a b", &"x".repeat(129)] {
+            assert!(checked_identifier(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The agent of a sandbox.
+//!
+//! As PID 1 of the guest it mounts what a container needs, then answers `AgentService` on vsock. To make a
+//! container or a process in one it runs itself again as a short-lived, single-threaded helper, because the OCI
+//! runtime library forks and changes its own process.
+
+mod containers;
+mod error;
+mod files;
+mod init;
+mod network;
+mod process;
+mod reaper;
+mod runtime;
+mod service;
+mod stats;
+mod storage;
+mod streams;
+mod users;
+
+use std::process::ExitCode;
+
+use error::Result;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some(helper) = runtime::helper::Helper::from_arguments(&arguments) {
+        return helper.run();
+    }
+    if std::process::id() != 1 {
+        eprintln!("kata-agent is started by a sandbox's kernel as PID 1");
+        return ExitCode::FAILURE;
+    }
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(false)
+        .without_time()
+        .with_writer(std::io::stderr)
+        .init();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            // The kernel panics when PID 1 ends, and the host reports this line with it.
+            tracing::error!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    init::prepare_guest()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::io("start tokio"))?;
+    runtime.block_on(service::serve())
+}
+
+use error::Error;

@@ -1,0 +1,146 @@
+//! The guest's interfaces, addresses and routes.
+
+use std::net::IpAddr;
+
+use agent_protocol::messages::{IPAddress, Interface, Route};
+use futures::TryStreamExt;
+use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::route::RouteScope;
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, new_connection};
+
+use crate::error::{Error, Result};
+
+/// A connection to the kernel's routing tables.
+pub struct Network(Handle);
+
+impl Network {
+    /// Connects, on the current tokio runtime.
+    pub fn connect() -> Result<Self> {
+        let (connection, handle, _) = new_connection().map_err(Error::io("open a netlink socket"))?;
+        tokio::spawn(connection);
+        Ok(Self(handle))
+    }
+
+    /// Brings the loopback interface up.
+    pub async fn start_loopback(&self) -> Result<()> {
+        const LOOPBACK: u32 = 1;
+        self.change(LinkUnspec::new_with_index(LOOPBACK).up().build(), "bring the loopback interface up")
+            .await
+    }
+
+    /// Gives the interface with the hardware address in `interface` its name, MTU and addresses, and starts it.
+    pub async fn update_interface(&self, interface: &Interface) -> Result<()> {
+        let index = self.index_of(&interface.hwAddr).await?;
+        let mut change = LinkUnspec::new_with_index(index);
+        if !interface.name.is_empty() {
+            change = change.name(interface.name.clone());
+        }
+        if interface.mtu > 0 {
+            change = change.mtu(u32::try_from(interface.mtu).unwrap_or(u32::MAX));
+        }
+        self.change(change.build(), "set up an interface").await?;
+        for address in &interface.IPAddresses {
+            let (ip, prefix) = parse_address(address)?;
+            self.0
+                .address()
+                .add(index, ip, prefix)
+                .replace()
+                .execute()
+                .await
+                .map_err(netlink(format!("add address {ip}/{prefix}")))?;
+        }
+        self.change(LinkUnspec::new_with_index(index).up().build(), "start an interface").await
+    }
+
+    /// Adds routes; those without a gateway first, since gateways are reached through them.
+    pub async fn update_routes(&self, routes: &[Route]) -> Result<()> {
+        let (direct, via): (Vec<_>, Vec<_>) = routes.iter().partition(|route| route.gateway.is_empty());
+        for route in direct.into_iter().chain(via) {
+            self.add_route(route).await?;
+        }
+        Ok(())
+    }
+
+    async fn add_route(&self, route: &Route) -> Result<()> {
+        let index = self.index_named(&route.device).await?;
+        let mut message = RouteMessageBuilder::<IpAddr>::new().output_interface(index);
+        if !route.dest.is_empty() {
+            let (ip, prefix) = parse_prefix(&route.dest)?;
+            message =
+                message.destination_prefix(ip, prefix).map_err(|_| Error::Address(route.dest.clone()))?;
+        }
+        if route.gateway.is_empty() {
+            message = message.scope(RouteScope::Link);
+        } else {
+            let gateway = parse_ip(&route.gateway)?;
+            message = message.gateway(gateway).map_err(|_| Error::Address(route.gateway.clone()))?.onlink();
+        }
+        let what = format!("add a route to {:?} through {:?}", route.dest, route.gateway);
+        self.0.route().add(message.build()).replace().execute().await.map_err(netlink(what))
+    }
+
+    async fn index_of(&self, hardware_address: &str) -> Result<u32> {
+        let wanted = hardware_address.to_ascii_lowercase();
+        let mut links = self.0.link().get().execute();
+        while let Some(link) = links.try_next().await.map_err(netlink("list the interfaces"))? {
+            let matches = link.attributes.iter().any(|attribute| match attribute {
+                LinkAttribute::Address(bytes) => hex(bytes) == wanted,
+                _ => false,
+            });
+            if matches {
+                return Ok(link.header.index);
+            }
+        }
+        Err(Error::NoInterface(hardware_address.to_owned()))
+    }
+
+    async fn index_named(&self, name: &str) -> Result<u32> {
+        let mut links = self.0.link().get().match_name(name.to_owned()).execute();
+        let link = links.try_next().await.map_err(netlink(format!("find interface {name:?}")))?;
+        link.map(|link| link.header.index).ok_or_else(|| Error::NoInterface(name.to_owned()))
+    }
+
+    async fn change(&self, message: rtnetlink::packet_route::link::LinkMessage, what: &str) -> Result<()> {
+        self.0.link().set(message).execute().await.map_err(netlink(what))
+    }
+}
+
+fn netlink(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Error {
+    move |source| Error::Netlink { what: what.into(), source: Box::new(source) }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let octets: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    octets.join(":")
+}
+
+fn parse_ip(text: &str) -> Result<IpAddr> {
+    text.parse().map_err(|_| Error::Address(text.to_owned()))
+}
+
+fn parse_address(address: &IPAddress) -> Result<(IpAddr, u8)> {
+    parse_prefix(&format!("{}/{}", address.address, address.mask))
+}
+
+fn parse_prefix(text: &str) -> Result<(IpAddr, u8)> {
+    let error = || Error::Address(text.to_owned());
+    let (ip, prefix) = text.split_once('/').ok_or_else(error)?;
+    let ip = parse_ip(ip)?;
+    let longest = if ip.is_ipv4() { 32 } else { 128 };
+    let prefix = prefix.parse().ok().filter(|prefix| *prefix <= longest).ok_or_else(error)?;
+    Ok((ip, prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_bounded_by_their_family() {
+        assert_eq!(parse_prefix("10.0.0.0/8").unwrap(), ("10.0.0.0".parse().unwrap(), 8));
+        assert_eq!(parse_prefix("fd00::1/128").unwrap(), ("fd00::1".parse().unwrap(), 128));
+        for bad in ["10.0.0.1", "10.0.0.1/33", "fd00::/129", "x/8", "10.0.0.0/-1"] {
+            assert!(parse_prefix(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The agent's side: starts a helper, waits for its report, takes over the new process and its streams.
+
+use std::fs::File;
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio as ChildStdio};
+
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+use super::{Report, helper};
+use crate::error::{Error, Result};
+use crate::reaper::{Exit, Reaper, wait};
+use crate::streams::Stream;
+
+/// A new process's streams, our ends.
+pub struct Stdio {
+    /// What the process reads.
+    pub stdin: Option<Stream>,
+    /// What it writes.
+    pub stdout: Stream,
+    /// Its diagnostics; none where a terminal mixes both.
+    pub stderr: Option<Stream>,
+    /// Whether the streams are a terminal.
+    pub terminal: bool,
+}
+
+/// A process that was made.
+pub struct Launched {
+    /// Its identifier in the guest's PID namespace.
+    pub pid: i32,
+    /// Its status, once it has ended.
+    pub exit: Exit,
+    /// Its streams.
+    pub stdio: Stdio,
+}
+
+/// Makes the container of `bundle`. Its first process waits for [`start`].
+pub async fn create(reaper: &Reaper, container: &str, bundle: &Path, terminal: bool) -> Result<Launched> {
+    launch(reaper, helper::CREATE, container, bundle, bundle, terminal).await
+}
+
+/// Makes a process in a container. `directory` is for the process's own files and holds `process.json`.
+pub async fn exec(reaper: &Reaper, container: &str, directory: &Path, terminal: bool) -> Result<Launched> {
+    launch(reaper, helper::EXEC, container, directory, &directory.join("process.json"), terminal).await
+}
+
+/// Lets a container's first process run.
+pub async fn start(reaper: &Reaper, container: &str, bundle: &Path) -> Result<()> {
+    run_helper(reaper, helper::START, container, bundle, &[], Ends::null()?).await.map(|_| ())
+}
+
+/// Kills what is left of a container and forgets it.
+pub async fn remove(reaper: &Reaper, container: &str, bundle: &Path) -> Result<()> {
+    run_helper(reaper, helper::REMOVE, container, bundle, &[], Ends::null()?).await.map(|_| ())
+}
+
+async fn launch(
+    reaper: &Reaper,
+    verb: &str,
+    container: &str,
+    directory: &Path,
+    argument: &Path,
+    terminal: bool,
+) -> Result<Launched> {
+    let guard = reaper.launch();
+    let (pid, stdio) = if terminal {
+        let socket = directory.join("console.sock");
+        let listener = UnixListener::bind(&socket).map_err(Error::io("listen for a terminal"))?;
+        let pid = run_helper(reaper, verb, container, directory, &[argument, &socket], Ends::null()?).await?;
+        (pid, receive_terminal(&listener)?)
+    } else {
+        let (ends, stdio) = pipes()?;
+        (run_helper(reaper, verb, container, directory, &[argument], ends).await?, stdio)
+    };
+    let exit = reaper.exit_of(pid);
+    drop(guard);
+    Ok(Launched { pid, exit, stdio })
+}
+
+/// What a helper, and through it the new process, has as its standard streams.
+struct Ends {
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+impl Ends {
+    fn null() -> Result<Self> {
+        let open = || {
+            File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/null")
+                .map(OwnedFd::from)
+                .map_err(Error::io("open /dev/null"))
+        };
+        Ok(Self { stdin: open()?, stdout: open()?, stderr: open()? })
+    }
+}
+
+fn pipes() -> Result<(Ends, Stdio)> {
+    let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(Error::io("make a pipe"));
+    let (stdin, our_stdin) = pipe()?;
+    let (our_stdout, stdout) = pipe()?;
+    let (our_stderr, stderr) = pipe()?;
+    let stdio = Stdio {
+        stdin: Some(Stream::new(our_stdin)?),
+        stdout: Stream::new(our_stdout)?,
+        stderr: Some(Stream::new(our_stderr)?),
+        terminal: false,
+    };
+    Ok((Ends { stdin, stdout, stderr }, stdio))
+}
+
+async fn run_helper(
+    reaper: &Reaper,
+    verb: &str,
+    container: &str,
+    directory: &Path,
+    arguments: &[&Path],
+    ends: Ends,
+) -> Result<i32> {
+    let report: PathBuf = directory.join("report");
+    let guard = reaper.launch();
+    // The reaper collects the helper; the handle that `spawn` gives must not.
+    let helper = Command::new("/proc/self/exe")
+        .arg(verb)
+        .arg(&report)
+        .arg(container)
+        .args(arguments)
+        .current_dir("/")
+        .stdin(ChildStdio::from(ends.stdin))
+        .stdout(ChildStdio::from(ends.stdout))
+        .stderr(ChildStdio::from(ends.stderr))
+        .spawn()
+        .map_err(Error::io("start the runtime helper"))?;
+    let exit = reaper.exit_of(helper.id().cast_signed());
+    drop(guard);
+    let status = wait(exit).await?;
+    let text = std::fs::read_to_string(&report).map_err(|e| {
+        Error::Runtime(format!("the runtime helper ended with status {status}, its report: {e}"))
+    })?;
+    match Report::from_text(&text) {
+        Some(Report::Pid(pid)) => Ok(pid),
+        Some(Report::Failed(reason)) => Err(Error::Runtime(reason)),
+        None => Err(Error::Runtime(format!("the runtime helper reported {text:?}"))),
+    }
+}
+
+/// Takes the terminal that the runtime sent to the console socket.
+fn receive_terminal(listener: &UnixListener) -> Result<Stdio> {
+    let (connection, _) = listener.accept().map_err(Error::io("accept a terminal"))?;
+    let mut name = [0; 64];
+    let mut data = [IoSliceMut::new(&mut name)];
+    let mut space = cmsg_space!([std::os::fd::RawFd; 1]);
+    let message =
+        recvmsg::<()>(connection.as_raw_fd(), &mut data, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)
+            .map_err(Error::io("receive a terminal"))?;
+    let received =
+        message.cmsgs().map_err(Error::io("read a terminal's message"))?.find_map(|control| match control {
+            ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+            _ => None,
+        });
+    let fd = received.ok_or_else(|| Error::Runtime("the runtime sent no terminal".into()))?;
+    // SAFETY: the kernel has just installed this descriptor for us, and nobody else knows of it.
+    let master = Stream::new(unsafe { OwnedFd::from_raw_fd(fd) })?;
+    Ok(Stdio { stdin: Some(master.try_clone()?), stdout: master, stderr: None, terminal: true })
+}

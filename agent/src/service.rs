@@ -1,0 +1,220 @@
+//! `AgentService` on vsock.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use agent_protocol::messages::{
+    AgentDetails, CloseStdinRequest, CopyFileRequest, CreateContainerRequest, CreateSandboxRequest,
+    DestroySandboxRequest, Empty, ExecProcessRequest, GuestDetailsRequest, GuestDetailsResponse, Interface,
+    ReadStreamRequest, ReadStreamResponse, RemoveContainerRequest, Routes, SignalProcessRequest,
+    StartContainerRequest, StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest,
+    UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
+    WriteStreamResponse,
+};
+use agent_protocol::service::{AgentService, create_agent_service};
+use agent_protocol::{AGENT_PORT, SANDBOX_DIR, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY};
+use async_trait::async_trait;
+use nix::sys::reboot::{RebootMode, reboot};
+use protobuf::MessageField;
+use tokio::sync::Notify;
+use ttrpc::asynchronous::{Server, TtrpcContext};
+
+use crate::containers::Containers;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::network::Network;
+use crate::reaper::Reaper;
+
+struct Agent {
+    containers: Containers,
+    network: Network,
+    destroyed: Arc<Notify>,
+}
+
+/// Answers calls until the sandbox is destroyed, then stops the guest.
+pub async fn serve() -> Result<()> {
+    let reaper = Reaper::start()?;
+    let network = Network::connect()?;
+    network.start_loopback().await?;
+    let destroyed = Arc::new(Notify::new());
+    let agent =
+        Arc::new(Agent { containers: Containers::new(reaper), network, destroyed: Arc::clone(&destroyed) });
+    let mut server = Server::new()
+        .bind(&format!("vsock://-1:{AGENT_PORT}"))?
+        .register_service(create_agent_service(Arc::clone(&agent) as Arc<_>));
+    server.start().await?;
+    destroyed.notified().await;
+    agent.containers.remove_all().await;
+    server.shutdown().await?;
+    nix::unistd::sync();
+    reboot(RebootMode::RB_AUTOBOOT).map_err(Error::io("stop the guest"))?;
+    Ok(())
+}
+
+impl Agent {
+    fn set_hostname(name: &str) -> Result<()> {
+        if name.is_empty() {
+            return Ok(());
+        }
+        nix::unistd::sethostname(name).map_err(Error::io("set the host name"))?;
+        Self::write_sandbox_file("hostname", &format!("{name}\n"))
+    }
+
+    fn write_sandbox_file(name: &str, text: &str) -> Result<()> {
+        let path = Path::new(SANDBOX_DIR).join(name);
+        std::fs::create_dir_all(SANDBOX_DIR)
+            .and_then(|()| std::fs::write(&path, text))
+            .map_err(Error::io(format!("write {}", path.display())))
+    }
+}
+
+fn empty() -> ttrpc::Result<Empty> {
+    Ok(Empty::default())
+}
+
+#[async_trait]
+impl AgentService for Agent {
+    async fn create_sandbox(&self, _: &TtrpcContext, request: CreateSandboxRequest) -> ttrpc::Result<Empty> {
+        Self::set_hostname(&request.hostname)?;
+        let servers: String = request.dns.iter().map(|server| format!("nameserver {server}\n")).collect();
+        Self::write_sandbox_file("resolv.conf", &servers)?;
+        empty()
+    }
+
+    async fn destroy_sandbox(&self, _: &TtrpcContext, _: DestroySandboxRequest) -> ttrpc::Result<Empty> {
+        self.destroyed.notify_one();
+        empty()
+    }
+
+    async fn get_guest_details(
+        &self,
+        _: &TtrpcContext,
+        _: GuestDetailsRequest,
+    ) -> ttrpc::Result<GuestDetailsResponse> {
+        let details = AgentDetails {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            init_daemon: true,
+            storage_handlers: vec![STORAGE_MMIO_BLOCK.to_owned(), STORAGE_OVERLAY.to_owned()],
+            ..Default::default()
+        };
+        Ok(GuestDetailsResponse { agent_details: MessageField::some(details), ..Default::default() })
+    }
+
+    async fn copy_file(&self, _: &TtrpcContext, request: CopyFileRequest) -> ttrpc::Result<Empty> {
+        files::copy(&request)?;
+        empty()
+    }
+
+    async fn create_container(
+        &self,
+        _: &TtrpcContext,
+        request: CreateContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.containers.create(&request).await?;
+        empty()
+    }
+
+    async fn start_container(
+        &self,
+        _: &TtrpcContext,
+        request: StartContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.containers.start(&request.container_id).await?;
+        empty()
+    }
+
+    async fn remove_container(
+        &self,
+        _: &TtrpcContext,
+        request: RemoveContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.containers.remove(&request.container_id).await?;
+        empty()
+    }
+
+    async fn stats_container(
+        &self,
+        _: &TtrpcContext,
+        request: StatsContainerRequest,
+    ) -> ttrpc::Result<StatsContainerResponse> {
+        Ok(self.containers.stats(&request.container_id)?)
+    }
+
+    async fn exec_process(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
+        self.containers.exec(&request).await?;
+        empty()
+    }
+
+    async fn signal_process(&self, _: &TtrpcContext, request: SignalProcessRequest) -> ttrpc::Result<Empty> {
+        self.containers.signal(&request.container_id, &request.exec_id, request.signal)?;
+        empty()
+    }
+
+    async fn wait_process(
+        &self,
+        _: &TtrpcContext,
+        request: WaitProcessRequest,
+    ) -> ttrpc::Result<WaitProcessResponse> {
+        let status = self.containers.process(&request.container_id, &request.exec_id)?.wait().await?;
+        self.containers.forget_process(&request.container_id, &request.exec_id);
+        Ok(WaitProcessResponse { status, ..Default::default() })
+    }
+
+    async fn write_stdin(
+        &self,
+        _: &TtrpcContext,
+        request: WriteStreamRequest,
+    ) -> ttrpc::Result<WriteStreamResponse> {
+        let process = self.containers.process(&request.container_id, &request.exec_id)?;
+        process.write_stdin(&request.data).await?;
+        Ok(WriteStreamResponse { len: request.data.len() as u32, ..Default::default() })
+    }
+
+    async fn read_stdout(
+        &self,
+        _: &TtrpcContext,
+        request: ReadStreamRequest,
+    ) -> ttrpc::Result<ReadStreamResponse> {
+        let process = self.containers.process(&request.container_id, &request.exec_id)?;
+        let data = process.read_stdout(request.len as usize).await?;
+        Ok(ReadStreamResponse { data, ..Default::default() })
+    }
+
+    async fn read_stderr(
+        &self,
+        _: &TtrpcContext,
+        request: ReadStreamRequest,
+    ) -> ttrpc::Result<ReadStreamResponse> {
+        let process = self.containers.process(&request.container_id, &request.exec_id)?;
+        let data = process.read_stderr(request.len as usize).await?;
+        Ok(ReadStreamResponse { data, ..Default::default() })
+    }
+
+    async fn close_stdin(&self, _: &TtrpcContext, request: CloseStdinRequest) -> ttrpc::Result<Empty> {
+        self.containers.process(&request.container_id, &request.exec_id)?.close_stdin();
+        empty()
+    }
+
+    async fn tty_win_resize(&self, _: &TtrpcContext, request: TtyWinResizeRequest) -> ttrpc::Result<Empty> {
+        let process = self.containers.process(&request.container_id, &request.exec_id)?;
+        let characters = |count: u32| u16::try_from(count).unwrap_or(u16::MAX);
+        process.resize(characters(request.row), characters(request.column))?;
+        empty()
+    }
+
+    async fn update_interface(
+        &self,
+        _: &TtrpcContext,
+        request: UpdateInterfaceRequest,
+    ) -> ttrpc::Result<Interface> {
+        let interface = request.interface.unwrap_or_default();
+        self.network.update_interface(&interface).await?;
+        Ok(interface)
+    }
+
+    async fn update_routes(&self, _: &TtrpcContext, request: UpdateRoutesRequest) -> ttrpc::Result<Routes> {
+        let routes = request.routes.unwrap_or_default();
+        self.network.update_routes(&routes.Routes).await?;
+        Ok(routes)
+    }
+}

@@ -1,0 +1,114 @@
+use std::io;
+use std::path::PathBuf;
+
+use tokio::io::BufReader;
+use tokio::net::UnixStream;
+
+use crate::message::{
+    Answer, CreateContainer, Exec, ExecResult, Request, Signal, Stats, read_line, write_line,
+};
+use crate::state::{ContainerExit, SandboxState};
+
+/// Why a request got no good answer.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ClientError {
+    #[error("the sandbox's shim does not answer: {0}")]
+    Gone(#[source] io::Error),
+    #[error("{0}")]
+    Refused(String),
+    #[error("the sandbox's shim gave an answer to another question")]
+    Confused,
+}
+
+/// A controller's end of the control socket.
+#[derive(Debug, Clone)]
+pub struct Client(PathBuf);
+
+type Result<T> = std::result::Result<T, ClientError>;
+
+impl Client {
+    /// A client of the shim that listens at `socket`.
+    pub fn new(socket: PathBuf) -> Self {
+        Self(socket)
+    }
+
+    /// What the sandbox is doing.
+    pub async fn state(&self) -> Result<SandboxState> {
+        match self.ask(&Request::State).await? {
+            Answer::State(state) => Ok(state),
+            _ => Err(ClientError::Confused),
+        }
+    }
+
+    /// Waits until the sandbox is no longer booting.
+    pub async fn wait_ready(&self) -> Result<SandboxState> {
+        match self.ask(&Request::WaitReady).await? {
+            Answer::State(state) => Ok(state),
+            _ => Err(ClientError::Confused),
+        }
+    }
+
+    /// Makes a container.
+    pub async fn create_container(&self, container: CreateContainer) -> Result<()> {
+        self.order(&Request::CreateContainer(Box::new(container))).await
+    }
+
+    /// Lets a container's process run.
+    pub async fn start_container(&self, id: &str) -> Result<()> {
+        self.order(&Request::StartContainer(id.to_owned())).await
+    }
+
+    /// Waits until a container has ended.
+    pub async fn wait_container(&self, id: &str) -> Result<ContainerExit> {
+        match self.ask(&Request::WaitContainer(id.to_owned())).await? {
+            Answer::Exit(exit) => Ok(exit),
+            _ => Err(ClientError::Confused),
+        }
+    }
+
+    /// Signals a container.
+    pub async fn signal(&self, signal: Signal) -> Result<()> {
+        self.order(&Request::Signal(signal)).await
+    }
+
+    /// Runs a process to its end.
+    pub async fn exec(&self, exec: Exec) -> Result<ExecResult> {
+        match self.ask(&Request::Exec(Box::new(exec))).await? {
+            Answer::Exec(result) => Ok(result),
+            _ => Err(ClientError::Confused),
+        }
+    }
+
+    /// What a container uses.
+    pub async fn stats(&self, id: &str) -> Result<Stats> {
+        match self.ask(&Request::Stats(id.to_owned())).await? {
+            Answer::Stats(stats) => Ok(stats),
+            _ => Err(ClientError::Confused),
+        }
+    }
+
+    /// Ends the sandbox in order.
+    pub async fn shutdown(&self) -> Result<()> {
+        self.order(&Request::Shutdown).await
+    }
+
+    async fn order(&self, request: &Request) -> Result<()> {
+        match self.ask(request).await? {
+            Answer::Done => Ok(()),
+            _ => Err(ClientError::Confused),
+        }
+    }
+
+    async fn ask(&self, request: &Request) -> Result<Answer> {
+        let exchange = async {
+            let mut stream = BufReader::new(UnixStream::connect(&self.0).await?);
+            write_line(&mut stream, request).await?;
+            read_line(&mut stream).await?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
+        };
+        match exchange.await.map_err(ClientError::Gone)? {
+            Answer::Failed(reason) => Err(ClientError::Refused(reason)),
+            answer => Ok(answer),
+        }
+    }
+}

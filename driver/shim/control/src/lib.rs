@@ -1,0 +1,24 @@
+//! What a sandbox's shim and its controller say to each other.
+//!
+//! A sandbox has a folder. The controller writes the [`SandboxPlan`] there and starts the shim on it; the shim
+//! keeps [`SandboxState`] and the container's log there and listens on a control socket. On the socket each
+//! connection carries one [`Request`] and its answer, a line of JSON each.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod files;
+mod log;
+mod message;
+mod plan;
+mod state;
+
+pub use client::{Client, ClientError};
+pub use files::{SandboxDir, write_atomically};
+pub use log::{LogEntry, LogStream};
+pub use message::{
+    Answer, ContainerUser, CreateContainer, Exec, ExecResult, NetworkCounters, ProcessInput, Request, Signal,
+    SignalTarget, Stats, Storage, StorageDriver, read_line, write_line,
+};
+pub use plan::{Disk, LogLimits, Nic, NicAddress, NicRoute, SandboxPlan};
+pub use state::{ContainerExit, Phase, SandboxState, Stage};

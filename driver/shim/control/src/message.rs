@@ -1,0 +1,223 @@
+use std::io;
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Process, Spec};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::state::{ContainerExit, SandboxState};
+
+/// Longest line; an `exec`'s output and a specification fit.
+const LINE_MAX: u64 = 16 << 20;
+
+/// What a controller asks of a shim.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// What the sandbox is doing. Answer: [`Answer::State`].
+    State,
+    /// Wait until the sandbox is no longer booting. Answer: [`Answer::State`].
+    WaitReady,
+    /// Make a container; its process waits.
+    CreateContainer(Box<CreateContainer>),
+    /// Let a container's process run.
+    StartContainer(String),
+    /// Wait until a container's first process has ended. Answer: [`Answer::Exit`].
+    WaitContainer(String),
+    /// Signal a container.
+    Signal(Signal),
+    /// Run a process in a container to its end. Answer: [`Answer::Exec`].
+    Exec(Box<Exec>),
+    /// What a container uses. Answer: [`Answer::Stats`].
+    Stats(String),
+    /// End the guest in order, and the shim with it.
+    Shutdown,
+}
+
+/// What a shim answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// Done.
+    Done,
+    /// The sandbox's state.
+    State(SandboxState),
+    /// How a container ended.
+    Exit(ContainerExit),
+    /// What a process printed.
+    Exec(ExecResult),
+    /// What a container uses.
+    Stats(Stats),
+    /// It could not be done; the text says what and why.
+    Failed(String),
+}
+
+/// A container to make.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CreateContainer {
+    /// Its identifier.
+    pub id: String,
+    /// Its specification; paths are the guest's.
+    pub spec: Spec,
+    /// Its user, by names or numbers that the guest looks up.
+    pub user: ContainerUser,
+    /// File systems that the guest mounts first.
+    pub storages: Vec<Storage>,
+    /// Whether its input stays open.
+    pub input: ProcessInput,
+}
+
+/// A user as an image or a request names it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerUser {
+    /// Name or number.
+    pub user: String,
+    /// Name or number; empty is the user's own group.
+    pub group: String,
+}
+
+/// What a process reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProcessInput {
+    /// An end of file at once.
+    Closed,
+    /// What a client will send.
+    Open,
+}
+
+/// A file system to mount in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Storage {
+    /// How the guest finds it.
+    pub driver: StorageDriver,
+    /// File system type.
+    pub fstype: String,
+    /// Mount options.
+    pub options: Vec<String>,
+    /// Where it is mounted.
+    pub mount_point: PathBuf,
+}
+
+/// How the guest finds a file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StorageDriver {
+    /// On this disk.
+    Block(PathBuf),
+    /// A union of earlier ones, which needs these directories made.
+    Overlay(Vec<PathBuf>),
+}
+
+/// A signal to send.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Signal {
+    /// The container.
+    pub container: String,
+    /// Linux's number on x86-64.
+    pub number: u32,
+    /// Which of its processes.
+    pub target: SignalTarget,
+}
+
+/// Which processes a signal goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SignalTarget {
+    /// The container's first process.
+    First,
+    /// All of them.
+    All,
+}
+
+/// A process to run in a container.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Exec {
+    /// The container.
+    pub container: String,
+    /// The process.
+    pub process: Process,
+    /// Its user.
+    pub user: ContainerUser,
+}
+
+/// How a process went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecResult {
+    /// Both outputs in the order in which they came, at most 1 MiB; bytes that are not UTF-8 are replaced.
+    pub output: String,
+    /// 0 to 255, or 128 and a signal's number.
+    pub status: i32,
+}
+
+/// What a container uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Processor time in nanoseconds.
+    pub cpu_ns: u64,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Memory limit in bytes.
+    pub memory_limit_bytes: u64,
+    /// Processes.
+    pub pids: u64,
+    /// Bytes read from disks.
+    pub block_read_bytes: u64,
+    /// Bytes written to disks.
+    pub block_write_bytes: u64,
+    /// Interfaces.
+    pub network: Vec<NetworkCounters>,
+}
+
+/// What went through an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkCounters {
+    /// Its name in the guest.
+    pub name: String,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+}
+
+/// Reads one message. None is the end of the stream.
+pub async fn read_line<T: DeserializeOwned>(
+    stream: &mut (impl AsyncBufRead + Unpin),
+) -> io::Result<Option<T>> {
+    let mut line = Vec::new();
+    let length = stream.take(LINE_MAX).read_until(b'\n', &mut line).await?;
+    if length == 0 {
+        return Ok(None);
+    }
+    if line.last() != Some(&b'\n') {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message is cut off or too long"));
+    }
+    Ok(Some(serde_json::from_slice(&line)?))
+}
+
+/// Writes one message.
+pub async fn write_line(stream: &mut (impl AsyncWrite + Unpin), message: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    stream.write_all(&line).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_message_survives_the_socket() {
+        let mut line = Vec::new();
+        write_line(&mut line, &Request::StartContainer("a".into())).await.unwrap();
+        let back: Option<Request> = read_line(&mut &line[..]).await.unwrap();
+        assert!(matches!(back, Some(Request::StartContainer(id)) if id == "a"));
+        assert!(read_line::<Request>(&mut &b""[..]).await.unwrap().is_none());
+        assert!(
+            read_line::<Request>(&mut &b"\"state\""[..]).await.is_err(),
+            "a line without its end is cut off"
+        );
+        assert!(read_line::<Request>(&mut &b"{\"fly\":1}\n"[..]).await.is_err());
+    }
+}

@@ -1,0 +1,70 @@
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+/// What a sandbox is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "phase")]
+pub enum Phase {
+    /// The guest is coming up.
+    Booting,
+    /// The agent answers and the network is set up.
+    Ready,
+    /// The guest is gone, in order.
+    Ended,
+    /// The guest could not be started, or died.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Points in a sandbox's start, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The shim's first instruction.
+    ShimStarted,
+    /// The machine is built and its first vCPU enters the kernel.
+    KernelEntered,
+    /// The agent answered its first call.
+    AgentReady,
+    /// The guest's network is set up.
+    NetworkReady,
+    /// The container's process waits.
+    ContainerCreated,
+    /// The container's process runs.
+    ProcessRunning,
+}
+
+/// How a container's first process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerExit {
+    /// 0 to 255, or 128 and a signal's number.
+    pub status: i32,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+}
+
+/// What a shim knows and keeps in its folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxState {
+    /// The shim's process identifier.
+    pub shim_pid: u32,
+    /// What the sandbox is doing.
+    #[serde(flatten)]
+    pub phase: Phase,
+    /// Containers that have been started, and how they ended, if they have.
+    pub containers: BTreeMap<String, Option<ContainerExit>>,
+    /// When each stage was reached, in microseconds since the epoch.
+    pub stages: BTreeMap<Stage, u64>,
+}
+
+impl SandboxState {
+    /// Whether the guest is up or coming up.
+    pub fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Booting | Phase::Ready)
+    }
+}

@@ -1,0 +1,218 @@
+//! Containers and processes through the agent, with their output kept.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use agent_protocol::messages::{
+    CloseStdinRequest, CreateContainerRequest, ExecProcessRequest, ReadStreamRequest, SignalProcessRequest,
+    StartContainerRequest, StatsContainerRequest, StringUser, WaitProcessRequest,
+};
+use agent_protocol::service::AgentServiceClient;
+use agent_protocol::{
+    OVERLAY_CREATE_DIRECTORY, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY, messages, process_to_wire, spec_to_wire,
+};
+use protobuf::MessageField;
+use shim_control::{
+    ContainerUser, CreateContainer, Exec, ExecResult, LogStream, NetworkCounters, ProcessInput, Signal,
+    SignalTarget, Stats, Storage, StorageDriver,
+};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::agent::{deadline, no_deadline};
+use crate::error::Result;
+use crate::log::{Lines, Log};
+
+const READ_LENGTH: u32 = 32 * 1024;
+/// Most output of one `exec` that is kept.
+const EXEC_OUTPUT_MAX: usize = 1 << 20;
+
+/// A log shared by the tasks that write it.
+pub type SharedLog = Arc<Mutex<Log>>;
+
+/// Makes a container and starts to keep its output. The task ends with both streams.
+pub async fn create(
+    agent: &AgentServiceClient,
+    container: &CreateContainer,
+    log: SharedLog,
+) -> Result<JoinHandle<()>> {
+    let request = CreateContainerRequest {
+        container_id: container.id.clone(),
+        string_user: MessageField::some(user(&container.user)),
+        storages: container.storages.iter().map(storage).collect(),
+        OCI: MessageField::some(spec_to_wire(&container.spec)),
+        ..Default::default()
+    };
+    agent.create_container(deadline(), &request).await?;
+    if container.input == ProcessInput::Closed {
+        close_input(agent, &container.id, &container.id).await?;
+    }
+    let (out_agent, error_agent, id) = (agent.clone(), agent.clone(), container.id.clone());
+    let out_log = Arc::clone(&log);
+    Ok(tokio::spawn(async move {
+        tokio::join!(
+            keep(&out_agent, &id, LogStream::Stdout, out_log),
+            keep(&error_agent, &id, LogStream::Stderr, log)
+        );
+    }))
+}
+
+/// Lets a container's process run.
+pub async fn start(agent: &AgentServiceClient, id: &str) -> Result<()> {
+    agent
+        .start_container(
+            deadline(),
+            &StartContainerRequest { container_id: id.to_owned(), ..Default::default() },
+        )
+        .await?;
+    Ok(())
+}
+
+/// Waits for the end of a process.
+pub async fn wait(agent: &AgentServiceClient, container: &str, exec: &str) -> Result<i32> {
+    let request = WaitProcessRequest {
+        container_id: container.to_owned(),
+        exec_id: exec.to_owned(),
+        ..Default::default()
+    };
+    Ok(agent.wait_process(no_deadline(), &request).await?.status)
+}
+
+/// Signals a container.
+pub async fn signal(agent: &AgentServiceClient, signal: &Signal) -> Result<()> {
+    let exec_id = match signal.target {
+        SignalTarget::First => signal.container.clone(),
+        SignalTarget::All => String::new(),
+    };
+    let container_id = signal.container.clone();
+    let request = SignalProcessRequest { container_id, exec_id, signal: signal.number, ..Default::default() };
+    agent.signal_process(deadline(), &request).await?;
+    Ok(())
+}
+
+/// Runs a process to its end.
+pub async fn exec(agent: &AgentServiceClient, exec: &Exec) -> Result<ExecResult> {
+    let id = Uuid::new_v4().to_string();
+    let request = ExecProcessRequest {
+        container_id: exec.container.clone(),
+        exec_id: id.clone(),
+        string_user: MessageField::some(user(&exec.user)),
+        process: MessageField::some(process_to_wire(&exec.process)),
+        ..Default::default()
+    };
+    agent.exec_process(deadline(), &request).await?;
+    close_input(agent, &exec.container, &id).await?;
+    let output = Mutex::new(Vec::new());
+    tokio::join!(
+        gather(agent, &exec.container, &id, LogStream::Stdout, &output),
+        gather(agent, &exec.container, &id, LogStream::Stderr, &output)
+    );
+    let status = wait(agent, &exec.container, &id).await?;
+    let output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(ExecResult { output: String::from_utf8_lossy(&output).into_owned(), status })
+}
+
+/// What a container uses.
+pub async fn stats(agent: &AgentServiceClient, id: &str) -> Result<Stats> {
+    let request = StatsContainerRequest { container_id: id.to_owned(), ..Default::default() };
+    let reply = agent.stats_container(deadline(), &request).await?;
+    let cgroup = reply.cgroup_stats.unwrap_or_default();
+    let memory = cgroup.memory_stats.get_or_default().usage.clone().unwrap_or_default();
+    let blocks = &cgroup.blkio_stats.get_or_default().io_service_bytes_recursive;
+    let total = |op: &str| {
+        blocks.iter().filter(|entry| entry.op == op).fold(0u64, |sum, entry| sum.saturating_add(entry.value))
+    };
+    let network = reply.network_stats.into_iter().map(|nic| NetworkCounters {
+        name: nic.name,
+        received_bytes: nic.rx_bytes,
+        sent_bytes: nic.tx_bytes,
+    });
+    Ok(Stats {
+        cpu_ns: cgroup.cpu_stats.get_or_default().cpu_usage.get_or_default().total_usage,
+        memory_bytes: memory.usage,
+        memory_limit_bytes: memory.limit,
+        pids: cgroup.pids_stats.get_or_default().current,
+        block_read_bytes: total("Read"),
+        block_write_bytes: total("Write"),
+        network: network.collect(),
+    })
+}
+
+async fn close_input(agent: &AgentServiceClient, container: &str, exec: &str) -> Result<()> {
+    let request = CloseStdinRequest {
+        container_id: container.to_owned(),
+        exec_id: exec.to_owned(),
+        ..Default::default()
+    };
+    agent.close_stdin(deadline(), &request).await?;
+    Ok(())
+}
+
+/// Reads more of a process's output; none is its end.
+async fn read(agent: &AgentServiceClient, container: &str, exec: &str, stream: LogStream) -> Option<Vec<u8>> {
+    let request = ReadStreamRequest {
+        container_id: container.to_owned(),
+        exec_id: exec.to_owned(),
+        len: READ_LENGTH,
+        ..Default::default()
+    };
+    let reply = match stream {
+        LogStream::Stdout => agent.read_stdout(no_deadline(), &request).await,
+        LogStream::Stderr => agent.read_stderr(no_deadline(), &request).await,
+    };
+    reply.ok().map(|reply| reply.data).filter(|data| !data.is_empty())
+}
+
+async fn keep(agent: &AgentServiceClient, id: &str, stream: LogStream, log: SharedLog) {
+    let append = |text: &[u8]| {
+        if let Err(e) = log.lock().unwrap_or_else(PoisonError::into_inner).append(stream, text) {
+            tracing::error!("output of the container is lost: {e}");
+        }
+    };
+    let mut lines = Lines::default();
+    while let Some(data) = read(agent, id, id, stream).await {
+        for piece in lines.push(&data) {
+            append(&piece);
+        }
+    }
+    if let Some(rest) = lines.finish() {
+        append(&rest);
+    }
+}
+
+async fn gather(
+    agent: &AgentServiceClient,
+    container: &str,
+    exec: &str,
+    stream: LogStream,
+    output: &Mutex<Vec<u8>>,
+) {
+    while let Some(data) = read(agent, container, exec, stream).await {
+        let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = EXEC_OUTPUT_MAX - output.len();
+        output.extend_from_slice(&data[..data.len().min(room)]);
+    }
+}
+
+fn user(user: &ContainerUser) -> StringUser {
+    StringUser { uid: user.user.clone(), gid: user.group.clone(), ..Default::default() }
+}
+
+fn storage(storage: &Storage) -> messages::Storage {
+    let (driver, source, driver_options) = match &storage.driver {
+        StorageDriver::Block(path) => (STORAGE_MMIO_BLOCK, path.to_string_lossy().into_owned(), Vec::new()),
+        StorageDriver::Overlay(directories) => {
+            let options =
+                directories.iter().map(|path| format!("{OVERLAY_CREATE_DIRECTORY}={}", path.display()));
+            (STORAGE_OVERLAY, STORAGE_OVERLAY.to_owned(), options.collect())
+        }
+    };
+    messages::Storage {
+        driver: driver.to_owned(),
+        driver_options,
+        source,
+        fstype: storage.fstype.clone(),
+        options: storage.options.clone(),
+        mount_point: storage.mount_point.to_string_lossy().into_owned(),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,38 @@
+use std::io;
+
+/// What a shim could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {what}: {source}")]
+    Io { what: String, source: io::Error },
+    #[error(transparent)]
+    Machine(#[from] vmm::Error),
+    #[error(transparent)]
+    Mac(#[from] vmm::ParseMacError),
+    #[error("{}", agent_message(.0))]
+    Agent(#[from] ttrpc::Error),
+    #[error("the guest's agent did not answer within {0} s")]
+    AgentTimeout(u64),
+    #[error("{0}")]
+    GuestEnded(String),
+    #[error("there is no container {0}")]
+    NoContainer(String),
+}
+
+/// The result of the shim's operations.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// For `map_err`: an I/O error while doing `what`.
+    pub fn io<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
+        move |source| Self::Io { what: what.into(), source: source.into() }
+    }
+}
+
+/// The agent's own words, without ttrpc's around them.
+fn agent_message(error: &ttrpc::Error) -> String {
+    match error {
+        ttrpc::Error::RpcStatus(status) => status.message().to_owned(),
+        other => format!("the guest's agent cannot be reached: {other}"),
+    }
+}

@@ -1,0 +1,86 @@
+//! What a fresh guest is told: its name, its files, its network.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use agent_protocol::SANDBOX_DIR;
+use agent_protocol::messages::{
+    CopyFileRequest, CreateSandboxRequest, IPAddress, IPFamily, Interface, Route, Routes,
+    UpdateInterfaceRequest, UpdateRoutesRequest,
+};
+use agent_protocol::service::AgentServiceClient;
+use protobuf::MessageField;
+use shim_control::{Nic, NicAddress, NicRoute, SandboxPlan};
+
+use crate::agent::deadline;
+use crate::error::Result;
+
+/// Sets the guest up as the plan says.
+pub async fn set_up(agent: &AgentServiceClient, plan: &SandboxPlan) -> Result<()> {
+    let sandbox = CreateSandboxRequest {
+        hostname: plan.hostname.clone(),
+        dns: plan.dns.iter().map(IpAddr::to_string).collect(),
+        sandbox_id: plan.id.clone(),
+        ..Default::default()
+    };
+    agent.create_sandbox(deadline(), &sandbox).await?;
+    write_file(agent, "hosts", &plan.hosts).await?;
+    for nic in &plan.nics {
+        let interface = MessageField::some(interface(nic));
+        agent
+            .update_interface(deadline(), &UpdateInterfaceRequest { interface, ..Default::default() })
+            .await?;
+        let routes =
+            Routes { Routes: nic.routes.iter().map(|r| route(nic, r)).collect(), ..Default::default() };
+        let routes = MessageField::some(routes);
+        agent.update_routes(deadline(), &UpdateRoutesRequest { routes, ..Default::default() }).await?;
+    }
+    Ok(())
+}
+
+async fn write_file(agent: &AgentServiceClient, name: &str, text: &str) -> Result<()> {
+    let request = CopyFileRequest {
+        path: Path::new(SANDBOX_DIR).join(name).to_string_lossy().into_owned(),
+        file_size: text.len() as i64,
+        file_mode: 0o644,
+        dir_mode: 0o755,
+        data: text.as_bytes().to_vec(),
+        ..Default::default()
+    };
+    agent.copy_file(deadline(), &request).await?;
+    Ok(())
+}
+
+fn interface(nic: &Nic) -> Interface {
+    Interface {
+        name: nic.name.clone(),
+        mtu: u64::from(nic.mtu),
+        hwAddr: nic.mac.clone(),
+        IPAddresses: nic.addresses.iter().map(address).collect(),
+        ..Default::default()
+    }
+}
+
+fn address(address: &NicAddress) -> IPAddress {
+    IPAddress {
+        family: family(address.ip).into(),
+        address: address.ip.to_string(),
+        mask: address.prefix.to_string(),
+        ..Default::default()
+    }
+}
+
+fn route(nic: &Nic, route: &NicRoute) -> Route {
+    let ip = route.gateway.or(route.destination.as_ref().map(|destination| destination.ip));
+    Route {
+        dest: route.destination.as_ref().map(|d| format!("{}/{}", d.ip, d.prefix)).unwrap_or_default(),
+        gateway: route.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+        device: nic.name.clone(),
+        family: ip.map_or(IPFamily::v4, family).into(),
+        ..Default::default()
+    }
+}
+
+fn family(ip: IpAddr) -> IPFamily {
+    if ip.is_ipv4() { IPFamily::v4 } else { IPFamily::v6 }
+}

@@ -1,0 +1,42 @@
+//! The process of one sandbox: it runs the sandbox's machine, keeps its containers' output and exit status, and
+//! takes requests on a control socket. It outlives the service that started it.
+
+mod agent;
+mod containers;
+mod error;
+mod guest;
+mod log;
+mod machine;
+mod server;
+mod supervisor;
+mod tap;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use shim_control::SandboxDir;
+
+/// Runs one sandbox. Started by zun-kata-compute; of no use by hand.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The sandbox's folder, which holds plan.json.
+    folder: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+    match supervisor::run(SandboxDir::new(arguments.folder)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The life of a sandbox: boot, serve, end. The only writer of its state.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use agent_protocol::messages::DestroySandboxRequest;
+use agent_protocol::service::AgentServiceClient;
+use shim_control::{
+    ContainerExit, CreateContainer, Exec, ExecResult, Phase, SandboxDir, SandboxPlan, SandboxState, Signal,
+    Stage, Stats,
+};
+use time::OffsetDateTime;
+use tokio::sync::{OnceCell, watch};
+use tokio::task::JoinHandle;
+use vmm::{GuestExit, Machine};
+
+use crate::containers::{self, SharedLog};
+use crate::error::{Error, Result};
+use crate::log::Log;
+use crate::{agent, guest, machine, server};
+
+/// How long a guest that was asked to end may take.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long output may keep coming after a container's end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One sandbox.
+pub struct Supervisor {
+    folder: SandboxDir,
+    plan: SandboxPlan,
+    machine: Machine,
+    agent: OnceCell<AgentServiceClient>,
+    log: SharedLog,
+    output: Mutex<BTreeMap<String, JoinHandle<()>>>,
+    state: watch::Sender<SandboxState>,
+}
+
+/// Runs the sandbox of `folder` until its guest is gone.
+pub fn run(folder: SandboxDir) -> Result<()> {
+    let mut stages = BTreeMap::from([(Stage::ShimStarted, now())]);
+    let plan = folder.read_plan().map_err(Error::io("read the sandbox's plan"))?;
+    let started = machine::start(&folder, &plan);
+    stages.insert(Stage::KernelEntered, now());
+    let state = SandboxState {
+        shim_pid: std::process::id(),
+        phase: Phase::Booting,
+        containers: BTreeMap::new(),
+        stages,
+    };
+    let machine = match started {
+        Ok(machine) => machine,
+        Err(e) => {
+            let failed = SandboxState { phase: Phase::Failed { reason: e.to_string() }, ..state };
+            folder.write_state(&failed).map_err(Error::io("write the sandbox's state"))?;
+            return Err(e);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::io("start tokio"))?;
+    runtime.block_on(async {
+        let log = Log::open(folder.log(), plan.log).map_err(Error::io("open the container's log"))?;
+        let supervisor = Arc::new(Supervisor {
+            folder,
+            plan,
+            machine,
+            agent: OnceCell::new(),
+            log: Arc::new(Mutex::new(log)),
+            output: Mutex::default(),
+            state: watch::channel(state).0,
+        });
+        supervisor.save();
+        supervisor.supervise().await
+    })
+}
+
+impl Supervisor {
+    async fn supervise(self: Arc<Self>) -> Result<()> {
+        let server = server::start(Arc::clone(&self))?;
+        let boot = tokio::spawn(Arc::clone(&self).boot());
+        let waiting = Arc::clone(&self);
+        let exit = tokio::task::spawn_blocking(move || waiting.machine.wait()).await;
+        boot.abort();
+        self.record_end(exit.unwrap_or(GuestExit::KvmError("the machine's threads panicked".into())));
+        server.finish().await;
+        Ok(())
+    }
+
+    /// Brings the guest from kernel entry to readiness, or ends it.
+    async fn boot(self: Arc<Self>) {
+        if let Err(e) = self.set_up_guest().await {
+            self.update(|state| state.phase = Phase::Failed { reason: e.to_string() });
+            self.machine.stop();
+        }
+    }
+
+    async fn set_up_guest(&self) -> Result<()> {
+        let agent = agent::connect(&self.folder.vsock_socket()).await?;
+        self.reached(Stage::AgentReady);
+        guest::set_up(&agent, &self.plan).await?;
+        self.agent.set(agent).ok();
+        self.update(|state| {
+            state.phase = Phase::Ready;
+            state.stages.insert(Stage::NetworkReady, now());
+        });
+        Ok(())
+    }
+
+    /// The sandbox's state as it changes.
+    pub fn watch(&self) -> watch::Receiver<SandboxState> {
+        self.state.subscribe()
+    }
+
+    /// Makes a container.
+    pub async fn create_container(self: &Arc<Self>, container: &CreateContainer) -> Result<()> {
+        let output = containers::create(self.agent()?, container, Arc::clone(&self.log)).await?;
+        self.outputs().insert(container.id.clone(), output);
+        self.reached(Stage::ContainerCreated);
+        Ok(())
+    }
+
+    /// Lets a container's process run, and records its end when it comes.
+    pub async fn start_container(self: &Arc<Self>, id: String) -> Result<()> {
+        let agent = self.agent()?.clone();
+        containers::start(&agent, &id).await?;
+        self.update(|state| {
+            state.containers.insert(id.clone(), None);
+            state.stages.insert(Stage::ProcessRunning, now());
+        });
+        let supervisor = Arc::clone(self);
+        tokio::spawn(async move {
+            match containers::wait(&agent, &id, &id).await {
+                Ok(status) => supervisor.container_ended(id, status).await,
+                Err(e) => tracing::warn!(container = id, "the container's end is unknown: {e}"),
+            }
+        });
+        Ok(())
+    }
+
+    async fn container_ended(&self, id: String, status: i32) {
+        let output = self.outputs().remove(&id);
+        if let Some(output) = output
+            && tokio::time::timeout(DRAIN_TIMEOUT, output).await.is_err()
+        {
+            tracing::warn!(container = id, "output still comes after the container's end");
+        }
+        let last = self.plan.ends_with.as_ref() == Some(&id);
+        let exit = ContainerExit { status, at: OffsetDateTime::now_utc() };
+        self.update(|state| {
+            state.containers.insert(id, Some(exit));
+        });
+        if last {
+            self.shut_down().await;
+        }
+    }
+
+    /// Signals a container.
+    pub async fn signal(&self, signal: &Signal) -> Result<()> {
+        containers::signal(self.agent()?, signal).await
+    }
+
+    /// Runs a process to its end.
+    pub async fn exec(&self, exec: &Exec) -> Result<ExecResult> {
+        containers::exec(self.agent()?, exec).await
+    }
+
+    /// What a container uses.
+    pub async fn stats(&self, id: &str) -> Result<Stats> {
+        containers::stats(self.agent()?, id).await
+    }
+
+    /// Ends the guest in order, or without it if it does not.
+    pub async fn shut_down(&self) {
+        if let Ok(agent) = self.agent() {
+            if let Err(e) = agent.destroy_sandbox(agent::deadline(), &DestroySandboxRequest::default()).await
+            {
+                tracing::warn!("the guest did not take the order to end: {e}");
+            }
+            let mut state = self.watch();
+            if tokio::time::timeout(END_TIMEOUT, state.wait_for(|state| !state.is_live())).await.is_ok() {
+                return;
+            }
+            tracing::warn!("the guest did not end within {} s", END_TIMEOUT.as_secs());
+        }
+        self.machine.stop();
+    }
+
+    fn record_end(&self, exit: GuestExit) {
+        let reason = match exit {
+            GuestExit::Shutdown | GuestExit::Stopped => None,
+            GuestExit::Panic(text) => Some(format!("the guest kernel panicked: {text}")),
+            GuestExit::TripleFault => Some("the guest's processor shut down (triple fault)".into()),
+            GuestExit::KvmError(reason) => Some(format!("KVM cannot run the guest: {reason}")),
+        };
+        self.update(|state| {
+            state.phase = match (&state.phase, reason) {
+                (Phase::Failed { reason }, None) => Phase::Failed { reason: reason.clone() },
+                (Phase::Booting, None) => {
+                    Phase::Failed { reason: "the guest ended before it was ready".into() }
+                }
+                (_, None) => Phase::Ended,
+                (_, Some(reason)) => Phase::Failed { reason },
+            };
+        });
+        let failed = matches!(self.state.borrow().phase, Phase::Failed { .. });
+        if failed && let Err(e) = std::fs::write(self.folder.console(), self.machine.console().text()) {
+            tracing::error!("the guest's console cannot be written: {e}");
+        }
+    }
+
+    fn agent(&self) -> Result<&AgentServiceClient> {
+        self.agent.get().ok_or_else(|| Error::GuestEnded("the guest is not ready".into()))
+    }
+
+    fn reached(&self, stage: Stage) {
+        self.update(|state| {
+            state.stages.insert(stage, now());
+        });
+    }
+
+    fn update(&self, change: impl FnOnce(&mut SandboxState)) {
+        self.state.send_modify(change);
+        self.save();
+    }
+
+    fn save(&self) {
+        if let Err(e) = self.folder.write_state(&self.state.borrow()) {
+            tracing::error!("the sandbox's state cannot be written: {e}");
+        }
+    }
+
+    fn outputs(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, JoinHandle<()>>> {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sandbox's folder.
+    pub fn folder(&self) -> &SandboxDir {
+        &self.folder
+    }
+}
+
+/// Microseconds since the epoch.
+fn now() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
+}
