@@ -1,0 +1,32 @@
+use reqwest::StatusCode;
+
+/// Why a call to another service failed.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    #[error("Keystone: {0}")]
+    Keystone(#[from] openstack::Error),
+    #[error("{service} cannot be reached: {source}")]
+    Transport { service: &'static str, source: reqwest::Error },
+    #[error("{service}: {message} (HTTP {status})")]
+    Status { service: &'static str, status: StatusCode, message: String },
+    #[error("{service} answered what cannot be read: {source}")]
+    Answer { service: &'static str, source: serde_json::Error },
+    #[error("{0}")]
+    Options(String),
+}
+
+/// The result of this crate's operations.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// Whether the thing asked for does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Status { status: StatusCode::NOT_FOUND, .. })
+    }
+
+    /// Whether somebody else changed the thing in the meantime.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Status { status: StatusCode::CONFLICT, .. })
+    }
+}

@@ -1,0 +1,15 @@
+//! What a compute service asks of the rest of the cloud.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod keystone;
+mod neutron;
+mod placement;
+mod rest;
+
+pub use error::{Error, Result};
+pub use keystone::{AuthOptions, Keystone};
+pub use neutron::{FixedIp, HostRoute, Network, Neutron, NewPort, Port, Subnet};
+pub use placement::{Inventory, Placement, ResourceClass};
+pub use rest::ClientOptions;

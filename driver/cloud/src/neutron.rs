@@ -1,0 +1,187 @@
+use std::net::IpAddr;
+
+use reqwest::Method;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::error::Result;
+use crate::keystone::Keystone;
+use crate::rest::{ClientOptions, NOTHING, Rest};
+
+/// Neutron, as the service's user.
+#[derive(Debug, Clone)]
+pub struct Neutron(Rest);
+
+/// A port to make.
+#[derive(Debug, Clone, Serialize)]
+pub struct NewPort {
+    /// Its network.
+    pub network_id: String,
+    /// The project that owns it.
+    pub tenant_id: String,
+    /// The container.
+    pub device_id: String,
+    /// What kind of thing has it.
+    pub device_owner: String,
+    /// The host to which it is bound.
+    #[serde(rename = "binding:host_id")]
+    pub host: String,
+    /// Its name.
+    pub name: String,
+    /// An address that it must have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fixed_ips: Option<Vec<Value>>,
+    /// Security groups in place of the project's default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub security_groups: Option<Vec<String>>,
+}
+
+/// An address of a port.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct FixedIp {
+    /// Its subnet.
+    pub subnet_id: String,
+    /// The address.
+    pub ip_address: IpAddr,
+}
+
+/// A port.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Port {
+    /// Its identifier.
+    pub id: String,
+    /// Its network.
+    pub network_id: String,
+    /// Its hardware address.
+    pub mac_address: String,
+    /// `ACTIVE` once it is wired.
+    pub status: String,
+    /// Its addresses.
+    pub fixed_ips: Vec<FixedIp>,
+    /// Whose it is.
+    #[serde(default)]
+    pub device_id: String,
+    /// How it is bound.
+    #[serde(rename = "binding:vif_type", default)]
+    pub vif_type: String,
+    /// Details of the binding.
+    #[serde(rename = "binding:vif_details", default)]
+    pub vif_details: Map<String, Value>,
+}
+
+/// A network.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Network {
+    /// Its identifier.
+    pub id: String,
+    /// Largest packet in bytes.
+    #[serde(default)]
+    pub mtu: u16,
+}
+
+/// A subnet.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Subnet {
+    /// Its identifier.
+    pub id: String,
+    /// Its prefix.
+    pub cidr: String,
+    /// Its gateway.
+    pub gateway_ip: Option<IpAddr>,
+    /// Name servers.
+    #[serde(default)]
+    pub dns_nameservers: Vec<IpAddr>,
+    /// Further routes.
+    #[serde(default)]
+    pub host_routes: Vec<HostRoute>,
+}
+
+/// A route that a subnet gives its hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct HostRoute {
+    /// A prefix.
+    pub destination: String,
+    /// The next hop.
+    pub nexthop: IpAddr,
+}
+
+impl Neutron {
+    /// A client on the session.
+    pub fn new(keystone: Keystone, options: ClientOptions) -> Result<Self> {
+        Rest::new(keystone, "Neutron", "network", options, None).map(Self)
+    }
+
+    /// Makes a port.
+    pub async fn create_port(&self, port: &NewPort) -> Result<Port> {
+        self.0
+            .call(Method::POST, "/v2.0/ports", Some(&json!({ "port": port })))
+            .await
+            .map(|Reply { port }| port)
+    }
+
+    /// Binds an existing port to a container on a host.
+    pub async fn bind_port(&self, id: &str, device_id: &str, device_owner: &str, host: &str) -> Result<Port> {
+        let fields = json!({ "device_id": device_id, "device_owner": device_owner, "binding:host_id": host });
+        self.update_port(id, fields).await
+    }
+
+    /// Takes an existing port from its container.
+    pub async fn unbind_port(&self, id: &str) -> Result<Port> {
+        let fields = json!({ "device_id": "", "device_owner": "", "binding:host_id": null });
+        self.update_port(id, fields).await
+    }
+
+    async fn update_port(&self, id: &str, fields: Value) -> Result<Port> {
+        let body = json!({ "port": fields });
+        self.0.call(Method::PUT, &format!("/v2.0/ports/{id}"), Some(&body)).await.map(|Reply { port }| port)
+    }
+
+    /// Reads a port.
+    pub async fn port(&self, id: &str) -> Result<Port> {
+        self.0.call(Method::GET, &format!("/v2.0/ports/{id}"), NOTHING).await.map(|Reply { port }| port)
+    }
+
+    /// Removes a port. One that is gone is as good.
+    pub async fn delete_port(&self, id: &str) -> Result<()> {
+        match self.0.call::<Value>(Method::DELETE, &format!("/v2.0/ports/{id}"), NOTHING).await {
+            Err(e) if !e.is_not_found() => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// The ports of a container.
+    pub async fn ports_of(&self, device_id: &str) -> Result<Vec<Port>> {
+        #[derive(Deserialize)]
+        struct List {
+            ports: Vec<Port>,
+        }
+        let path = format!("/v2.0/ports?device_id={device_id}");
+        self.0.call(Method::GET, &path, NOTHING).await.map(|List { ports }| ports)
+    }
+
+    /// Reads a network.
+    pub async fn network(&self, id: &str) -> Result<Network> {
+        #[derive(Deserialize)]
+        struct Reply {
+            network: Network,
+        }
+        self.0
+            .call(Method::GET, &format!("/v2.0/networks/{id}"), NOTHING)
+            .await
+            .map(|Reply { network }| network)
+    }
+
+    /// Reads a subnet.
+    pub async fn subnet(&self, id: &str) -> Result<Subnet> {
+        #[derive(Deserialize)]
+        struct Reply {
+            subnet: Subnet,
+        }
+        self.0.call(Method::GET, &format!("/v2.0/subnets/{id}"), NOTHING).await.map(|Reply { subnet }| subnet)
+    }
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    port: Port,
+}

@@ -1,0 +1,160 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use reqwest::Method;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::error::Result;
+use crate::keystone::Keystone;
+use crate::rest::{ClientOptions, NOTHING, Rest};
+
+/// A version whose providers, inventories, traits and allocations have the forms used here.
+const MICROVERSION: &str = "placement 1.30";
+/// How often an update is tried again when somebody else was faster.
+const CONFLICT_TRIES: usize = 4;
+
+/// Placement, as the service's user.
+#[derive(Debug, Clone)]
+pub struct Placement(Rest);
+
+/// A kind of resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ResourceClass {
+    /// Virtual CPUs.
+    Vcpu,
+    /// MiB of memory.
+    MemoryMb,
+    /// GiB of disk.
+    DiskGb,
+}
+
+/// How much of a resource a provider has.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// All of it.
+    pub total: u64,
+    /// What is kept for the host.
+    pub reserved: u64,
+    /// Least amount of one allocation.
+    pub min_unit: u64,
+    /// Largest amount of one allocation.
+    pub max_unit: u64,
+    /// Amounts are multiples of this.
+    pub step_size: u64,
+    /// How many times over it is given out.
+    pub allocation_ratio: f32,
+}
+
+#[derive(Deserialize)]
+struct Inventories {
+    resource_provider_generation: u64,
+    inventories: BTreeMap<ResourceClass, Inventory>,
+}
+
+#[derive(Deserialize)]
+struct Traits {
+    resource_provider_generation: u64,
+    traits: BTreeSet<String>,
+}
+
+impl Placement {
+    /// A client on the session.
+    pub fn new(keystone: Keystone, options: ClientOptions) -> Result<Self> {
+        Rest::new(keystone, "Placement", "placement", options, Some(MICROVERSION)).map(Self)
+    }
+
+    /// Makes the provider `uuid` named `name`, if there is none.
+    pub async fn ensure_provider(&self, uuid: Uuid, name: &str) -> Result<()> {
+        match self.0.call::<Value>(Method::GET, &format!("/resource_providers/{uuid}"), NOTHING).await {
+            Err(e) if e.is_not_found() => {}
+            other => return other.map(|_| ()),
+        }
+        let provider = json!({ "uuid": uuid, "name": name });
+        self.0.call::<Value>(Method::POST, "/resource_providers", Some(&provider)).await.map(|_| ())
+    }
+
+    /// Sets a provider's inventories, if they differ.
+    pub async fn set_inventories(
+        &self,
+        uuid: Uuid,
+        wanted: &BTreeMap<ResourceClass, Inventory>,
+    ) -> Result<()> {
+        let path = format!("/resource_providers/{uuid}/inventories");
+        self.retried(async || {
+            let found: Inventories = self.0.call(Method::GET, &path, NOTHING).await?;
+            if found.inventories == *wanted {
+                return Ok(());
+            }
+            let body = json!({
+                "resource_provider_generation": found.resource_provider_generation,
+                "inventories": wanted,
+            });
+            self.0.call::<Value>(Method::PUT, &path, Some(&body)).await.map(|_| ())
+        })
+        .await
+    }
+
+    /// Sets or clears the traits in `ours`; those of others stay.
+    pub async fn set_traits(&self, uuid: Uuid, ours: &BTreeMap<&str, bool>) -> Result<()> {
+        for name in ours.keys().filter(|name| name.starts_with("CUSTOM_")) {
+            self.0.call::<Value>(Method::PUT, &format!("/traits/{name}"), NOTHING).await?;
+        }
+        let path = format!("/resource_providers/{uuid}/traits");
+        self.retried(async || {
+            let found: Traits = self.0.call(Method::GET, &path, NOTHING).await?;
+            let mut wanted = found.traits.clone();
+            for (name, is_set) in ours {
+                if *is_set {
+                    wanted.insert((*name).to_owned());
+                } else {
+                    wanted.remove(*name);
+                }
+            }
+            if wanted == found.traits {
+                return Ok(());
+            }
+            let body = json!({
+                "resource_provider_generation": found.resource_provider_generation,
+                "traits": wanted,
+            });
+            self.0.call::<Value>(Method::PUT, &path, Some(&body)).await.map(|_| ())
+        })
+        .await
+    }
+
+    /// Removes what a container was given. Nothing to remove is as good.
+    pub async fn delete_allocations(&self, consumer: &str) -> Result<()> {
+        match self.0.call::<Value>(Method::DELETE, &format!("/allocations/{consumer}"), NOTHING).await {
+            Err(e) if !e.is_not_found() => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    async fn retried(&self, attempt: impl AsyncFn() -> Result<()>) -> Result<()> {
+        let mut result = attempt().await;
+        for _ in 1..CONFLICT_TRIES {
+            match result {
+                Err(e) if e.is_conflict() => result = attempt().await,
+                other => return other,
+            }
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resource_classes_have_placements_names() {
+        let map = BTreeMap::from([
+            (ResourceClass::Vcpu, 1),
+            (ResourceClass::MemoryMb, 2),
+            (ResourceClass::DiskGb, 3),
+        ]);
+        assert_eq!(serde_json::to_value(map).unwrap(), json!({ "VCPU": 1, "MEMORY_MB": 2, "DISK_GB": 3 }));
+    }
+}

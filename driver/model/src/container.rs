@@ -1,0 +1,456 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value, json};
+use sqlx::types::Json;
+use sqlx::{MySql, QueryBuilder};
+use time::PrimitiveDateTime;
+use uuid::Uuid;
+
+use crate::database::{Database, Error, Result, now};
+use crate::{versioned, wire_time};
+
+/// `container_type` of a container that belongs to no capsule (`zun/common/consts.py`).
+const TYPE_CONTAINER: i32 = 0;
+/// Longest text of `status_detail`.
+const STATUS_DETAIL_MAX: usize = 50;
+/// Longest text of a `TEXT` column, in characters that may take four bytes each.
+const TEXT_MAX: usize = 16_000;
+
+/// A container's identifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ContainerUuid(pub Uuid);
+
+impl fmt::Display for ContainerUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for ContainerUuid {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+impl TryFrom<String> for ContainerUuid {
+    type Error = uuid::Error;
+
+    fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+/// A container's status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Status {
+    Error,
+    Running,
+    Stopped,
+    Paused,
+    Unknown,
+    Creating,
+    Created,
+    Deleted,
+    Deleting,
+    Rebuilding,
+    Dead,
+    Restarting,
+}
+
+/// What is being done to a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum TaskState {
+    ImagePulling,
+    ContainerCreating,
+    ContainerStarting,
+    ContainerDeleting,
+    ContainerStopping,
+    ContainerRebooting,
+    ContainerPausing,
+    ContainerUnpausing,
+    ContainerKilling,
+    SgAdding,
+    SgRemoving,
+    NetworkAttaching,
+    NetworkDetaching,
+    ContainerRebuilding,
+}
+
+macro_rules! text_column {
+    ($($type:ty),+) => {$(
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.serialize(f)
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = serde::de::value::Error;
+
+            fn try_from(text: String) -> std::result::Result<Self, serde::de::value::Error> {
+                Self::deserialize(serde::de::value::StringDeserializer::new(text))
+            }
+        }
+    )+};
+}
+
+text_column!(Status, TaskState);
+
+/// CPUs that a container is pinned to. A message has a versioned object, a row has plain fields.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cpuset {
+    /// CPU numbers.
+    pub cpuset_cpus: Option<Vec<u32>>,
+    /// The NUMA node.
+    pub cpuset_mems: Option<Value>,
+}
+
+impl Serialize for Cpuset {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let data = json!({ "cpuset_cpus": self.cpuset_cpus, "cpuset_mems": self.cpuset_mems });
+        versioned::versioned("Cpuset", "1.0", data).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Cpuset {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Fields {
+            cpuset_cpus: Option<Vec<u32>>,
+            cpuset_mems: Option<Value>,
+        }
+        let value = Value::deserialize(deserializer)?;
+        let fields = value.get("zun_object.data").unwrap_or(&value);
+        let Fields { cpuset_cpus, cpuset_mems } =
+            Fields::deserialize(fields).map_err(serde::de::Error::custom)?;
+        Ok(Self { cpuset_cpus, cpuset_mems })
+    }
+}
+
+/// One address of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// The address.
+    pub addr: String,
+    /// 4 or 6.
+    pub version: u8,
+    /// Its Neutron port.
+    pub port: String,
+    /// Its subnet.
+    pub subnet_id: Option<String>,
+    /// Whether the port stays when the container goes.
+    pub preserve_on_delete: bool,
+}
+
+/// Addresses by network.
+pub type Addresses = BTreeMap<String, Vec<Address>>;
+
+type JsonMap = Json<BTreeMap<String, String>>;
+
+/// A container, as it travels and as its row has it.
+#[derive(Debug, Clone, Serialize, Deserialize, sqlx::FromRow)]
+#[allow(missing_docs)]
+pub struct Container {
+    pub id: i32,
+    #[sqlx(try_from = "String")]
+    pub uuid: ContainerUuid,
+    pub container_id: Option<String>,
+    pub name: Option<String>,
+    pub project_id: Option<String>,
+    pub user_id: Option<String>,
+    pub image: Option<String>,
+    pub cpu: Option<f32>,
+    pub cpu_policy: Option<String>,
+    pub cpuset: Option<Json<Cpuset>>,
+    pub memory: Option<String>,
+    pub command: Option<Json<Vec<String>>>,
+    #[sqlx(try_from = "String")]
+    pub status: Status,
+    pub status_reason: Option<String>,
+    /// See [`Container::task`].
+    pub task_state: Option<String>,
+    pub environment: Option<JsonMap>,
+    pub workdir: Option<String>,
+    pub auto_remove: Option<bool>,
+    pub ports: Option<Json<Vec<u16>>>,
+    pub hostname: Option<String>,
+    pub labels: Option<JsonMap>,
+    pub addresses: Option<Json<Addresses>>,
+    pub image_pull_policy: Option<String>,
+    pub host: Option<String>,
+    pub restart_policy: Option<JsonMap>,
+    pub status_detail: Option<String>,
+    pub interactive: Option<bool>,
+    pub tty: Option<bool>,
+    pub image_driver: Option<String>,
+    pub websocket_url: Option<String>,
+    pub websocket_token: Option<String>,
+    pub security_groups: Option<Json<Vec<String>>>,
+    pub runtime: Option<String>,
+    pub disk: Option<i32>,
+    pub auto_heal: Option<bool>,
+    #[serde(with = "wire_time", default)]
+    pub started_at: Option<PrimitiveDateTime>,
+    pub exposed_ports: Option<Json<Value>>,
+    pub privileged: Option<bool>,
+    pub healthcheck: Option<Json<Value>>,
+    pub registry_id: Option<i32>,
+    pub entrypoint: Option<Json<Vec<String>>>,
+    #[serde(with = "wire_time", default)]
+    pub created_at: Option<PrimitiveDateTime>,
+    #[serde(with = "wire_time", default)]
+    pub updated_at: Option<PrimitiveDateTime>,
+    /// Fields of the message that this service passes through.
+    #[sqlx(skip)]
+    #[serde(flatten)]
+    pub rest: Map<String, Value>,
+}
+
+/// What a container takes from its host.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Usage {
+    /// CPUs.
+    pub cpu: f32,
+    /// MiB.
+    pub memory: i32,
+    /// GiB.
+    pub disk: i32,
+}
+
+impl Container {
+    const NAME: &'static str = "Container";
+    const MAJOR: &'static str = "1";
+    /// Zun 18.0.0's version of the object.
+    const VERSION: &'static str = "1.44";
+
+    /// Reads a container from a message.
+    pub fn from_wire(value: &Value) -> std::result::Result<Self, versioned::DecodeError> {
+        versioned::decode(Self::NAME, Self::MAJOR, value)
+    }
+
+    /// The container for a message.
+    pub fn to_wire(&self) -> std::result::Result<Value, serde_json::Error> {
+        versioned::encode(Self::NAME, Self::VERSION, self)
+    }
+
+    /// What is being done to it.
+    pub fn task(&self) -> Option<TaskState> {
+        TaskState::try_from(self.task_state.clone()?).ok()
+    }
+
+    /// What it takes from its host.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            cpu: self.cpu.unwrap_or(0.0),
+            memory: self.memory.as_deref().and_then(|memory| memory.parse().ok()).unwrap_or(0),
+            disk: self.disk.unwrap_or(0),
+        }
+    }
+
+    /// Reads a container's row.
+    pub async fn get(database: &Database, uuid: ContainerUuid) -> Result<Self> {
+        let row = sqlx::query_as("SELECT * FROM container WHERE uuid = ? AND container_type = ?")
+            .bind(uuid.to_string())
+            .bind(TYPE_CONTAINER)
+            .fetch_optional(database)
+            .await?;
+        row.ok_or(Error::NoContainer(uuid))
+    }
+
+    /// Reads the containers of a host. A row that cannot be read is logged and left out.
+    pub async fn list_by_host(database: &Database, host: &str) -> Result<Vec<Self>> {
+        let rows = sqlx::query("SELECT * FROM container WHERE host = ? AND container_type = ?")
+            .bind(host)
+            .bind(TYPE_CONTAINER)
+            .fetch_all(database)
+            .await?;
+        let read = rows.iter().filter_map(|row| {
+            sqlx::FromRow::from_row(row)
+                .inspect_err(|e| tracing::error!("a container's row is skipped: {e}"))
+                .ok()
+        });
+        Ok(read.collect())
+    }
+
+    /// Writes `changes` to the row and to `self`.
+    pub async fn save(&mut self, database: &Database, changes: Changes) -> Result<()> {
+        changes.write(database, self.uuid).await?;
+        changes.apply(self);
+        Ok(())
+    }
+
+    /// Removes the row, and with it the actions.
+    pub async fn destroy(&self, database: &Database) -> Result<()> {
+        sqlx::query("DELETE FROM container WHERE uuid = ?")
+            .bind(self.uuid.to_string())
+            .execute(database)
+            .await?;
+        Ok(())
+    }
+}
+
+/// Columns to write; those that are none stay. Where a column may be NULL, the inner none is NULL.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs)]
+pub struct Changes {
+    pub container_id: Option<Option<String>>,
+    pub status: Option<Status>,
+    pub status_reason: Option<Option<String>>,
+    pub status_detail: Option<Option<String>>,
+    pub task_state: Option<Option<TaskState>>,
+    pub host: Option<Option<String>>,
+    pub addresses: Option<Addresses>,
+    pub hostname: Option<String>,
+    pub ports: Option<Vec<u16>>,
+    pub image_driver: Option<String>,
+    pub runtime: Option<String>,
+    pub disk: Option<i32>,
+    pub command: Option<Vec<String>>,
+    pub entrypoint: Option<Vec<String>>,
+    pub started_at: Option<Option<PrimitiveDateTime>>,
+}
+
+impl Changes {
+    /// A failure: the status and why.
+    pub fn error(reason: impl Into<String>) -> Self {
+        Self { status: Some(Status::Error), status_reason: Some(Some(reason.into())), ..Self::default() }
+    }
+
+    /// A new status for no particular reason.
+    pub fn status(status: Status) -> Self {
+        Self { status: Some(status), status_reason: Some(None), ..Self::default() }
+    }
+
+    /// What is being done.
+    pub fn task(task: Option<TaskState>) -> Self {
+        Self { task_state: Some(task), ..Self::default() }
+    }
+
+    /// Now, for `started_at`.
+    pub fn started_now(mut self) -> Self {
+        self.started_at = Some(Some(now()));
+        self
+    }
+
+    async fn write(&self, database: &Database, uuid: ContainerUuid) -> Result<()> {
+        let mut query: QueryBuilder<MySql> = QueryBuilder::new("UPDATE container SET updated_at = ");
+        query.push_bind(now());
+        macro_rules! set {
+            ($($column:ident = $value:expr;)+) => {$(
+                if let Some(value) = $value {
+                    query.push(concat!(", ", stringify!($column), " = "));
+                    query.push_bind(value);
+                }
+            )+};
+        }
+        set! {
+            container_id = self.container_id.clone();
+            status = self.status.map(|status| status.to_string());
+            status_reason = self.status_reason.clone().map(|reason| cut(reason, TEXT_MAX));
+            status_detail = self.status_detail.clone().map(|detail| cut(detail, STATUS_DETAIL_MAX));
+            task_state = self.task_state.map(|task| task.map(|task| task.to_string()));
+            host = self.host.clone();
+            addresses = self.addresses.clone().map(Json);
+            hostname = self.hostname.clone();
+            ports = self.ports.clone().map(Json);
+            image_driver = self.image_driver.clone();
+            runtime = self.runtime.clone();
+            disk = self.disk;
+            command = self.command.clone().map(Json);
+            entrypoint = self.entrypoint.clone().map(Json);
+            started_at = self.started_at;
+        }
+        query.push(" WHERE uuid = ").push_bind(uuid.to_string());
+        query.build().execute(database).await?;
+        Ok(())
+    }
+
+    fn apply(self, container: &mut Container) {
+        macro_rules! copy {
+            ($($field:ident => $convert:expr;)+) => {$(
+                if let Some(value) = self.$field {
+                    container.$field = $convert(value);
+                }
+            )+};
+        }
+        copy! {
+            container_id => |id| id;
+            status => |status| status;
+            status_reason => |reason| reason;
+            status_detail => |detail| cut(detail, STATUS_DETAIL_MAX);
+            task_state => |task: Option<TaskState>| task.map(|task| task.to_string());
+            host => |host| host;
+            addresses => |addresses| Some(Json(addresses));
+            hostname => Some;
+            ports => |ports| Some(Json(ports));
+            image_driver => Some;
+            runtime => Some;
+            disk => Some;
+            command => |command| Some(Json(command));
+            entrypoint => |entrypoint| Some(Json(entrypoint));
+            started_at => |at| at;
+        }
+    }
+}
+
+fn cut(text: Option<String>, length: usize) -> Option<String> {
+    text.map(|text| text.chars().take(length).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A container as `zun-api` of Zun 18.0.0 sent it.
+    fn captured() -> Value {
+        serde_json::from_str(include_str!("../tests/container.json")).unwrap()
+    }
+
+    #[test]
+    fn a_captured_container_survives() {
+        let captured = captured();
+        let container = Container::from_wire(&captured).unwrap();
+        assert_eq!(container.uuid.to_string(), "420cf282-ebea-44b6-ae15-2d11adde338f");
+        assert_eq!(container.status, Status::Creating);
+        assert_eq!(container.usage(), Usage { cpu: 1.0, memory: 128, disk: 0 });
+        assert_eq!(container.to_wire().unwrap(), captured);
+    }
+
+    #[test]
+    fn other_objects_are_refused() {
+        let mut value = captured();
+        value["zun_object.version"] = json!("2.0");
+        assert_eq!(
+            Container::from_wire(&value).unwrap_err().to_string(),
+            "version 2.0 of Container is not supported"
+        );
+        value["zun_object.name"] = json!("Capsule");
+        assert_eq!(
+            Container::from_wire(&value).unwrap_err().to_string(),
+            "a Container was expected, this is Capsule"
+        );
+        assert!(Container::from_wire(&json!(null)).is_err());
+    }
+
+    #[test]
+    fn states_have_zuns_names() {
+        assert_eq!(TaskState::ContainerStarting.to_string(), "container_starting");
+        assert_eq!(Status::try_from("Rebuilding".to_owned()).unwrap(), Status::Rebuilding);
+        assert!(Status::try_from("Flying".to_owned()).is_err());
+    }
+
+    #[test]
+    fn a_cpuset_is_read_from_a_row_too() {
+        let row: Cpuset = serde_json::from_value(json!({ "cpuset_cpus": [0, 1], "cpuset_mems": 0 })).unwrap();
+        assert_eq!(row.cpuset_cpus, Some(vec![0, 1]));
+    }
+}

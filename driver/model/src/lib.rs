@@ -1,0 +1,25 @@
+//! Zun 18.0.0's objects, as they travel in messages (`zun/objects`) and as they stand in the database
+//! (`zun/db/sqlalchemy/models.py`). One type serves both.
+
+#![forbid(unsafe_code)]
+
+mod action;
+mod compute_node;
+mod container;
+mod database;
+mod image;
+mod network;
+mod service;
+mod versioned;
+mod wire_time;
+
+pub use action::{ActionLog, Outcome};
+pub use compute_node::{ComputeNode, NumaNode, NumaTopology};
+pub use container::{
+    Address, Addresses, Changes, Container, ContainerUuid, Cpuset, Status, TaskState, Usage,
+};
+pub use database::{Database, DatabaseUrl, Error, Result, UnsupportedUrl};
+pub use image::Image;
+pub use network::RequestedNetwork;
+pub use service::{Service, heartbeat, service};
+pub use versioned::{DecodeError, decode, encode, versioned};

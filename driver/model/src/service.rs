@@ -1,0 +1,42 @@
+use crate::database::{Database, Result, now};
+
+/// A service's row in `zun_service`.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Service {
+    /// Whether an administrator took it out of scheduling.
+    pub disabled: Option<bool>,
+    /// Whether an administrator declared it down.
+    pub forced_down: Option<bool>,
+}
+
+/// Reads a service's row.
+pub async fn service(database: &Database, host: &str, binary: &str) -> Result<Option<Service>> {
+    let row = sqlx::query_as("SELECT disabled, forced_down FROM zun_service WHERE host = ? AND `binary` = ?")
+        .bind(host)
+        .bind(binary)
+        .fetch_optional(database)
+        .await?;
+    Ok(row)
+}
+
+/// Says that a service is alive; its row is made if there is none.
+pub async fn heartbeat(database: &Database, host: &str, binary: &str, availability_zone: &str) -> Result<()> {
+    let now = now();
+    sqlx::query(
+        "INSERT INTO zun_service (created_at, host, `binary`, disabled, forced_down, report_count, last_seen_up, \
+         availability_zone) VALUES (?, ?, ?, FALSE, FALSE, 1, ?, ?) \
+         ON DUPLICATE KEY UPDATE updated_at = ?, last_seen_up = ?, report_count = report_count + 1, \
+         availability_zone = ?",
+    )
+    .bind(now)
+    .bind(host)
+    .bind(binary)
+    .bind(now)
+    .bind(availability_zone)
+    .bind(now)
+    .bind(now)
+    .bind(availability_zone)
+    .execute(database)
+    .await?;
+    Ok(())
+}
