@@ -1,6 +1,6 @@
 use openstack::auth::Password;
 use openstack::session::Session;
-use openstack::{EndpointFilters, IdOrName, InterfaceType};
+use openstack::{IdOrName, InterfaceType};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -118,10 +118,8 @@ impl Keystone {
 
     /// A service's address in the catalogue.
     pub(crate) async fn endpoint(&self, service_type: &str, interface: InterfaceType) -> Result<String> {
-        let filters = EndpointFilters {
-            region: self.session.endpoint_filters().region.clone(),
-            ..EndpointFilters::default().with_interfaces(interface)
-        };
+        let mut filters = self.session.endpoint_filters().clone();
+        filters.set_interfaces(interface);
         let client = self.session.client().inner();
         let url = self.session.auth_type().get_endpoint(client, service_type, &filters).await?;
         Ok(url.as_str().trim_end_matches('/').to_owned())

@@ -1,0 +1,46 @@
+use std::io;
+use std::path::PathBuf;
+
+use crate::digest::Digest;
+
+/// Why an image cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    #[error("image {0} could not be found")]
+    NotFound(String),
+    #[error("image {0} is not on this host and its pull policy is never")]
+    NotPresent(String),
+    #[error("registry {registry} refused the credentials for {image}")]
+    Unauthorized { registry: String, image: String },
+    #[error("registry {registry} cannot be reached: {reason}")]
+    Unreachable { registry: String, reason: String },
+    #[error("registry {registry} failed for image {image}: {reason}")]
+    Registry { registry: String, image: String, reason: String },
+    #[error("{what} of image {image} has digest {found}, not {expected}")]
+    Digest { image: String, what: &'static str, expected: Digest, found: Digest },
+    #[error("image {image} is not valid: {reason}")]
+    Invalid { image: String, reason: String },
+    #[error("layer {layer} of image {image} is not valid: {reason}")]
+    Layer { image: String, layer: Digest, reason: String },
+    #[error("{0:?} is not an image reference: {1}")]
+    Reference(String, String),
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("the file system of image {image} cannot be written: {reason}")]
+    Squash { image: String, reason: String },
+    #[error("image searching is not supported in registry: {0}")]
+    Search(String),
+    #[error("the work on image {0} was lost")]
+    Lost(String),
+}
+
+/// The result of this crate's operations.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { what, path, source }
+    }
+}

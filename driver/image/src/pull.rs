@@ -1,0 +1,235 @@
+//! Fetching an image from its registry.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use oci_client::client::{
+    Certificate, CertificateEncoding, ClientConfig, ClientProtocol, linux_amd64_resolver,
+};
+use oci_client::errors::OciDistributionError;
+use oci_client::manifest::{OciDescriptor, OciImageManifest};
+use oci_client::secrets::RegistryAuth;
+use oci_client::{Client, RegistryOperation};
+use oci_spec::image::ImageConfiguration;
+
+use crate::decompress::decompress;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::merge::add_layer;
+use crate::options::{Credentials, RegistryOptions};
+use crate::reference::ImageReference;
+use crate::search::innermost;
+use crate::squash;
+use crate::tree::Tree;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const CONFIG_MAX: u64 = 4 << 20;
+const LAYERS_MAX: usize = 127;
+
+/// A registry's side of one image.
+pub struct Remote<'a> {
+    client: Client,
+    auth: RegistryAuth,
+    reference: &'a ImageReference,
+    limit: u64,
+}
+
+/// What a manifest says, checked.
+pub struct Manifest {
+    pub digest: Digest,
+    config: OciDescriptor,
+    layers: Vec<(Digest, OciDescriptor)>,
+}
+
+impl<'a> Remote<'a> {
+    /// Prepares to ask for `reference`.
+    pub fn new(
+        reference: &'a ImageReference,
+        options: &RegistryOptions,
+        credentials: Option<&Credentials>,
+    ) -> Self {
+        let certificate =
+            |data: &Vec<u8>| Certificate { encoding: CertificateEncoding::Pem, data: data.clone() };
+        let config = ClientConfig {
+            protocol: ClientProtocol::HttpsExcept(options.plain_http.clone()),
+            extra_root_certificates: options.certificates.iter().map(certificate).collect(),
+            platform_resolver: Some(Box::new(linux_amd64_resolver)),
+            connect_timeout: Some(CONNECT_TIMEOUT),
+            read_timeout: Some(READ_TIMEOUT),
+            user_agent: concat!("zun-kata-compute/", env!("CARGO_PKG_VERSION")),
+            ..ClientConfig::default()
+        };
+        let auth = credentials.map_or(RegistryAuth::Anonymous, |credentials| {
+            RegistryAuth::Basic(credentials.username.clone(), credentials.password.clone())
+        });
+        Self { client: Client::new(config), auth, reference, limit: options.image_bytes_max }
+    }
+
+    /// Asks for the manifest of our platform.
+    pub async fn manifest(&self) -> Result<Manifest> {
+        let image = self.reference.inner();
+        self.client.auth(image, &self.auth, RegistryOperation::Pull).await.map_err(|e| self.error(e))?;
+        let (manifest, digest) =
+            self.client.pull_image_manifest(image, &self.auth).await.map_err(|e| self.error(e))?;
+        self.check(manifest, &digest)
+    }
+
+    fn check(&self, manifest: OciImageManifest, digest: &str) -> Result<Manifest> {
+        let parse = |digest: &str| digest.parse::<Digest>().map_err(|e| self.invalid(e.to_string()));
+        if manifest.layers.is_empty() {
+            return Err(self.invalid("it has no layers".into()));
+        }
+        if manifest.layers.len() > LAYERS_MAX {
+            return Err(
+                self.invalid(format!("it has {} layers, {LAYERS_MAX} are possible", manifest.layers.len()))
+            );
+        }
+        if let Some(foreign) = manifest.layers.iter().find(|layer| layer.media_type.contains("foreign")) {
+            return Err(self.invalid(format!("layer {} is a foreign one", foreign.digest)));
+        }
+        let layers = manifest.layers.into_iter().map(|layer| Ok((parse(&layer.digest)?, layer)));
+        Ok(Manifest {
+            digest: parse(digest)?,
+            config: manifest.config,
+            layers: layers.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Fetches the image's configuration.
+    pub async fn configuration(&self, manifest: &Manifest) -> Result<(Vec<u8>, ImageConfiguration)> {
+        if u64::try_from(manifest.config.size).is_ok_and(|size| size > CONFIG_MAX) {
+            return Err(self.invalid("its configuration is too large".into()));
+        }
+        let mut bytes = Vec::new();
+        self.client
+            .pull_blob(self.reference.inner(), &manifest.config, &mut bytes)
+            .await
+            .map_err(|e| self.error(e))?;
+        let expected: Digest =
+            manifest.config.digest.parse().map_err(|_| self.invalid("its configuration's digest".into()))?;
+        let found = Digest::of(&bytes);
+        if found != expected {
+            return Err(self.mismatch("the configuration", expected, found));
+        }
+        let configuration = serde_json::from_slice(&bytes).map_err(|e| self.invalid(e.to_string()))?;
+        Ok((bytes, configuration))
+    }
+
+    /// Fetches the layers and writes their union to the new file `out`. `folder` is for what is in between.
+    pub async fn file_system(
+        &self,
+        manifest: Manifest,
+        configuration: &ImageConfiguration,
+        folder: &Path,
+        out: &Path,
+    ) -> Result<()> {
+        let diff_ids = configuration.rootfs().diff_ids();
+        if diff_ids.len() != manifest.layers.len() {
+            let reason = format!("it has {} layers and {} diff_ids", manifest.layers.len(), diff_ids.len());
+            return Err(self.invalid(reason));
+        }
+        let mut blobs = Vec::new();
+        for (digest, descriptor) in &manifest.layers {
+            blobs.push(self.layer(digest, descriptor, folder).await?);
+        }
+        let names: Vec<Digest> = manifest.layers.into_iter().map(|(digest, _)| digest).collect();
+        let work = Unpack {
+            image: self.reference.to_string(),
+            limit: self.limit,
+            layers: names.into_iter().zip(blobs).zip(diff_ids.clone()).collect(),
+            folder: folder.to_owned(),
+            out: out.to_owned(),
+        };
+        let image = self.reference.to_string();
+        tokio::task::spawn_blocking(move || work.run()).await.map_err(|_| Error::Lost(image))?
+    }
+
+    async fn layer(&self, digest: &Digest, descriptor: &OciDescriptor, folder: &Path) -> Result<File> {
+        if u64::try_from(descriptor.size).is_ok_and(|size| size > self.limit) {
+            let reason = format!("it has {} bytes, {} are possible", descriptor.size, self.limit);
+            return Err(Error::Layer { image: self.reference.to_string(), layer: digest.clone(), reason });
+        }
+        tracing::info!(layer = %digest, bytes = descriptor.size, "fetching a layer");
+        let file = tempfile::tempfile_in(folder).map_err(Error::io("make a file in", folder))?;
+        let mut writer = tokio::fs::File::from_std(file);
+        self.client
+            .pull_blob(self.reference.inner(), descriptor, &mut writer)
+            .await
+            .map_err(|e| self.error(e))?;
+        tokio::io::AsyncWriteExt::flush(&mut writer).await.map_err(Error::io("write a layer in", folder))?;
+        Ok(writer.into_std().await)
+    }
+
+    fn invalid(&self, reason: String) -> Error {
+        Error::Invalid { image: self.reference.to_string(), reason }
+    }
+
+    fn mismatch(&self, what: &'static str, expected: Digest, found: Digest) -> Error {
+        Error::Digest { image: self.reference.to_string(), what, expected, found }
+    }
+
+    /// The registry's error in our words.
+    fn error(&self, error: OciDistributionError) -> Error {
+        use oci_client::errors::OciErrorCode;
+        let image = self.reference.to_string();
+        let registry = self.reference.registry().to_owned();
+        match error {
+            OciDistributionError::ImageManifestNotFoundError(_) => Error::NotFound(image),
+            OciDistributionError::RegistryError { envelope, .. }
+                if envelope.errors.iter().any(|e| {
+                    matches!(
+                        e.code,
+                        OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound
+                    )
+                }) =>
+            {
+                Error::NotFound(image)
+            }
+            OciDistributionError::ServerError { code: 404, .. } => Error::NotFound(image),
+            OciDistributionError::AuthenticationFailure(_)
+            | OciDistributionError::UnauthorizedError { .. }
+            | OciDistributionError::ServerError { code: 401 | 403, .. } => {
+                Error::Unauthorized { registry, image }
+            }
+            OciDistributionError::RequestError(e) if e.status().is_none() => {
+                Error::Unreachable { registry, reason: innermost(&e) }
+            }
+            OciDistributionError::IoError(e) => Error::Registry { registry, image, reason: e.to_string() },
+            other => Error::Registry { registry, image, reason: other.to_string() },
+        }
+    }
+}
+
+/// The work on layers that have arrived; it blocks.
+struct Unpack {
+    image: String,
+    limit: u64,
+    layers: Vec<((Digest, File), String)>,
+    folder: std::path::PathBuf,
+    out: std::path::PathBuf,
+}
+
+impl Unpack {
+    fn run(self) -> Result<()> {
+        let mut tree = Tree::default();
+        let mut archives = Vec::new();
+        let mut left = self.limit;
+        for (number, ((digest, mut blob), diff_id)) in self.layers.into_iter().enumerate() {
+            let bad =
+                |reason: String| Error::Layer { image: self.image.clone(), layer: digest.clone(), reason };
+            let mut archive =
+                tempfile::tempfile_in(&self.folder).map_err(Error::io("make a file in", &self.folder))?;
+            let (found, size) = decompress(&mut blob, &mut archive, left).map_err(|e| bad(e.to_string()))?;
+            if found.to_string() != diff_id {
+                return Err(bad(format!("its content has digest {found}, not {diff_id}")));
+            }
+            left -= size;
+            add_layer(&mut tree, number, &mut archive).map_err(|e| bad(e.to_string()))?;
+            archives.push(archive);
+        }
+        squash::write(&tree, &mut archives, &self.out)
+            .map_err(|e| Error::Squash { image: self.image, reason: e.to_string() })
+    }
+}

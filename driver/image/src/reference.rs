@@ -1,0 +1,73 @@
+use std::fmt;
+
+use oci_client::Reference;
+
+use crate::error::{Error, Result};
+
+/// What names an image: registry, repository, and a tag or digest, with Docker's defaults for what is left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageReference(Reference);
+
+impl ImageReference {
+    /// Reads `text`. One that names no registry is looked for in `default_registry`, if there is one.
+    pub fn parse(text: &str, default_registry: Option<&str>) -> Result<Self> {
+        let full = match default_registry.filter(|registry| !registry.is_empty()) {
+            Some(registry) if !names_registry(text) => format!("{registry}/{text}"),
+            _ => text.to_owned(),
+        };
+        let parsed = full.parse().map_err(|e| Error::Reference(text.to_owned(), format!("{e}")))?;
+        Ok(Self(parsed))
+    }
+
+    /// The registry, as it is named.
+    pub fn registry(&self) -> &str {
+        self.0.registry()
+    }
+
+    /// The repository.
+    pub fn repository(&self) -> &str {
+        self.0.repository()
+    }
+
+    /// The tag, if the image is named by one.
+    pub fn tag(&self) -> Option<&str> {
+        self.0.tag()
+    }
+
+    pub(crate) fn inner(&self) -> &Reference {
+        &self.0
+    }
+}
+
+/// As Docker tells: the first part is a registry if it looks like a host.
+fn names_registry(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost")
+}
+
+impl fmt::Display for ImageReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.whole())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_dockers() {
+        let text = |image, default| ImageReference::parse(image, default).unwrap().to_string();
+        assert_eq!(text("busybox", None), "docker.io/library/busybox:latest");
+        assert_eq!(text("busybox", Some("127.0.0.1:5001")), "127.0.0.1:5001/busybox:latest");
+        assert_eq!(text("team/app:1", Some("r.example")), "r.example/team/app:1");
+        assert_eq!(text("r.example/app:1", Some("other")), "r.example/app:1");
+        assert_eq!(text("localhost/app", Some("other")), "localhost/app:latest");
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        for bad in ["", "UPPER", "a b", "x:", "r.example/../etc"] {
+            assert!(ImageReference::parse(bad, None).unwrap_err().to_string().contains(&format!("{bad:?}")));
+        }
+    }
+}
