@@ -81,47 +81,57 @@ impl Placement {
         uuid: Uuid,
         wanted: &BTreeMap<ResourceClass, Inventory>,
     ) -> Result<()> {
-        let path = format!("/resource_providers/{uuid}/inventories");
-        self.retried(async || {
-            let found: Inventories = self.0.call(Method::GET, &path, NOTHING).await?;
-            if found.inventories == *wanted {
-                return Ok(());
+        for _ in 1..CONFLICT_TRIES {
+            match self.try_inventories(uuid, wanted).await {
+                Err(e) if e.is_conflict() => {}
+                other => return other,
             }
-            let body = json!({
-                "resource_provider_generation": found.resource_provider_generation,
-                "inventories": wanted,
-            });
-            self.0.call::<Value>(Method::PUT, &path, Some(&body)).await.map(|_| ())
-        })
-        .await
+        }
+        self.try_inventories(uuid, wanted).await
+    }
+
+    async fn try_inventories(&self, uuid: Uuid, wanted: &BTreeMap<ResourceClass, Inventory>) -> Result<()> {
+        let path = format!("/resource_providers/{uuid}/inventories");
+        let found: Inventories = self.0.call(Method::GET, &path, NOTHING).await?;
+        if found.inventories == *wanted {
+            return Ok(());
+        }
+        let generation = found.resource_provider_generation;
+        let body = json!({ "resource_provider_generation": generation, "inventories": wanted });
+        self.0.call::<Value>(Method::PUT, &path, Some(&body)).await.map(|_| ())
     }
 
     /// Sets or clears the traits in `ours`; those of others stay.
-    pub async fn set_traits(&self, uuid: Uuid, ours: &BTreeMap<&str, bool>) -> Result<()> {
-        for name in ours.keys().filter(|name| name.starts_with("CUSTOM_")) {
+    pub async fn set_traits(&self, uuid: Uuid, ours: &BTreeMap<&'static str, bool>) -> Result<()> {
+        for name in ours.keys().copied().filter(|name| name.starts_with("CUSTOM_")) {
             self.0.call::<Value>(Method::PUT, &format!("/traits/{name}"), NOTHING).await?;
         }
+        for _ in 1..CONFLICT_TRIES {
+            match self.try_traits(uuid, ours).await {
+                Err(e) if e.is_conflict() => {}
+                other => return other,
+            }
+        }
+        self.try_traits(uuid, ours).await
+    }
+
+    async fn try_traits(&self, uuid: Uuid, ours: &BTreeMap<&'static str, bool>) -> Result<()> {
         let path = format!("/resource_providers/{uuid}/traits");
-        self.retried(async || {
-            let found: Traits = self.0.call(Method::GET, &path, NOTHING).await?;
-            let mut wanted = found.traits.clone();
-            for (name, is_set) in ours {
-                if *is_set {
-                    wanted.insert((*name).to_owned());
-                } else {
-                    wanted.remove(*name);
-                }
+        let found: Traits = self.0.call(Method::GET, &path, NOTHING).await?;
+        let mut wanted = found.traits.clone();
+        for (name, is_set) in ours {
+            if *is_set {
+                wanted.insert((*name).to_owned());
+            } else {
+                wanted.remove(*name);
             }
-            if wanted == found.traits {
-                return Ok(());
-            }
-            let body = json!({
-                "resource_provider_generation": found.resource_provider_generation,
-                "traits": wanted,
-            });
-            self.0.call::<Value>(Method::PUT, &path, Some(&body)).await.map(|_| ())
-        })
-        .await
+        }
+        if wanted == found.traits {
+            return Ok(());
+        }
+        let generation = found.resource_provider_generation;
+        let body = json!({ "resource_provider_generation": generation, "traits": wanted });
+        self.0.call::<Value>(Method::PUT, &path, Some(&body)).await.map(|_| ())
     }
 
     /// Removes what a container was given. Nothing to remove is as good.
@@ -130,17 +140,6 @@ impl Placement {
             Err(e) if !e.is_not_found() => Err(e),
             _ => Ok(()),
         }
-    }
-
-    async fn retried(&self, attempt: impl AsyncFn() -> Result<()>) -> Result<()> {
-        let mut result = attempt().await;
-        for _ in 1..CONFLICT_TRIES {
-            match result {
-                Err(e) if e.is_conflict() => result = attempt().await,
-                other => return other,
-            }
-        }
-        result
     }
 }
 

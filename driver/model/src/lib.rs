@@ -22,4 +22,5 @@ pub use database::{Database, DatabaseUrl, Error, Result, UnsupportedUrl};
 pub use image::Image;
 pub use network::RequestedNetwork;
 pub use service::{Service, heartbeat, service};
+pub use sqlx::types::Json;
 pub use versioned::{DecodeError, decode, encode, versioned};

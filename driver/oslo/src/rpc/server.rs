@@ -36,7 +36,7 @@ const RPC_MAJOR_VERSION: &str = "1";
 pub trait Dispatch: Send + Sync + 'static {
     /// Does `method` and gives what the caller is to get. A cast's result goes nowhere.
     async fn dispatch(
-        &self,
+        self: Arc<Self>,
         context: RequestContext,
         method: &str,
         arguments: Map<String, Value>,
@@ -232,7 +232,7 @@ impl<D> Clone for Worker<D> {
 impl<D: Dispatch> Worker<D> {
     async fn work(&self, call: Call) {
         let result = if call.version.split('.').next() == Some(RPC_MAJOR_VERSION) {
-            self.dispatch.dispatch(call.context, &call.method, call.arguments).await
+            Arc::clone(&self.dispatch).dispatch(call.context, &call.method, call.arguments).await
         } else {
             Err(RemoteError::unsupported_version(&call.version))
         };

@@ -1,0 +1,77 @@
+use model::ContainerUuid;
+use oslo::RemoteError;
+
+const ZUN_EXCEPTIONS: &str = "zun.common.exception";
+
+/// What went wrong with a request.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Database(#[from] model::Error),
+    #[error(transparent)]
+    Decode(#[from] model::DecodeError),
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::Error),
+    #[error(transparent)]
+    Cloud(#[from] cloud::Error),
+    #[error(transparent)]
+    Plug(#[from] network::Error),
+    #[error("{0} is not supported by zun-kata-compute")]
+    NotSupported(String),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    Conflict(String),
+    #[error("Cannot {action} container {container} in {status} state")]
+    State { action: &'static str, container: ContainerUuid, status: model::Status },
+    #[error("{0}")]
+    Network(String),
+    #[error("the record of container {container} on this host cannot be {what}: {reason}")]
+    Record { container: ContainerUuid, what: &'static str, reason: String },
+}
+
+/// The result of this service's operations.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// Zun's exception for it, and the HTTP status that the API makes of that.
+    fn exception(&self) -> (&'static str, u16) {
+        match self {
+            Self::Image(image::Error::NotFound(_) | image::Error::NotPresent(_)) => ("ImageNotFound", 400),
+            Self::Image(image::Error::Search(_)) | Self::NotSupported(_) => ("OperationNotSupported", 500),
+            Self::Invalid(_) | Self::Decode(_) => ("Invalid", 400),
+            Self::Database(model::Error::NoContainer(_)) => ("ContainerNotFound", 404),
+            Self::Conflict(_) => ("Conflict", 409),
+            Self::State { .. } => ("InvalidStateException", 409),
+            _ => ("ZunException", 500),
+        }
+    }
+}
+
+impl From<Error> for RemoteError {
+    fn from(error: Error) -> Self {
+        let (class, code) = error.exception();
+        let mut remote = Self::new(ZUN_EXCEPTIONS, class, error.to_string());
+        remote.kwargs.insert("code".into(), code.into());
+        remote
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_zuns_own() {
+        let remote = RemoteError::from(Error::NotSupported("container_pause".into()));
+        assert_eq!(
+            (remote.class.as_str(), remote.module.as_str()),
+            ("OperationNotSupported", ZUN_EXCEPTIONS)
+        );
+        assert_eq!(remote.message, "container_pause is not supported by zun-kata-compute");
+        let remote = RemoteError::from(Error::Image(image::Error::NotFound("x".into())));
+        assert_eq!((remote.class.as_str(), remote.kwargs["code"].as_u64()), ("ImageNotFound", Some(400)));
+    }
+}

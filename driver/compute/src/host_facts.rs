@@ -1,0 +1,118 @@
+//! What this host has, from the kernel's files.
+
+use std::fs;
+use std::path::Path;
+
+use model::{NumaNode, NumaTopology};
+
+const GIBIBYTE: u64 = 1 << 30;
+
+/// Memory in MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// All of it.
+    pub total: u64,
+    /// What nothing uses.
+    pub free: u64,
+    /// What can be had without swapping.
+    pub available: u64,
+}
+
+/// Reads `/proc/meminfo`.
+pub fn memory() -> Memory {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let mebibytes = |name: &str| kibibytes(&text, name) / 1024;
+    Memory {
+        total: mebibytes("MemTotal:"),
+        free: mebibytes("MemFree:"),
+        available: mebibytes("MemAvailable:"),
+    }
+}
+
+/// The number behind `name` in lines of `[words] name: number kB`.
+fn kibibytes(text: &str, name: &str) -> u64 {
+    let value =
+        text.lines().find_map(|line| line.split_once(name)?.1.split_whitespace().next()?.parse().ok());
+    value.unwrap_or(0)
+}
+
+/// Number of CPUs that are online.
+pub fn cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX))
+}
+
+/// Size in GiB of the file system that holds `path`.
+pub fn disk_gib(path: &Path) -> u64 {
+    nix::sys::statvfs::statvfs(path).map_or(0, |stat| stat.blocks() * stat.fragment_size() / GIBIBYTE)
+}
+
+/// The host's NUMA nodes; one that has all where the kernel names none.
+pub fn numa_topology() -> NumaTopology {
+    let entries = fs::read_dir("/sys/devices/system/node").into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("node")?.parse().ok());
+    let mut nodes: Vec<_> = numbers.map(numa_node).collect();
+    nodes.sort_by_key(|node| node.id);
+    if nodes.is_empty() {
+        nodes.push(whole_host());
+    }
+    NumaTopology { nodes }
+}
+
+fn whole_host() -> NumaNode {
+    let total = memory().total;
+    NumaNode {
+        id: 0,
+        cpuset: (0..cpus()).collect(),
+        pinned_cpus: Vec::new(),
+        mem_total: total,
+        mem_available: total,
+    }
+}
+
+fn numa_node(id: u32) -> NumaNode {
+    let folder = format!("/sys/devices/system/node/node{id}");
+    let list = fs::read_to_string(format!("{folder}/cpulist")).unwrap_or_default();
+    let memory = fs::read_to_string(format!("{folder}/meminfo")).unwrap_or_default();
+    let total = kibibytes(&memory, "MemTotal:") / 1024;
+    NumaNode {
+        id,
+        cpuset: cpu_list(list.trim()),
+        pinned_cpus: Vec::new(),
+        mem_total: total,
+        mem_available: total,
+    }
+}
+
+/// A list such as `0-3,8`.
+fn cpu_list(text: &str) -> Vec<u32> {
+    let ranges = text.split(',').filter_map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse::<u32>().ok()?..=last.parse().ok()?)
+    });
+    ranges.flatten().collect()
+}
+
+/// The operating system's name, and the kernel's version.
+pub fn system() -> (Option<String>, Option<String>) {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+        .map(|name| name.trim_matches('"').into());
+    let kernel = nix::sys::utsname::uname().ok().map(|names| names.release().to_string_lossy().into_owned());
+    (name, kernel)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_and_sizes_are_read() {
+        assert_eq!(cpu_list("0-2,5"), [0, 1, 2, 5]);
+        assert_eq!(cpu_list(""), Vec::<u32>::new());
+        assert_eq!(kibibytes("MemTotal:       2048 kB\n", "MemTotal:"), 2048);
+        assert_eq!(kibibytes("Node 0 MemTotal:  4096 kB\n", "MemTotal:"), 4096);
+        assert!(memory().total > 0 && cpus() > 0);
+    }
+}

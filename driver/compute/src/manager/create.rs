@@ -1,0 +1,264 @@
+//! `container_create`: image, ports, disk, and, where asked, the first start.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use image::{Credentials, Image, ImageConfiguration, ImageReference, PullPolicy};
+use model::{Changes, Container, Json, RequestedNetwork, Status, TaskState};
+use sandbox::{ContainerSpec, ContainerUser};
+use serde_json::Value;
+
+use super::Manager;
+use super::dispatch::Arguments;
+use crate::error::{Error, Result};
+use crate::networking::{self, Attachment};
+use crate::record::Record;
+
+const IMAGE_DRIVER: &str = "docker";
+const RUNTIME: &str = "kata";
+const SIGTERM: u32 = 15;
+const HOSTNAME_MAX: usize = 63;
+
+impl Manager {
+    pub(super) async fn container_create(
+        self: &Arc<Self>,
+        request: &str,
+        mut container: Container,
+        arguments: &Arguments,
+    ) -> Result<()> {
+        let _turn = self.locks.lock(container.uuid).await;
+        let networks: Vec<RequestedNetwork> = arguments.get("requested_networks")?;
+        let run: bool = arguments.get("run")?;
+        tracing::info!(container = %container.uuid, "creating");
+        let result = self.create_and_run(request, &mut container, &networks, arguments, run).await;
+        if let Err(e) = &result {
+            self.undo_create(&mut container, e).await;
+        }
+        self.finish(request, &container, "create", &result).await;
+        result
+    }
+
+    async fn create_and_run(
+        self: &Arc<Self>,
+        request: &str,
+        container: &mut Container,
+        networks: &[RequestedNetwork],
+        arguments: &Arguments,
+        run: bool,
+    ) -> Result<()> {
+        self.save(container, Changes { host: Some(Some(self.hostname().to_owned())), ..Changes::default() })
+            .await?;
+        let seen = container.clone();
+        let create = async {
+            let began = self.begin(container, TaskState::ContainerCreating).await?;
+            let created = self.create(container, networks, arguments).await;
+            self.end(container, began).await;
+            created
+        };
+        self.event(request, &seen, "_do_container_create", create).await?;
+        if run {
+            self.start_locked(request, container).await?;
+        }
+        Ok(())
+    }
+
+    async fn create(
+        &self,
+        container: &mut Container,
+        networks: &[RequestedNetwork],
+        arguments: &Arguments,
+    ) -> Result<()> {
+        refuse_what_is_not_built(container, arguments)?;
+        if container.disk.unwrap_or(0) == 0 {
+            let disk = self.options.default.default_disk;
+            self.save(container, Changes { disk: Some(disk), ..Changes::default() }).await?;
+        }
+        let image = self.container_image(container).await?;
+        let sandbox = self.sandbox(container.uuid);
+        let mut record = self.new_record(container, &image)?;
+        record.sandbox_spec().validate()?;
+        sandbox.create(u64::try_from(container.disk.unwrap_or(1)).unwrap_or(1)).await?;
+        record.attachments = networking::attach(&self.neutron, container, self.hostname(), networks).await?;
+        let written = record.write(sandbox.path(), container.uuid);
+        if written.is_err() {
+            networking::detach(&self.neutron, &record.attachments).await;
+        }
+        written?;
+        let changes = created_changes(container, &image, &record.attachments, &record.container.hostname);
+        self.save(container, changes).await
+    }
+
+    /// A create that failed leaves nothing on this host, in Neutron and in Placement.
+    async fn undo_create(&self, container: &mut Container, error: &Error) {
+        if let Err(e) = self.clean_up(container.uuid).await {
+            tracing::error!(container = %container.uuid, "something is left behind: {e}");
+        }
+        if let Err(e) = self.placement.delete_allocations(&container.uuid.to_string()).await {
+            tracing::error!(container = %container.uuid, "the allocation is left behind: {e}");
+        }
+        tracing::error!(container = %container.uuid, "{error}");
+        let changes = Changes {
+            host: Some(None),
+            container_id: Some(None),
+            addresses: Some(model::Addresses::new()),
+            task_state: Some(None),
+            started_at: Some(None),
+            ..Changes::error(error.to_string())
+        };
+        if let Err(e) = self.save(container, changes).await {
+            tracing::error!(container = %container.uuid, "the failure is not recorded: {e}");
+        }
+    }
+
+    async fn container_image(&self, container: &Container) -> Result<Image> {
+        let name = container.image.as_deref().unwrap_or_default();
+        let policy =
+            container.image_pull_policy.as_deref().filter(|policy| !policy.is_empty()).unwrap_or("always");
+        let policy = PullPolicy::from_str(policy).map_err(|e| Error::Invalid(e.to_string()))?;
+        self.find_image(name, policy, container.rest.get("registry")).await
+    }
+
+    /// The image `name`; `registry` is Zun's object of that name, if the request has one.
+    pub(super) async fn find_image(
+        &self,
+        name: &str,
+        policy: PullPolicy,
+        registry: Option<&Value>,
+    ) -> Result<Image> {
+        let docker = &self.options.docker;
+        let field = |name: &str| registry?.get("zun_object.data")?.get(name)?.as_str().map(str::to_owned);
+        let domain = field("domain").or_else(|| docker.default_registry.clone());
+        let reference = ImageReference::parse(name, domain.as_deref())?;
+        let default_user = docker
+            .default_registry_username
+            .clone()
+            .filter(|_| docker.default_registry.as_deref() == Some(reference.registry()))
+            .map(|username| Credentials { username, password: docker.default_registry_password.clone() });
+        let own_user = field("username")
+            .map(|username| Credentials { username, password: field("password").unwrap_or_default() });
+        Ok(self.images.image(&reference, policy, own_user.or(default_user).as_ref()).await?)
+    }
+
+    fn new_record(&self, container: &Container, image: &Image) -> Result<Record> {
+        let config = image.configuration.config().clone().unwrap_or_default();
+        let default = &self.options.default;
+        let arguments = program(container, &image.configuration)?;
+        let environment = config.env().iter().flatten().cloned();
+        let own = container
+            .environment
+            .iter()
+            .flat_map(|map| &map.0)
+            .map(|(name, value)| format!("{name}={value}"));
+        let directory =
+            container.workdir.clone().filter(|path| !path.is_empty()).or(config.working_dir().clone());
+        let user = config.user().clone().unwrap_or_default();
+        let (user, group) = user.split_once(':').unwrap_or((&user, ""));
+        let memory = container.memory.as_deref().filter(|memory| !memory.is_empty());
+        let memory_mib = match memory {
+            Some(memory) => {
+                memory.parse().map_err(|_| Error::Invalid(format!("memory {memory:?} is no number")))?
+            }
+            None => default.default_memory,
+        };
+        let signal = config.stop_signal().as_deref().map(sandbox::signal_number).transpose()?;
+        Ok(Record {
+            rootfs: image.rootfs.clone(),
+            container: ContainerSpec {
+                id: container.uuid.to_string(),
+                arguments,
+                environment: environment.chain(own).collect(),
+                directory: directory
+                    .filter(|path| !path.is_empty())
+                    .map_or_else(|| "/".into(), PathBuf::from),
+                user: ContainerUser {
+                    user: if user.is_empty() { "0".into() } else { user.to_owned() },
+                    group: group.to_owned(),
+                },
+                hostname: hostname(container),
+                cpus: container.cpu.unwrap_or(default.default_cpu),
+                memory_mib,
+                terminal: container.tty.unwrap_or(false),
+                interactive: container.interactive.unwrap_or(false),
+            },
+            stop_signal: signal.unwrap_or(SIGTERM),
+            attachments: Vec::new(),
+        })
+    }
+}
+
+/// Options whose meaning is not built are refused: a container that ignores them would not be what was asked for.
+fn refuse_what_is_not_built(container: &Container, arguments: &Arguments) -> Result<()> {
+    let volumes = arguments.raw("requested_volumes").as_object();
+    let has_volumes =
+        volumes.is_some_and(|all| all.values().any(|list| list.as_array().is_some_and(|l| !l.is_empty())));
+    let restarts = container.restart_policy.as_ref().and_then(|policy| policy.get("Name"));
+    let refused = [
+        (has_volumes, "a volume"),
+        (container.image_driver.as_deref() == Some("glance"), "image driver glance"),
+        (container.runtime.as_deref().is_some_and(|runtime| runtime != RUNTIME), "a runtime other than kata"),
+        (container.cpu_policy.as_deref() == Some("dedicated"), "CPU policy dedicated"),
+        (container.privileged.unwrap_or(false), "a privileged container"),
+        (container.auto_heal.unwrap_or(false), "auto-heal"),
+        (restarts.is_some_and(|name| !matches!(name.as_str(), "" | "no")), "a restart policy"),
+        (container.healthcheck.as_ref().is_some_and(|json| !is_empty(&json.0)), "a health check"),
+        (container.exposed_ports.as_ref().is_some_and(|json| !is_empty(&json.0)), "exposing ports"),
+    ];
+    match refused.into_iter().find(|(asked, _)| *asked) {
+        Some((_, what)) => Err(Error::NotSupported(what.to_owned())),
+        None => Ok(()),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(map) => map.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    }
+}
+
+/// Docker's rule: an entry point of the container's own replaces the image's, and its command with it.
+fn program(container: &Container, image: &ImageConfiguration) -> Result<Vec<String>> {
+    let own =
+        |list: &Option<Json<Vec<String>>>| list.as_ref().map(|json| json.0.clone()).filter(|l| !l.is_empty());
+    let config = image.config().clone().unwrap_or_default();
+    let (entrypoint, command) = (own(&container.entrypoint), own(&container.command));
+    let image_command = if entrypoint.is_some() { None } else { config.cmd().clone() };
+    let entrypoint = entrypoint.or(config.entrypoint().clone()).unwrap_or_default();
+    let arguments = [entrypoint, command.or(image_command).unwrap_or_default()].concat();
+    if arguments.is_empty() {
+        return Err(Error::Invalid("no command is given, and the image has none".into()));
+    }
+    Ok(arguments)
+}
+
+fn hostname(container: &Container) -> String {
+    let given = container.hostname.clone().filter(|name| !name.is_empty());
+    // Docker's default is the beginning of the container's identifier.
+    let name = given.unwrap_or_else(|| container.uuid.0.simple().to_string().chars().take(12).collect());
+    name.chars().take(HOSTNAME_MAX).collect()
+}
+
+fn created_changes(
+    container: &Container,
+    image: &Image,
+    attachments: &[Attachment],
+    hostname: &str,
+) -> Changes {
+    let config = image.configuration.config().clone().unwrap_or_default();
+    let ports = config.exposed_ports().iter().flatten();
+    Changes {
+        container_id: Some(Some(container.uuid.to_string())),
+        addresses: Some(networking::addresses(attachments)),
+        hostname: Some(hostname.to_owned()),
+        ports: Some(ports.filter_map(|port| port.split('/').next()?.parse().ok()).collect()),
+        image_driver: Some(IMAGE_DRIVER.to_owned()),
+        runtime: Some(RUNTIME.to_owned()),
+        entrypoint: container.entrypoint.as_ref().map(|list| list.0.clone()).or(config.entrypoint().clone()),
+        command: container.command.as_ref().map(|list| list.0.clone()).or(config.cmd().clone()),
+        status_detail: Some(Some("Created".into())),
+        ..Changes::status(Status::Created)
+    }
+}

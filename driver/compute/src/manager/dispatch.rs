@@ -1,0 +1,114 @@
+//! From a message's method to what is done for it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use model::{ActionLog, Container, Outcome};
+use oslo::{Dispatch, RemoteError, RequestContext};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::Manager;
+use crate::error::{Error, Result};
+
+/// Methods of upstream's that are not built; with the action that the API has begun for each.
+const NOT_BUILT: [(&str, Option<&str>); 19] = [
+    ("add_security_group", Some("add_security_group")),
+    ("capsule_create", None),
+    ("capsule_delete", None),
+    ("container_attach", None),
+    ("container_commit", Some("commit")),
+    ("container_exec_resize", None),
+    ("container_get_archive", None),
+    ("container_pause", Some("pause")),
+    ("container_put_archive", None),
+    ("container_rebuild", Some("rebuild")),
+    ("container_resize", None),
+    ("container_stats", None),
+    ("container_top", None),
+    ("container_unpause", Some("unpause")),
+    ("container_update", None),
+    ("image_delete", None),
+    ("network_attach", Some("network_attach")),
+    ("network_detach", Some("network_detach")),
+    ("remove_security_group", Some("remove_security_group")),
+];
+/// The same, of methods that concern no container.
+const NOT_BUILT_ELSEWHERE: [&str; 3] = ["network_create", "network_delete", "resize_container"];
+
+/// A message's arguments by name.
+pub struct Arguments(Map<String, Value>);
+
+impl Arguments {
+    /// The argument `name`; one that is missing counts as null.
+    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        let value = self.0.get(name).cloned().unwrap_or_default();
+        serde_json::from_value(value).map_err(|e| Error::Invalid(format!("argument {name}: {e}")))
+    }
+
+    /// The argument as it came.
+    pub fn raw(&self, name: &str) -> &Value {
+        self.0.get(name).unwrap_or(&Value::Null)
+    }
+
+    fn container(&self) -> Result<Container> {
+        Ok(Container::from_wire(self.raw("container"))?)
+    }
+}
+
+/// Passes the receiver as the shared pointer that background work needs.
+#[async_trait]
+impl Dispatch for Manager {
+    async fn dispatch(
+        self: Arc<Self>,
+        context: RequestContext,
+        method: &str,
+        arguments: Map<String, Value>,
+    ) -> std::result::Result<Value, RemoteError> {
+        let request = context.request_id.clone().unwrap_or_default();
+        Ok(self.call(&request, method, Arguments(arguments)).await?)
+    }
+}
+
+impl Manager {
+    async fn call(self: &Arc<Self>, request: &str, method: &str, arguments: Arguments) -> Result<Value> {
+        match method {
+            "container_create" => self.container_create(request, arguments.container()?, &arguments).await?,
+            "container_start" => self.container_start(request, arguments.container()?).await?,
+            "container_stop" => {
+                self.container_stop(request, arguments.container()?, arguments.get("timeout")?).await?;
+            }
+            "container_kill" => {
+                self.container_kill(request, arguments.container()?, arguments.get("signal")?).await?;
+            }
+            "container_reboot" => {
+                self.container_reboot(request, arguments.container()?, arguments.get("timeout")?).await?;
+            }
+            "container_delete" => {
+                self.container_delete(arguments.container()?, arguments.get("force")?).await?
+            }
+            "container_show" => return self.container_show(arguments.container()?).await,
+            "container_logs" => return self.container_logs(arguments.container()?, &arguments),
+            "container_exec" => return self.container_exec(arguments.container()?, &arguments).await,
+            "image_pull" => self.image_pull(&arguments).await?,
+            "image_search" => return self.image_search(&arguments).await,
+            other => return self.not_built(request, other, &arguments).await,
+        }
+        Ok(Value::Null)
+    }
+
+    /// Says that a method is not supported: to the caller, and, where it only cast, in the action that it began.
+    async fn not_built(&self, request: &str, method: &str, arguments: &Arguments) -> Result<Value> {
+        let Some((_, action)) = NOT_BUILT.iter().find(|(name, _)| *name == method) else {
+            let known = NOT_BUILT_ELSEWHERE.contains(&method);
+            let what = if known { method.to_owned() } else { format!("RPC method {method}") };
+            return Err(Error::NotSupported(what));
+        };
+        let error = Error::NotSupported(method.to_owned());
+        if let (Some(action), Ok(container)) = (action, arguments.container()) {
+            let log = ActionLog::new(&self.database, container.uuid, request);
+            log.finish(action, &Outcome::Error(error.to_string())).await?;
+        }
+        Err(error)
+    }
+}

@@ -1,0 +1,166 @@
+//! Calls that change nothing: show, logs, exec, and those about images.
+
+use std::time::Duration;
+
+use image::{ImageReference, PullPolicy};
+use model::{Container, Image as ImageRow};
+use sandbox::{Exec, LogQuery, Situation, Tail};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use super::Manager;
+use super::dispatch::Arguments;
+use super::status::observed;
+use crate::error::{Error, Result};
+
+impl Manager {
+    pub(super) async fn container_show(&self, mut container: Container) -> Result<Value> {
+        // A task that is under way writes the status itself.
+        if container.container_id.is_some() && container.task_state.is_none() {
+            let situation = self.host().sandbox(&container.uuid.to_string()).situation().await;
+            if let Some(changes) = observed(&container, &situation) {
+                self.save(&mut container, changes).await?;
+            }
+        }
+        container.to_wire().map_err(|e| Error::Invalid(e.to_string()))
+    }
+
+    pub(super) fn container_logs(&self, container: Container, arguments: &Arguments) -> Result<Value> {
+        require_created(&container)?;
+        let query = LogQuery {
+            stdout: arguments.get::<Option<bool>>("stdout")?.unwrap_or(true),
+            stderr: arguments.get::<Option<bool>>("stderr")?.unwrap_or(true),
+            timestamps: arguments.get::<Option<bool>>("timestamps")?.unwrap_or(false),
+            tail: tail(arguments.raw("tail")),
+            since: since(arguments.raw("since"))?,
+        };
+        Ok(Value::String(self.host().sandbox(&container.uuid.to_string()).logs(&query)?))
+    }
+
+    pub(super) async fn container_exec(&self, container: Container, arguments: &Arguments) -> Result<Value> {
+        require_created(&container)?;
+        let interactive: Option<bool> = arguments.get("interactive")?;
+        let run: Option<bool> = arguments.get("run")?;
+        if interactive.unwrap_or(false) || run == Some(false) {
+            return Err(Error::NotSupported("an interactive exec".into()));
+        }
+        let command = words(arguments.raw("command"))?;
+        let sandbox = self.host().sandbox(&container.uuid.to_string());
+        if !matches!(sandbox.situation().await, Situation::Live(_)) {
+            return Err(Error::State {
+                action: "execute",
+                container: container.uuid,
+                status: container.status,
+            });
+        }
+        let spec = self.record(container.uuid)?.container;
+        let exec = Exec {
+            container: spec.id.clone(),
+            process: sandbox::process(&command, &spec.environment, &spec.directory, false)?,
+            user: spec.user,
+        };
+        let limit = Duration::from_secs(self.options.docker.execute_timeout);
+        let result = tokio::time::timeout(limit, sandbox.exec(exec))
+            .await
+            .map_err(|_| Error::Conflict(format!("Timeout on executing command: {}", command.join(" "))))??;
+        Ok(json!({
+            "output": result.output,
+            "exit_code": result.status,
+            "exec_id": null,
+            "token": null,
+        }))
+    }
+
+    pub(super) async fn image_pull(&self, arguments: &Arguments) -> Result<()> {
+        let row = ImageRow::from_wire(arguments.raw("image"))?;
+        let tag = row.tag.clone().filter(|tag| !tag.is_empty()).unwrap_or_else(|| "latest".into());
+        let image = self.find_image(&format!("{}:{tag}", row.repo), PullPolicy::Always, None).await?;
+        row.pulled(&self.database, &tag, &image.id.to_string(), image.size).await?;
+        Ok(())
+    }
+
+    pub(super) async fn image_search(&self, arguments: &Arguments) -> Result<Value> {
+        let name: String = arguments.get("image")?;
+        let driver: Option<String> = arguments.get("image_driver_name")?;
+        if driver.as_deref() == Some("glance") {
+            return Err(Error::NotSupported("image driver glance".into()));
+        }
+        let exact: Option<bool> = arguments.get("exact_match")?;
+        let reference = ImageReference::parse(&name, self.options.docker.default_registry.as_deref())?;
+        let found = image::search(&reference).await?;
+        let wanted = found.into_iter().filter(|result| !exact.unwrap_or(false) || result.name == name);
+        let results = wanted.map(|result| {
+            json!({
+                "name": result.name,
+                "description": result.description,
+                "metadata": { "is_official": result.is_official, "star_count": result.star_count },
+            })
+        });
+        Ok(Value::Array(results.collect()))
+    }
+}
+
+fn require_created(container: &Container) -> Result<()> {
+    match container.container_id {
+        Some(_) => Ok(()),
+        None => Err(Error::Invalid("Cannot operate an uncreated container.".into())),
+    }
+}
+
+/// A command as a list, or as one text that a shell's rules split.
+fn words(command: &Value) -> Result<Vec<String>> {
+    let words = match command {
+        Value::String(text) => {
+            shell_words::split(text).map_err(|e| Error::Invalid(format!("command {text:?}: {e}")))?
+        }
+        list => serde_json::from_value(list.clone()).map_err(|e| Error::Invalid(format!("command: {e}")))?,
+    };
+    if words.is_empty() { Err(Error::Invalid("no command is given".into())) } else { Ok(words) }
+}
+
+fn tail(value: &Value) -> Tail {
+    let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+    number.map_or(Tail::All, |lines| Tail::Lines(usize::try_from(lines).unwrap_or(usize::MAX)))
+}
+
+/// Seconds since the epoch, or a time in upstream's format, in UTC.
+fn since(value: &Value) -> Result<Option<OffsetDateTime>> {
+    let text = match value {
+        Value::Null => return Ok(None),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) if matches!(text.as_str(), "" | "None") => return Ok(None),
+        Value::String(text) => text.clone(),
+        _ => return Err(Error::Invalid(format!("since: {value} is no time"))),
+    };
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second],[subsecond]");
+    let parsed = match text.parse() {
+        Ok(seconds) => OffsetDateTime::from_unix_timestamp(seconds).ok(),
+        Err(_) => time::PrimitiveDateTime::parse(&text, format).ok().map(time::PrimitiveDateTime::assume_utc),
+    };
+    parsed.map(Some).ok_or_else(|| Error::Invalid(format!("since: {text:?} is no time")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_split_as_a_shell_would() {
+        assert_eq!(words(&json!("sh -c 'echo a b'")).unwrap(), ["sh", "-c", "echo a b"]);
+        assert_eq!(words(&json!(["a", "b c"])).unwrap(), ["a", "b c"]);
+        for bad in [json!("'"), json!(""), json!(7), json!(null)] {
+            assert!(words(&bad).is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn log_bounds_are_read() {
+        assert_eq!(tail(&json!("all")), Tail::All);
+        assert_eq!(tail(&json!("5")), Tail::Lines(5));
+        assert_eq!(since(&json!("None")).unwrap(), None);
+        assert_eq!(since(&json!("10")).unwrap().unwrap().unix_timestamp(), 10);
+        assert_eq!(since(&json!("1970-01-01 00:00:10,5")).unwrap().unwrap().unix_timestamp(), 10);
+        assert!(since(&json!("yesterday")).is_err());
+    }
+}

@@ -1,0 +1,371 @@
+//! Start, stop, kill, reboot, delete, and what happens when a container ends by itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{Changes, Container, ContainerUuid, Status, TaskState};
+use sandbox::{Sandbox, Situation};
+use serde_json::Value;
+
+use super::Manager;
+use super::status::{observed, stopped};
+use crate::error::{Error, Result};
+use crate::networking::{self, Plugging};
+
+const SIGKILL: u32 = 9;
+/// Docker's patience with a container that is asked to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a signal other than SIGKILL may take to end a container before the call returns.
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Manager {
+    pub(super) async fn container_start(self: &Arc<Self>, request: &str, container: Container) -> Result<()> {
+        let _turn = self.locks.lock(container.uuid).await;
+        let mut container = self.fresh(container).await?;
+        let result = self.start_locked(request, &mut container).await;
+        if let Err(e) = &result {
+            self.fail(&mut container, e).await;
+        }
+        self.finish(request, &container, "start", &result).await;
+        result
+    }
+
+    /// Starts a container whose lock is held.
+    pub(super) async fn start_locked(
+        self: &Arc<Self>,
+        request: &str,
+        container: &mut Container,
+    ) -> Result<()> {
+        let seen = container.clone();
+        let start = async {
+            let began = self.begin(container, TaskState::ContainerStarting).await?;
+            let started = self.start(container).await;
+            self.end(container, began).await;
+            started
+        };
+        self.event(request, &seen, "_do_container_start", start).await
+    }
+
+    async fn start(self: &Arc<Self>, container: &mut Container) -> Result<()> {
+        require_created(container)?;
+        let uuid = container.uuid;
+        let sandbox = self.sandbox(uuid);
+        let record = self.record(uuid)?;
+        if let Situation::Live(_) = sandbox.situation().await {
+            return Err(Error::State { action: "start", container: uuid, status: Status::Running });
+        }
+        networking::plug(&record.attachments, &uuid.to_string(), self.hostname()).await?;
+        let started = async {
+            let spec = record.sandbox_spec();
+            // The guest boots while Neutron wires its ports.
+            let (booted, active) = tokio::join!(
+                sandbox.start(&spec),
+                networking::wait_active(&self.neutron, &record.attachments, self.plugging())
+            );
+            booted?;
+            active?;
+            Ok(sandbox.run(&record.container).await?)
+        };
+        if let Err(e) = started.await {
+            if let Err(left) = self.release(uuid).await {
+                tracing::error!(container = %uuid, "something is left behind: {left}");
+            }
+            return Err(e);
+        }
+        let detail =
+            Changes { status_detail: Some(Some("Up 0 seconds".into())), ..Changes::status(Status::Running) };
+        self.save(container, detail.started_now()).await?;
+        self.log_stages(uuid, &sandbox).await;
+        self.watch(uuid);
+        Ok(())
+    }
+
+    fn plugging(&self) -> Plugging {
+        let kata = &self.options.kata;
+        Plugging {
+            timeout: Duration::from_secs(kata.vif_plugging_timeout),
+            is_fatal: kata.vif_plugging_is_fatal,
+        }
+    }
+
+    async fn log_stages(&self, uuid: ContainerUuid, sandbox: &Sandbox) {
+        if let Situation::Live(state) = sandbox.situation().await {
+            let first = state.stages.values().min().copied().unwrap_or(0);
+            let stages: Vec<_> = state
+                .stages
+                .iter()
+                .map(|(stage, at)| format!("{stage:?} {} ms", (at - first) / 1000))
+                .collect();
+            tracing::info!(container = %uuid, "running: {}", stages.join(", "));
+        }
+    }
+
+    /// Watches for the container's end in the background.
+    pub fn watch(self: &Arc<Self>, uuid: ContainerUuid) {
+        let manager = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(e) = manager.sandbox(uuid).wait(&uuid.to_string()).await {
+                tracing::warn!(container = %uuid, "the container's end is not known: {e}");
+            }
+            if let Err(e) = manager.ended(uuid).await {
+                tracing::error!(container = %uuid, "the container's end is not recorded: {e}");
+            }
+        });
+    }
+
+    /// Records that a container has ended by itself, and takes away what it held.
+    pub async fn ended(self: &Arc<Self>, uuid: ContainerUuid) -> Result<()> {
+        let _turn = self.locks.lock(uuid).await;
+        let mut container = match Container::get(&self.database, uuid).await {
+            Err(model::Error::NoContainer(_)) => return Ok(()),
+            other => other?,
+        };
+        if container.status != Status::Running || container.task_state.is_some() {
+            return Ok(());
+        }
+        // Between the end that was seen and this turn the container may have been started again.
+        let running = |situation: &Situation| match situation {
+            Situation::Live(state) => state.containers.get(&uuid.to_string()) == Some(&None),
+            _ => false,
+        };
+        let situation = self.sandbox(uuid).situation().await;
+        if running(&situation) {
+            return Ok(());
+        }
+        self.release(uuid).await?;
+        let situation = self.sandbox(uuid).situation().await;
+        if let Some(changes) = observed(&container, &situation) {
+            self.save(&mut container, changes).await?;
+        }
+        tracing::info!(container = %uuid, status = %container.status, "ended: {}", container.status_detail.as_deref().unwrap_or("-"));
+        if container.auto_remove.unwrap_or(false) {
+            self.delete_locked(container, true).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn container_stop(
+        &self,
+        request: &str,
+        container: Container,
+        timeout: Value,
+    ) -> Result<()> {
+        let _turn = self.locks.lock(container.uuid).await;
+        let mut container = self.fresh(container).await?;
+        let result = self.stop(request, &mut container, &timeout).await;
+        self.finish(request, &container, "stop", &result).await;
+        result
+    }
+
+    async fn stop(&self, request: &str, container: &mut Container, timeout: &Value) -> Result<()> {
+        require_created(container)?;
+        let seen = container.clone();
+        let stop = async {
+            let began = self.begin(container, TaskState::ContainerStopping).await?;
+            let stopped = self.stop_process(container, seconds(timeout)).await;
+            self.end(container, began).await;
+            stopped
+        };
+        self.event(request, &seen, "_do_container_stop", stop).await
+    }
+
+    /// Asks the process to end, ends it if it does not, and records its end.
+    async fn stop_process(&self, container: &mut Container, timeout: Duration) -> Result<()> {
+        let sandbox = self.sandbox(container.uuid);
+        if let Situation::Live(_) = sandbox.situation().await {
+            let id = container.uuid.to_string();
+            sandbox.signal(&id, self.record(container.uuid)?.stop_signal).await?;
+            if tokio::time::timeout(timeout, sandbox.wait(&id)).await.is_err() {
+                self.kill_process(&sandbox, &id).await?;
+            }
+        }
+        self.record_end(container).await
+    }
+
+    async fn kill_process(&self, sandbox: &Sandbox, id: &str) -> Result<()> {
+        sandbox.signal(id, SIGKILL).await?;
+        if tokio::time::timeout(STOP_TIMEOUT, sandbox.wait(id)).await.is_err() {
+            tracing::warn!(container = id, "the process does not end, the sandbox is ended under it");
+        }
+        Ok(())
+    }
+
+    /// Takes away what the container held and writes how it ended.
+    async fn record_end(&self, container: &mut Container) -> Result<()> {
+        let sandbox = self.sandbox(container.uuid);
+        self.release(container.uuid).await?;
+        let changes = match sandbox.situation().await {
+            Situation::Over(state) => match state.containers.get(&container.uuid.to_string()) {
+                // That it was ended on request is no failure, however it was done.
+                Some(Some(exit)) => stopped(exit, &sandbox::Phase::Ended),
+                _ => Changes::status(Status::Stopped),
+            },
+            _ => Changes::status(Status::Stopped),
+        };
+        self.save(container, changes).await
+    }
+
+    pub(super) async fn container_kill(
+        &self,
+        request: &str,
+        container: Container,
+        signal: Option<String>,
+    ) -> Result<()> {
+        let _turn = self.locks.lock(container.uuid).await;
+        let mut container = self.fresh(container).await?;
+        let result = self.kill(request, &mut container, signal).await;
+        self.finish(request, &container, "kill", &result).await;
+        result
+    }
+
+    async fn kill(&self, request: &str, container: &mut Container, signal: Option<String>) -> Result<()> {
+        require_created(container)?;
+        let number = match signal.as_deref() {
+            None | Some("" | "None") => SIGKILL,
+            Some(name) => sandbox::signal_number(name)?,
+        };
+        let seen = container.clone();
+        let kill = async {
+            let began = self.begin(container, TaskState::ContainerKilling).await?;
+            let killed = self.send_signal(container, number).await;
+            self.end(container, began).await;
+            killed
+        };
+        self.event(request, &seen, "_do_container_kill", kill).await
+    }
+
+    /// Sends a signal. The container counts as stopped only if that ended it.
+    async fn send_signal(&self, container: &mut Container, number: u32) -> Result<()> {
+        let sandbox = self.sandbox(container.uuid);
+        let id = container.uuid.to_string();
+        sandbox.signal(&id, number).await?;
+        let patience = if number == SIGKILL { STOP_TIMEOUT } else { SIGNAL_TIMEOUT };
+        match tokio::time::timeout(patience, sandbox.wait(&id)).await {
+            Ok(_) => self.record_end(container).await,
+            Err(_) => Ok(()),
+        }
+    }
+
+    pub(super) async fn container_reboot(
+        self: &Arc<Self>,
+        request: &str,
+        container: Container,
+        timeout: Value,
+    ) -> Result<()> {
+        let _turn = self.locks.lock(container.uuid).await;
+        let mut container = self.fresh(container).await?;
+        let seen = container.clone();
+        let reboot = async {
+            require_created(&container)?;
+            let began = self.begin(&mut container, TaskState::ContainerRebooting).await?;
+            let rebooted = async {
+                self.stop_process(&mut container, seconds(&timeout)).await?;
+                self.start(&mut container).await
+            };
+            let rebooted = rebooted.await;
+            self.end(&mut container, began).await;
+            rebooted
+        };
+        let result = self.event(request, &seen, "_do_container_reboot", reboot).await;
+        if let Err(e) = &result {
+            self.fail(&mut container, e).await;
+        }
+        self.finish(request, &container, "reboot", &result).await;
+        result
+    }
+
+    pub(super) async fn container_delete(&self, container: Container, force: Option<bool>) -> Result<()> {
+        let _turn = self.locks.lock(container.uuid).await;
+        let container = self.fresh(container).await?;
+        self.delete_locked(container, force.unwrap_or(false)).await
+    }
+
+    /// Deletes a container whose lock is held. Its row goes last, when nothing else is left.
+    pub(super) async fn delete_locked(&self, mut container: Container, force: bool) -> Result<()> {
+        tracing::info!(container = %container.uuid, force, "deleting");
+        let began = self.begin(&mut container, TaskState::ContainerDeleting).await?;
+        let deleted = self.delete_everything(&container).await;
+        if let Err(e) = deleted {
+            self.end(&mut container, began).await;
+            self.fail(&mut container, &e).await;
+            return Err(e);
+        }
+        Ok(container.destroy(&self.database).await?)
+    }
+
+    async fn delete_everything(&self, container: &Container) -> Result<()> {
+        self.clean_up(container.uuid).await?;
+        // A container whose record is lost still has its ports in the row.
+        if let Some(addresses) = &container.addresses {
+            for address in addresses.0.values().flatten() {
+                networking::release(&self.neutron, &address.port, address.preserve_on_delete).await;
+            }
+        }
+        Ok(self.placement.delete_allocations(&container.uuid.to_string()).await?)
+    }
+
+    /// Deletes containers that wait for it: those that were to be removed at their end.
+    pub async fn delete_auto_removed(&self) {
+        let containers = match Container::list_by_host(&self.database, self.hostname()).await {
+            Ok(containers) => containers,
+            Err(e) => return tracing::error!("the containers cannot be listed: {e}"),
+        };
+        for container in containers {
+            let waits = container.status == Status::Deleted && container.task_state.is_none();
+            if waits && container.auto_remove.unwrap_or(false) {
+                let uuid = container.uuid;
+                if let Err(e) = self.container_delete(container, Some(true)).await {
+                    tracing::error!(container = %uuid, "it is not removed: {e}");
+                }
+            }
+        }
+    }
+
+    /// Does again what was interrupted, as upstream does at start.
+    pub async fn resume(self: &Arc<Self>, container: Container, task: Option<TaskState>) -> Result<()> {
+        const NO_REQUEST: &str = "";
+        let timeout = Value::from(self.options.docker.default_timeout);
+        match task {
+            Some(TaskState::ContainerStarting) => self.container_start(NO_REQUEST, container).await,
+            Some(TaskState::ContainerStopping) => self.container_stop(NO_REQUEST, container, timeout).await,
+            Some(TaskState::ContainerRebooting) => {
+                self.container_reboot(NO_REQUEST, container, timeout).await
+            }
+            Some(TaskState::ContainerKilling) => self.container_kill(NO_REQUEST, container, None).await,
+            Some(TaskState::ContainerDeleting) => self.container_delete(container, Some(true)).await,
+            _ => self.ended(container.uuid).await,
+        }
+    }
+
+    /// The container's row as it is now: the message was written before this turn.
+    async fn fresh(&self, container: Container) -> Result<Container> {
+        Ok(Container::get(&self.database, container.uuid).await?)
+    }
+}
+
+fn require_created(container: &Container) -> Result<()> {
+    match container.container_id {
+        Some(_) => Ok(()),
+        None => Err(Error::Invalid("Cannot operate an uncreated container.".into())),
+    }
+}
+
+/// A number of seconds, which the API may send as a text.
+fn seconds(value: &Value) -> Duration {
+    let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+    number.map_or(STOP_TIMEOUT, Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_timeout_may_be_text() {
+        assert_eq!(seconds(&json!(3)), Duration::from_secs(3));
+        assert_eq!(seconds(&json!("4")), Duration::from_secs(4));
+        assert_eq!(seconds(&json!(null)), STOP_TIMEOUT);
+    }
+}

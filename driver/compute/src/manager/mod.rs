@@ -1,0 +1,104 @@
+//! Zun's compute manager (`zun/compute/manager.py`): what is done for each RPC method.
+
+mod create;
+mod dispatch;
+mod inspect;
+mod lifecycle;
+mod locks;
+mod status;
+mod steps;
+
+use std::sync::Arc;
+
+use cloud::{Neutron, Placement};
+use image::Store;
+use model::{Changes, Container, ContainerUuid, Database};
+use sandbox::{Host, Sandbox};
+
+use crate::error::Result;
+use crate::networking;
+use crate::options::Options;
+use crate::record::Record;
+use locks::Locks;
+
+/// The compute manager of this host.
+pub struct Manager {
+    options: Arc<Options>,
+    database: Database,
+    host: Host,
+    images: Store,
+    neutron: Neutron,
+    placement: Placement,
+    locks: Locks,
+}
+
+impl Manager {
+    /// A manager of `host`.
+    pub fn new(
+        options: Arc<Options>,
+        database: Database,
+        host: Host,
+        images: Store,
+        neutron: Neutron,
+        placement: Placement,
+    ) -> Self {
+        Self { options, database, host, images, neutron, placement, locks: Locks::default() }
+    }
+
+    /// The options.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Zun's database.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Placement.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// The sandboxes of this host.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    fn hostname(&self) -> &str {
+        &self.options.default.host
+    }
+
+    fn sandbox(&self, uuid: ContainerUuid) -> Sandbox {
+        self.host.sandbox(&uuid.to_string())
+    }
+
+    fn record(&self, uuid: ContainerUuid) -> Result<Record> {
+        Record::read(self.sandbox(uuid).path(), uuid)
+    }
+
+    /// Removes all that this host has of a container: shim, taps, files, and its ports.
+    pub async fn clean_up(&self, uuid: ContainerUuid) -> Result<()> {
+        let sandbox = self.sandbox(uuid);
+        sandbox.kill().await?;
+        if let Ok(record) = self.record(uuid) {
+            networking::unplug(&record.attachments).await;
+            networking::detach(&self.neutron, &record.attachments).await;
+        }
+        sandbox.delete().await?;
+        Ok(())
+    }
+
+    /// Takes away what a container that has ended holds: its taps. Its disk, its ports and its log stay.
+    pub async fn release(&self, uuid: ContainerUuid) -> Result<()> {
+        self.sandbox(uuid).shut_down().await?;
+        if let Ok(record) = self.record(uuid) {
+            networking::unplug(&record.attachments).await;
+        }
+        Ok(())
+    }
+
+    async fn save(&self, container: &mut Container, changes: Changes) -> Result<()> {
+        Ok(container.save(&self.database, changes).await?)
+    }
+}

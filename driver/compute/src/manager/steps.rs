@@ -1,0 +1,74 @@
+//! What goes around an operation: its action and event in the database, and the task state of its container.
+
+use model::{ActionLog, Changes, Container, Outcome, TaskState};
+
+use super::Manager;
+use crate::error::{Error, Result};
+
+impl Manager {
+    /// Records `work` as the event `name` of the request's action.
+    pub(super) async fn event<T>(
+        &self,
+        request: &str,
+        container: &Container,
+        name: &str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let log = ActionLog::new(&self.database, container.uuid, request);
+        let name = format!("compute_{name}");
+        record(log.start_event(&name).await);
+        let result = work.await;
+        record(log.finish_event(&name, &outcome(&result)).await);
+        result
+    }
+
+    /// Finishes the request's action with the result of its work.
+    pub(super) async fn finish<T>(
+        &self,
+        request: &str,
+        container: &Container,
+        action: &str,
+        result: &Result<T>,
+    ) {
+        let log = ActionLog::new(&self.database, container.uuid, request);
+        record(log.finish(action, &outcome(result)).await);
+    }
+
+    /// Sets what is being done to a container, unless something is being done already. Gives whether it did.
+    pub(super) async fn begin(&self, container: &mut Container, task: TaskState) -> Result<bool> {
+        if container.task_state.is_some() {
+            return Ok(false);
+        }
+        self.save(container, Changes::task(Some(task))).await?;
+        Ok(true)
+    }
+
+    /// Clears it again.
+    pub(super) async fn end(&self, container: &mut Container, began: bool) {
+        if began && let Err(e) = self.save(container, Changes::task(None)).await {
+            tracing::error!(container = %container.uuid, "the task state is not cleared: {e}");
+        }
+    }
+
+    /// Sets a container's status to `Error` and says why.
+    pub(super) async fn fail(&self, container: &mut Container, error: &Error) {
+        tracing::error!(container = %container.uuid, "{error}");
+        if let Err(e) = self.save(container, Changes::error(error.to_string())).await {
+            tracing::error!(container = %container.uuid, "the failure is not recorded: {e}");
+        }
+    }
+}
+
+fn outcome<T>(result: &Result<T>) -> Outcome {
+    match result {
+        Ok(_) => Outcome::Success,
+        Err(e) => Outcome::Error(e.to_string()),
+    }
+}
+
+/// A record that is lost is no reason to stop the work it is about.
+fn record(result: model::Result<()>) {
+    if let Err(e) = result {
+        tracing::warn!("an action is not recorded: {e}");
+    }
+}

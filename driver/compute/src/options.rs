@@ -1,0 +1,247 @@
+//! `zun.conf` as this service reads it. Options of upstream keep their names, groups and defaults; those in
+//! `[kata]` are ours.
+
+use std::path::PathBuf;
+
+use cloud::{AuthOptions, ClientOptions};
+use config::Config;
+use model::DatabaseUrl;
+use oslo::{ConfigFiles, RabbitOptions, TransportUrl};
+use serde::Deserialize;
+
+/// All options, by group.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    #[serde(rename = "DEFAULT")]
+    pub default: Defaults,
+    pub compute: Compute,
+    pub database: DatabaseOptions,
+    pub docker: Docker,
+    pub kata: Kata,
+    pub keystone_auth: AuthOptions,
+    pub neutron_client: ClientOptions,
+    pub placement_client: ClientOptions,
+    pub oslo_messaging_rabbit: RabbitOptions,
+}
+
+/// `[DEFAULT]`
+#[derive(Clone, Deserialize)]
+#[serde(default)]
+pub struct Defaults {
+    pub debug: bool,
+    pub host: String,
+    pub transport_url: String,
+    pub control_exchange: String,
+    pub default_availability_zone: String,
+    pub periodic_interval_max: u64,
+    pub sync_container_state_interval: u64,
+    pub default_cpu: f32,
+    pub default_memory: u64,
+    pub default_disk: i32,
+}
+
+/// `[compute]`
+#[derive(Clone, Deserialize)]
+#[serde(default)]
+pub struct Compute {
+    pub topic: String,
+    pub resume_container_state: bool,
+    pub reserved_host_cpus: u64,
+    pub reserved_host_memory_mb: u64,
+    pub reserved_host_disk_mb: u64,
+    pub cpu_allocation_ratio: Option<f32>,
+    pub ram_allocation_ratio: Option<f32>,
+    pub disk_allocation_ratio: Option<f32>,
+    pub initial_cpu_allocation_ratio: f32,
+    pub initial_ram_allocation_ratio: f32,
+    pub initial_disk_allocation_ratio: f32,
+}
+
+/// `[database]`
+#[derive(Clone, Deserialize)]
+#[serde(default)]
+pub struct DatabaseOptions {
+    pub connection: String,
+    pub max_pool_size: u32,
+}
+
+/// `[docker]`, as far as it says anything without Docker.
+#[derive(Clone, Deserialize)]
+#[serde(default)]
+pub struct Docker {
+    pub default_registry: Option<String>,
+    pub default_registry_username: Option<String>,
+    pub default_registry_password: String,
+    pub default_timeout: u64,
+    pub execute_timeout: u64,
+}
+
+/// `[kata]`
+#[derive(Clone, Deserialize)]
+#[serde(default)]
+pub struct Kata {
+    /// Below which sandboxes and images are kept.
+    pub state_path: PathBuf,
+    /// The shim's program.
+    pub shim: PathBuf,
+    /// The guest kernel.
+    pub kernel: PathBuf,
+    /// The guest image.
+    pub image: PathBuf,
+    /// Memory in MiB that a guest gets above its containers'.
+    pub memory_overhead: u64,
+    /// MiB of one log file.
+    pub log_file_size: u64,
+    /// Log files kept.
+    pub log_files: u32,
+    /// Registries that are reached over plain HTTP, separated by commas.
+    pub insecure_registries: String,
+    /// PEM file of further certificate authorities for registries.
+    pub registry_ca_file: Option<PathBuf>,
+    /// GiB that an image's layers may have together, uncompressed.
+    pub image_size_max: u64,
+    /// Seconds to wait until Neutron reports a port active; 0 does not wait.
+    pub vif_plugging_timeout: u64,
+    /// Whether a port that does not become active in time is an error.
+    pub vif_plugging_is_fatal: bool,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            debug: false,
+            host: nix::unistd::gethostname()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            transport_url: "rabbit://guest:guest@localhost:5672/".into(),
+            control_exchange: "zun".into(),
+            default_availability_zone: "nova".into(),
+            periodic_interval_max: 60,
+            sync_container_state_interval: 60,
+            default_cpu: 1.0,
+            default_memory: 512,
+            default_disk: 10,
+        }
+    }
+}
+
+impl Default for Compute {
+    fn default() -> Self {
+        Self {
+            topic: "zun-compute".into(),
+            resume_container_state: false,
+            reserved_host_cpus: 0,
+            reserved_host_memory_mb: 512,
+            reserved_host_disk_mb: 0,
+            cpu_allocation_ratio: None,
+            ram_allocation_ratio: None,
+            disk_allocation_ratio: None,
+            initial_cpu_allocation_ratio: 16.0,
+            initial_ram_allocation_ratio: 1.5,
+            initial_disk_allocation_ratio: 1.0,
+        }
+    }
+}
+
+impl Default for DatabaseOptions {
+    fn default() -> Self {
+        Self { connection: String::new(), max_pool_size: 5 }
+    }
+}
+
+impl Default for Docker {
+    fn default() -> Self {
+        Self {
+            default_registry: None,
+            default_registry_username: None,
+            default_registry_password: String::new(),
+            default_timeout: 60,
+            execute_timeout: 5,
+        }
+    }
+}
+
+impl Default for Kata {
+    fn default() -> Self {
+        Self {
+            state_path: "/var/lib/zun-kata".into(),
+            shim: "/usr/libexec/zun-kata/kata-shim".into(),
+            kernel: "/usr/share/zun-kata/vmlinux".into(),
+            image: "/usr/share/zun-kata/guest.initrd".into(),
+            memory_overhead: 64,
+            log_file_size: 10,
+            log_files: 3,
+            insecure_registries: String::new(),
+            registry_ca_file: None,
+            image_size_max: 20,
+            vif_plugging_timeout: 300,
+            vif_plugging_is_fatal: true,
+        }
+    }
+}
+
+impl Options {
+    /// Reads and checks the options.
+    pub fn read(files: ConfigFiles) -> Result<Self, String> {
+        let config = Config::builder().add_source(files).build().map_err(|e| e.to_string())?;
+        let options: Self = config.try_deserialize().map_err(|e| e.to_string())?;
+        options.validate()?;
+        Ok(options)
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        self.transport_url()?;
+        self.database_url()?;
+        self.keystone_auth.validate("keystone_auth").map_err(|e| e.to_string())?;
+        if self.default.host.is_empty() {
+            return Err("[DEFAULT] host is not set, and this machine has no name".into());
+        }
+        Ok(())
+    }
+
+    /// The broker's address.
+    pub fn transport_url(&self) -> Result<TransportUrl, String> {
+        self.default.transport_url.parse().map_err(|e| format!("[DEFAULT] {e}"))
+    }
+
+    /// The database's address.
+    pub fn database_url(&self) -> Result<DatabaseUrl, String> {
+        self.database.connection.parse().map_err(|e: model::UnsupportedUrl| e.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Options, String> {
+        let path =
+            std::env::temp_dir().join(format!("zun-kata-options-{}-{}", std::process::id(), text.len()));
+        std::fs::write(&path, text).unwrap();
+        let options = Options::read(ConfigFiles::new(vec![path.clone()], Vec::new()));
+        std::fs::remove_file(path).unwrap();
+        options
+    }
+
+    const GOOD: &str = "[DEFAULT]\nhost = h\ndebug = true\n[database]\nconnection = mysql+pymysql://u:p@h/zun\n\
+        [keystone_auth]\nauth_url = http://h/v3\nusername = zun\nproject_name = service\n\
+        [compute]\ncpu_allocation_ratio = 4.0\n[kata]\nlog_files = 7\n";
+
+    #[test]
+    fn an_operators_file_is_read() {
+        let options = read(GOOD).unwrap();
+        assert!(options.default.debug);
+        assert_eq!((options.default.host.as_str(), options.compute.topic.as_str()), ("h", "zun-compute"));
+        assert_eq!((options.compute.cpu_allocation_ratio, options.kata.log_files), (Some(4.0), 7));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let error = |from: &str, to: &str| read(&GOOD.replace(from, to)).err().unwrap();
+        assert!(error("mysql+pymysql", "sqlite").contains("sqlite:// is not supported"));
+        assert_eq!(error("username = zun", ""), "[keystone_auth] username is missing");
+        assert!(error("log_files = 7", "log_files = many").contains("log_files"));
+        assert!(error("host = h", "transport_url = kafka://h").contains("only rabbit:// is supported"));
+    }
+}

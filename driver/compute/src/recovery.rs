@@ -1,0 +1,82 @@
+//! What is done at start for containers that were here before: each by itself, so that one that cannot be handled
+//! does not keep the others.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use model::{Changes, Container, Status, TaskState};
+use sandbox::Situation;
+
+use crate::error::Result;
+use crate::manager::Manager;
+
+/// Brings rows and sandboxes together.
+pub async fn recover(manager: &Arc<Manager>) {
+    let containers = match Container::list_by_host(manager.database(), &manager.options().default.host).await
+    {
+        Ok(containers) => containers,
+        Err(e) => return tracing::error!("the containers of this host cannot be listed: {e}"),
+    };
+    remove_strangers(manager, &containers).await;
+    for container in containers {
+        let uuid = container.uuid;
+        if let Err(e) = recover_one(manager, container).await {
+            tracing::error!(container = %uuid, "it cannot be recovered: {e}");
+        }
+    }
+}
+
+/// Removes sandboxes whose container is gone: their row was deleted while this service was not there.
+async fn remove_strangers(manager: &Arc<Manager>, containers: &[Container]) {
+    let known: HashSet<String> = containers.iter().map(|container| container.uuid.to_string()).collect();
+    let found = match manager.host().list() {
+        Ok(found) => found,
+        Err(e) => return tracing::error!("the sandboxes of this host cannot be listed: {e}"),
+    };
+    for id in found.iter().filter(|id| !known.contains(*id)) {
+        tracing::warn!(sandbox = id, "no container of this host has it; it is removed");
+        let removed = match id.parse() {
+            Ok(uuid) => manager.clean_up(uuid).await,
+            Err(_) => manager.host().sandbox(id).delete().await.map_err(Into::into),
+        };
+        if let Err(e) = removed {
+            tracing::error!(sandbox = id, "it cannot be removed: {e}");
+        }
+    }
+}
+
+async fn recover_one(manager: &Arc<Manager>, mut container: Container) -> Result<()> {
+    let uuid = container.uuid;
+    let task = container.task();
+    if container.status == Status::Creating || task == Some(TaskState::ContainerCreating) {
+        manager.clean_up(uuid).await?;
+        manager.placement().delete_allocations(&uuid.to_string()).await?;
+        let changes = Changes {
+            task_state: Some(None),
+            container_id: Some(None),
+            addresses: Some(model::Addresses::new()),
+            ..Changes::error("Container failed to create correctly")
+        };
+        return Ok(container.save(manager.database(), changes).await?);
+    }
+    if container.task_state.is_some() {
+        container.save(manager.database(), Changes::task(None)).await?;
+        tracing::info!(container = %uuid, "{} was interrupted and is tried again", task.map_or("a task".into(), |t| t.to_string()));
+        return manager.resume(container, task).await;
+    }
+    let situation = manager.host().sandbox(&uuid.to_string()).situation().await;
+    match (container.status, situation) {
+        (_, Situation::Live(state)) if state.containers.contains_key(&uuid.to_string()) => {
+            tracing::info!(container = %uuid, "adopted");
+            manager.watch(uuid);
+            Ok(())
+        }
+        (Status::Running, _) if manager.options().compute.resume_container_state => {
+            manager.release(uuid).await?;
+            manager.resume(container, Some(TaskState::ContainerStarting)).await
+        }
+        (Status::Running, _) => manager.ended(uuid).await,
+        // What an interrupted start left of a container that does not run.
+        _ => manager.release(uuid).await,
+    }
+}

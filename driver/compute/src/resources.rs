@@ -1,0 +1,131 @@
+//! What the host has and what its containers take, told to the database and to Placement.
+
+use std::collections::BTreeMap;
+
+use cloud::{Inventory, Placement, ResourceClass};
+use model::{ComputeNode, Container, Database, Json, Status, Usage, service};
+use uuid::Uuid;
+
+use crate::error::Result;
+use crate::host_facts;
+use crate::options::Options;
+
+/// The binary's name in Zun's tables.
+pub const BINARY: &str = "zun-compute";
+/// Upstream's trait of a host that takes no new containers.
+const TRAIT_DISABLED: &str = "CUSTOM_ZUN_COMPUTE_STATUS_DISABLED";
+/// Placement's trait of an x86-64 host with AMD's or Intel's virtualisation.
+const TRAITS_VIRTUALISATION: [(&str, &str); 2] = [("svm", "HW_CPU_X86_AMD_SVM"), ("vmx", "HW_CPU_X86_VMX")];
+
+/// Tells both what the host has and uses.
+pub async fn report(database: &Database, placement: &Placement, options: &Options) -> Result<()> {
+    let host = &options.default.host;
+    let containers = Container::list_by_host(database, host).await?;
+    let uuid = ComputeNode::uuid_of(database, host).await?.unwrap_or_else(Uuid::new_v4);
+    compute_node(uuid, options, &containers).save(database).await?;
+    placement.ensure_provider(uuid, host).await?;
+    placement.set_inventories(uuid, &inventories(options)).await?;
+    let disabled =
+        service(database, host, BINARY).await?.is_some_and(|service| service.disabled.unwrap_or(false));
+    placement.set_traits(uuid, &traits(disabled)).await?;
+    Ok(())
+}
+
+fn compute_node(uuid: Uuid, options: &Options, containers: &[Container]) -> ComputeNode {
+    let memory = host_facts::memory();
+    let used = containers.iter().map(Container::usage).fold(Usage::default(), |sum, usage| Usage {
+        cpu: sum.cpu + usage.cpu,
+        memory: sum.memory + usage.memory,
+        disk: sum.disk + usage.disk,
+    });
+    let count = |status| number(containers.iter().filter(|container| container.status == status).count());
+    let (os, kernel_version) = host_facts::system();
+    let total = number(memory.total);
+    ComputeNode {
+        uuid: uuid.to_string(),
+        hostname: options.default.host.clone(),
+        numa_topology: Json(host_facts::numa_topology()),
+        mem_total: total,
+        mem_free: (total - used.memory).max(0),
+        mem_available: number(memory.available),
+        mem_used: used.memory,
+        total_containers: number(containers.len()),
+        running_containers: count(Status::Running),
+        paused_containers: count(Status::Paused),
+        stopped_containers: count(Status::Stopped),
+        cpus: number(host_facts::cpus()),
+        cpu_used: used.cpu,
+        architecture: Some(std::env::consts::ARCH.into()),
+        os_type: Some("linux".into()),
+        os,
+        kernel_version,
+        disk_total: number(disk_gib(options)),
+        disk_used: used.disk,
+        disk_quota_supported: true,
+        runtimes: Some(Json(vec!["kata".to_owned()])),
+        enable_cpu_pinning: false,
+    }
+}
+
+fn inventories(options: &Options) -> BTreeMap<ResourceClass, Inventory> {
+    let compute = &options.compute;
+    let inventory = |total: u64, reserved: u64, ratio: Option<f32>, initial: f32| Inventory {
+        total,
+        reserved: reserved.min(total.saturating_sub(1)),
+        min_unit: 1,
+        max_unit: total,
+        step_size: 1,
+        allocation_ratio: ratio.unwrap_or(initial),
+    };
+    let cpus = u64::from(host_facts::cpus());
+    let reserved_gib = compute.reserved_host_disk_mb.div_ceil(1024);
+    let all = [
+        (
+            ResourceClass::Vcpu,
+            inventory(
+                cpus,
+                compute.reserved_host_cpus,
+                compute.cpu_allocation_ratio,
+                compute.initial_cpu_allocation_ratio,
+            ),
+        ),
+        (
+            ResourceClass::MemoryMb,
+            inventory(
+                host_facts::memory().total,
+                compute.reserved_host_memory_mb,
+                compute.ram_allocation_ratio,
+                compute.initial_ram_allocation_ratio,
+            ),
+        ),
+        (
+            ResourceClass::DiskGb,
+            inventory(
+                disk_gib(options),
+                reserved_gib,
+                compute.disk_allocation_ratio,
+                compute.initial_disk_allocation_ratio,
+            ),
+        ),
+    ];
+    all.into_iter().filter(|(_, inventory)| inventory.total > 0).collect()
+}
+
+fn traits(disabled: bool) -> BTreeMap<&'static str, bool> {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let has = |flag: &str| flags.split_whitespace().any(|word| word == flag);
+    let mut traits: BTreeMap<_, _> =
+        TRAITS_VIRTUALISATION.into_iter().map(|(flag, name)| (name, has(flag))).collect();
+    traits.insert(TRAIT_DISABLED, disabled);
+    traits
+}
+
+fn disk_gib(options: &Options) -> u64 {
+    host_facts::disk_gib(&options.kata.state_path)
+}
+
+/// As large as a column of the table can be.
+fn number(value: impl TryInto<i32>) -> i32 {
+    value.try_into().unwrap_or(i32::MAX)
+}

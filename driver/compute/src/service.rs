@@ -1,0 +1,177 @@
+//! The service's life: wait for what it needs, recover, register, serve, end.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cloud::{Keystone, Neutron, Placement};
+use image::{RegistryOptions, Store};
+use model::{Database, heartbeat};
+use oslo::{Server, Target};
+use sandbox::{Host, HostOptions, prove_kvm};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::manager::Manager;
+use crate::options::Options;
+use crate::resources::{self, BINARY};
+use crate::{error, recovery};
+
+const RETRY: Duration = Duration::from_secs(2);
+/// Some of Zun's periods are maxima; ours are no longer than this.
+const REPORT_MAX: Duration = Duration::from_secs(60);
+const MEBIBYTE: u64 = 1 << 20;
+const GIBIBYTE: u64 = 1 << 30;
+
+/// Says whether this host can run sandboxes.
+pub async fn check(options: &Options) -> ExitCode {
+    let proven = async { Ok::<_, error::Error>(prove_kvm(&Host::new(host_options(options))?).await?) };
+    match proven.await {
+        Ok(took) => {
+            println!("kvm: a guest was ready after {} ms", took.as_millis());
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            println!("kvm: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(options: Options) -> ExitCode {
+    match serve(options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("zun-kata-compute cannot start: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(options: Options) -> Result<(), String> {
+    let options = Arc::new(options);
+    let stop = stop_on_signal()?;
+    let host = Host::new(host_options(&options)).map_err(|e| e.to_string())?;
+    let took = prove_kvm(&host).await.map_err(|e| format!("this host cannot run sandboxes: {e}"))?;
+    tracing::info!("KVM works: a guest was ready after {} ms", took.as_millis());
+    let images = Store::open(options.kata.state_path.join("images"), registry_options(&options)?)
+        .map_err(|e| e.to_string())?;
+
+    let database = options.database_url()?.pool(options.database.max_pool_size);
+    let ready = async {
+        wait_for_database(&database, &options).await;
+        wait_for_keystone(&options).await
+    };
+    let mut stopped = stop.clone();
+    let keystone = tokio::select! {
+        keystone = ready => keystone,
+        _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+    };
+    let neutron =
+        Neutron::new(keystone.clone(), options.neutron_client.clone()).map_err(|e| e.to_string())?;
+    let placement = Placement::new(keystone, options.placement_client.clone()).map_err(|e| e.to_string())?;
+
+    let manager = Arc::new(Manager::new(Arc::clone(&options), database, host, images, neutron, placement));
+    recovery::recover(&manager).await;
+    let periodic = tokio::spawn(periodic_tasks(Arc::clone(&manager), stop.clone()));
+    let target = Target {
+        exchange: options.default.control_exchange.clone(),
+        topic: options.compute.topic.clone(),
+        server: options.default.host.clone(),
+    };
+    let server = Server::new(options.transport_url()?, options.oslo_messaging_rabbit.clone(), target);
+    server.run(manager, stop).await;
+    periodic.abort();
+    tracing::info!("stopped; sandboxes go on");
+    Ok(())
+}
+
+fn stop_on_signal() -> Result<watch::Receiver<bool>, String> {
+    let (sender, receiver) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        sender.send_replace(true);
+        sender.closed().await;
+    });
+    Ok(receiver)
+}
+
+async fn wait_for_database(database: &Database, options: &Options) {
+    while let Err(e) = beat(database, options).await {
+        tracing::warn!("waiting for the database: {e}");
+        sleep(RETRY).await;
+    }
+}
+
+async fn wait_for_keystone(options: &Options) -> Keystone {
+    loop {
+        match Keystone::connect(&options.keystone_auth).await {
+            Ok(keystone) => return keystone,
+            Err(e) => tracing::warn!("waiting for Keystone at {}: {e}", options.keystone_auth.auth_url),
+        }
+        sleep(RETRY).await;
+    }
+}
+
+async fn beat(database: &Database, options: &Options) -> model::Result<()> {
+    let default = &options.default;
+    heartbeat(database, &default.host, BINARY, &default.default_availability_zone).await
+}
+
+async fn periodic_tasks(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
+    let seconds = manager.options().default.periodic_interval_max.max(1);
+    let mut ticks = interval(Duration::from_secs(seconds).min(REPORT_MAX));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        if let Err(e) = beat(manager.database(), manager.options()).await {
+            tracing::error!("the heartbeat is lost: {e}");
+        }
+        if let Err(e) = resources::report(manager.database(), manager.placement(), manager.options()).await {
+            tracing::error!("the host's resources are not reported: {e}");
+        }
+        manager.delete_auto_removed().await;
+    }
+}
+
+fn host_options(options: &Options) -> HostOptions {
+    let kata = &options.kata;
+    HostOptions {
+        folder: kata.state_path.join("sandboxes"),
+        shim: kata.shim.clone(),
+        kernel: kata.kernel.clone(),
+        image: kata.image.clone(),
+        memory_overhead_mib: kata.memory_overhead,
+        log_file_bytes: kata.log_file_size * MEBIBYTE,
+        log_files: kata.log_files,
+    }
+}
+
+fn registry_options(options: &Options) -> Result<RegistryOptions, String> {
+    let kata = &options.kata;
+    let names = kata.insecure_registries.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let certificates = match &kata.registry_ca_file {
+        Some(path) => {
+            vec![
+                std::fs::read(path)
+                    .map_err(|e| format!("[kata] registry_ca_file {}: {e}", path.display()))?,
+            ]
+        }
+        None => Vec::new(),
+    };
+    Ok(RegistryOptions {
+        plain_http: names.map(str::to_owned).collect(),
+        certificates,
+        image_bytes_max: kata.image_size_max * GIBIBYTE,
+    })
+}

@@ -1,0 +1,273 @@
+//! The OCI specification of a container in a sandbox.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Process, Spec};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use shim_control::{ContainerUser, CreateContainer, ProcessInput, Storage, StorageDriver};
+
+use crate::error::{Error, Result};
+
+/// Where the guest keeps what containers have, Kata's own place.
+const CONTAINERS: &str = "/run/kata-containers/containers";
+const SANDBOX: &str = "/run/kata-containers/sandbox";
+const CPU_PERIOD: u64 = 100_000;
+const MEBIBYTE: u64 = 1 << 20;
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Docker's default capabilities without MKNOD: a container has no use for devices of its sandbox.
+const CAPABILITIES: [&str; 13] = [
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
+const MASKED_PATHS: [&str; 9] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/sys/firmware",
+];
+
+const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// A container as whoever holds its record describes it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Its identifier.
+    pub id: String,
+    /// The program and its arguments.
+    pub arguments: Vec<String>,
+    /// The environment, `NAME=value`.
+    pub environment: Vec<String>,
+    /// The directory in which the program starts.
+    pub directory: PathBuf,
+    /// The user.
+    pub user: ContainerUser,
+    /// The host name.
+    pub hostname: String,
+    /// CPUs that it may use.
+    pub cpus: f32,
+    /// Memory that it may use, in MiB.
+    pub memory_mib: u64,
+    /// Whether it has a terminal.
+    pub terminal: bool,
+    /// Whether its input stays open.
+    pub interactive: bool,
+}
+
+/// The environment with later entries in place of earlier ones, and a search path if there is none.
+fn environment(entries: &[String]) -> Vec<String> {
+    let mut merged: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut order = Vec::new();
+    for entry in std::iter::once(DEFAULT_PATH).chain(entries.iter().map(String::as_str)) {
+        let name = entry.split('=').next().unwrap_or(entry);
+        if merged.insert(name, entry).is_none() {
+            order.push(name);
+        }
+    }
+    order.into_iter().filter_map(|name| merged.get(name)).map(|entry| (*entry).to_owned()).collect()
+}
+
+/// A process, with Docker's default rights.
+pub fn process(
+    arguments: &[String],
+    entries: &[String],
+    directory: &Path,
+    terminal: bool,
+) -> Result<Process> {
+    let value = process_json(arguments, &environment(entries), directory, terminal);
+    serde_json::from_value(value).map_err(|e| Error::Spec(e.to_string()))
+}
+
+fn process_json(arguments: &[String], environment: &[String], directory: &Path, terminal: bool) -> Value {
+    json!({
+        "terminal": terminal,
+        "user": { "uid": 0, "gid": 0 },
+        "args": arguments,
+        "env": environment,
+        "cwd": directory,
+        "capabilities": {
+            "bounding": CAPABILITIES,
+            "effective": CAPABILITIES,
+            "permitted": CAPABILITIES,
+            "inheritable": [],
+            "ambient": [],
+        },
+        "rlimits": [{ "type": "RLIMIT_NOFILE", "soft": 1_048_576, "hard": 1_048_576 }],
+        "noNewPrivileges": false,
+    })
+}
+
+impl ContainerSpec {
+    /// What the shim is asked to make.
+    pub(crate) fn to_request(&self) -> Result<CreateContainer> {
+        let place = Place::of(&self.id);
+        Ok(CreateContainer {
+            id: self.id.clone(),
+            spec: self.spec(&place)?,
+            user: self.user.clone(),
+            storages: place.storages(),
+            input: if self.interactive { ProcessInput::Open } else { ProcessInput::Closed },
+        })
+    }
+
+    fn spec(&self, place: &Place) -> Result<Spec> {
+        let environment = environment(&self.with_terminal_type());
+        let process = process_json(&self.arguments, &environment, &self.directory, self.terminal);
+        let namespaces: Vec<_> =
+            ["pid", "ipc", "uts", "mount", "cgroup"].iter().map(|kind| json!({ "type": kind })).collect();
+        let value = json!({
+            "ociVersion": "1.2.0",
+            "process": process,
+            "root": { "path": place.rootfs, "readonly": false },
+            "hostname": self.hostname,
+            "mounts": mounts(),
+            "linux": {
+                "cgroupsPath": format!("/kata/{}", self.id),
+                "namespaces": namespaces,
+                "maskedPaths": MASKED_PATHS,
+                "readonlyPaths": READONLY_PATHS,
+                "resources": {
+                    "memory": { "limit": self.memory_mib * MEBIBYTE },
+                    "cpu": { "quota": (self.cpus * CPU_PERIOD as f32) as i64, "period": CPU_PERIOD },
+                },
+            },
+        });
+        serde_json::from_value(value).map_err(|e| Error::Spec(e.to_string()))
+    }
+
+    fn with_terminal_type(&self) -> Vec<String> {
+        let terminal = self.terminal.then(|| "TERM=xterm".to_owned());
+        let hostname = format!("HOSTNAME={}", self.hostname);
+        terminal.into_iter().chain([hostname]).chain(self.environment.iter().cloned()).collect()
+    }
+}
+
+fn mounts() -> Value {
+    let bind = |name: &str| {
+        json!({
+            "destination": format!("/etc/{name}"),
+            "type": "bind",
+            "source": format!("{SANDBOX}/{name}"),
+            "options": ["rbind", "rprivate"],
+        })
+    };
+    json!([
+        { "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] },
+        { "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+          "options": ["nosuid", "strictatime", "mode=755", "size=65536k"] },
+        { "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+          "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"] },
+        { "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+          "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"] },
+        { "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"] },
+        { "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"] },
+        { "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+          "options": ["nosuid", "noexec", "nodev", "relatime", "ro"] },
+        bind("hosts"),
+        bind("hostname"),
+        bind("resolv.conf"),
+    ])
+}
+
+/// Where a container's file systems are in the guest. The image is the first disk, what is written the second.
+struct Place {
+    lower: PathBuf,
+    writable: PathBuf,
+    upper: PathBuf,
+    work: PathBuf,
+    rootfs: PathBuf,
+}
+
+impl Place {
+    fn of(id: &str) -> Self {
+        let base = Path::new(CONTAINERS).join(id);
+        let writable = base.join("writable");
+        Self {
+            lower: base.join("image"),
+            upper: writable.join("upper"),
+            work: writable.join("work"),
+            writable,
+            rootfs: base.join("rootfs"),
+        }
+    }
+
+    fn storages(&self) -> Vec<Storage> {
+        let block = |disk: &str, fstype: &str, option: &str, target: &Path| Storage {
+            driver: StorageDriver::Block(disk.into()),
+            fstype: fstype.into(),
+            options: vec![option.into()],
+            mount_point: target.to_owned(),
+        };
+        let directories = BTreeSet::from([self.upper.clone(), self.work.clone()]);
+        vec![
+            block("/dev/vda", "squashfs", "ro", &self.lower),
+            block("/dev/vdb", "ext4", "noatime", &self.writable),
+            Storage {
+                driver: StorageDriver::Overlay(directories.into_iter().collect()),
+                fstype: "overlay".into(),
+                options: vec![
+                    format!("lowerdir={}", self.lower.display()),
+                    format!("upperdir={}", self.upper.display()),
+                    format!("workdir={}", self.work.display()),
+                ],
+                mount_point: self.rootfs.clone(),
+            },
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> ContainerSpec {
+        ContainerSpec {
+            id: "c".into(),
+            arguments: vec!["sh".into()],
+            environment: vec!["A=1".into(), "A=2".into()],
+            directory: "/".into(),
+            user: ContainerUser::default(),
+            hostname: "web".into(),
+            cpus: 0.5,
+            memory_mib: 128,
+            terminal: true,
+            interactive: false,
+        }
+    }
+
+    #[test]
+    fn limits_and_environment_reach_the_specification() {
+        let request = spec().to_request().unwrap();
+        let value = serde_json::to_value(&request.spec).unwrap();
+        assert_eq!(value["linux"]["resources"]["memory"]["limit"], 128 << 20);
+        assert_eq!(value["linux"]["resources"]["cpu"]["quota"], 50_000);
+        assert_eq!(value["process"]["env"], json!([DEFAULT_PATH, "TERM=xterm", "HOSTNAME=web", "A=2"]));
+        assert_eq!(request.input, ProcessInput::Closed);
+        assert_eq!(request.storages.len(), 3);
+    }
+
+    #[test]
+    fn a_container_may_not_make_devices() {
+        let value = serde_json::to_value(spec().to_request().unwrap().spec).unwrap();
+        assert!(!value["process"]["capabilities"].to_string().contains("MKNOD"));
+    }
+}

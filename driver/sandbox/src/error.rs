@@ -1,0 +1,36 @@
+use std::io;
+use std::path::PathBuf;
+
+use shim_control::ClientError;
+
+/// What could not be done to a sandbox.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("memory of {asked} MiB is below the {least} MiB that a container in a sandbox needs")]
+    Memory { asked: u64, least: u64 },
+    #[error("{asked} CPUs are more than the {most} that a sandbox can have")]
+    Cpus { asked: f32, most: u8 },
+    #[error("the disk of the container cannot be made: {0}")]
+    Disk(String),
+    #[error("the sandbox did not start: {0}")]
+    Start(String),
+    #[error(transparent)]
+    Shim(#[from] ClientError),
+    #[error("the container's specification cannot be made: {0}")]
+    Spec(String),
+    #[error("signal {0:?} is not known")]
+    Signal(String),
+}
+
+/// The result of this crate's operations.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { what, path, source }
+    }
+}

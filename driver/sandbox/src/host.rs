@@ -1,0 +1,272 @@
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal as UnixSignal, kill};
+use nix::unistd::Pid;
+use shim_control::{
+    Client, ClientError, ContainerExit, Exec, ExecResult, Phase, SandboxDir, SandboxState, Signal,
+    SignalTarget, Stats,
+};
+
+use crate::container::ContainerSpec;
+use crate::disk;
+use crate::error::{Error, Result};
+use crate::launch::{self, SandboxSpec};
+use crate::logs::{self, LogQuery};
+
+/// How long a shim that was killed may take to go.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+const DISK: &str = "writable.ext4";
+
+/// How sandboxes are made on this host.
+#[derive(Debug, Clone)]
+pub struct HostOptions {
+    /// Below which each sandbox has its folder.
+    pub folder: PathBuf,
+    /// The shim's program.
+    pub shim: PathBuf,
+    /// The guest kernel.
+    pub kernel: PathBuf,
+    /// The guest image.
+    pub image: PathBuf,
+    /// Memory that a guest gets above its containers', in MiB.
+    pub memory_overhead_mib: u64,
+    /// Bytes of one log file.
+    pub log_file_bytes: u64,
+    /// Log files kept.
+    pub log_files: u32,
+}
+
+/// All sandboxes of this host.
+#[derive(Debug, Clone)]
+pub struct Host {
+    options: HostOptions,
+}
+
+/// One sandbox, running or not.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    id: String,
+    folder: SandboxDir,
+    options: HostOptions,
+}
+
+/// What has become of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Situation {
+    /// Its guest is up.
+    Live(SandboxState),
+    /// Its guest has ended, and this is what its shim left.
+    Over(SandboxState),
+    /// It never was started, or its shim was killed before it could say anything.
+    Unknown,
+}
+
+impl Host {
+    /// Makes the folder if there is none; only root may look into it.
+    pub fn new(options: HostOptions) -> Result<Self> {
+        let folder = &options.folder;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(Error::io("make", folder))?;
+        Ok(Self { options })
+    }
+
+    /// The sandbox `id`, whether it exists or not.
+    pub fn sandbox(&self, id: &str) -> Sandbox {
+        let folder = SandboxDir::new(self.options.folder.join(id));
+        Sandbox { id: id.to_owned(), folder, options: self.options.clone() }
+    }
+
+    /// Identifiers of all sandboxes that have a folder.
+    pub fn list(&self) -> Result<Vec<String>> {
+        let folder = &self.options.folder;
+        let entries = fs::read_dir(folder).map_err(Error::io("read", folder))?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.collect())
+    }
+}
+
+impl Sandbox {
+    /// Makes the folder and the writable disk. If that fails, nothing is left.
+    pub async fn create(&self, disk_gib: u64) -> Result<()> {
+        let path = self.folder.path();
+        fs::DirBuilder::new().mode(0o700).create(path).map_err(Error::io("make", path))?;
+        let made = disk::create(&self.disk(), disk_gib).await;
+        if made.is_err() {
+            self.remove_folder()?;
+        }
+        made
+    }
+
+    /// Whether it has a folder.
+    pub fn exists(&self) -> bool {
+        self.folder.path().exists()
+    }
+
+    /// Its folder, in which the caller may keep files of its own.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Boots the guest and waits until it is ready.
+    pub async fn start(&self, spec: &SandboxSpec) -> Result<SandboxState> {
+        spec.validate()?;
+        let disk = self.disk();
+        let plan = spec.plan(&self.id, &self.options, Some(disk.as_path()).filter(|disk| disk.exists()));
+        self.folder.write_plan(&plan).map_err(Error::io("write the plan in", self.folder.path()))?;
+        let started = launch::start(&self.folder, &self.options).await;
+        if started.is_err() {
+            self.kill().await?;
+        }
+        started
+    }
+
+    /// Makes a container and lets it run. If that fails, the guest is ended.
+    pub async fn run(&self, container: &ContainerSpec) -> Result<()> {
+        let client = self.client();
+        let run = async {
+            client.create_container(container.to_request()?).await?;
+            client.start_container(&container.id).await?;
+            Ok(())
+        };
+        let result = run.await;
+        if result.is_err() {
+            self.kill().await?;
+        }
+        result
+    }
+
+    /// What has become of it. The shim is asked; where it is gone, what it left behind is read.
+    pub async fn situation(&self) -> Situation {
+        match self.client().state().await {
+            Ok(state) if state.is_live() => Situation::Live(state),
+            Ok(state) => Situation::Over(state),
+            Err(_) => match self.folder.read_state() {
+                Ok(state) if !state.is_live() => Situation::Over(state),
+                // The shim died without a word: its containers ended with it, killed.
+                Ok(state) => Situation::Over(killed(state)),
+                Err(_) => Situation::Unknown,
+            },
+        }
+    }
+
+    /// Waits for a container's end.
+    pub async fn wait(&self, container: &str) -> Result<ContainerExit> {
+        match self.client().wait_container(container).await {
+            Ok(exit) => Ok(exit),
+            Err(e) => match self.situation().await {
+                Situation::Over(state) => state
+                    .containers
+                    .get(container)
+                    .cloned()
+                    .flatten()
+                    .ok_or_else(|| Error::Start(failure(&state).unwrap_or_else(|| e.to_string()))),
+                _ => Err(e.into()),
+            },
+        }
+    }
+
+    /// Sends a signal to a container's first process.
+    pub async fn signal(&self, container: &str, number: u32) -> Result<()> {
+        let signal = Signal { container: container.to_owned(), number, target: SignalTarget::First };
+        Ok(self.client().signal(signal).await?)
+    }
+
+    /// Runs a process in a container to its end.
+    pub async fn exec(&self, exec: Exec) -> Result<ExecResult> {
+        Ok(self.client().exec(exec).await?)
+    }
+
+    /// What a container uses.
+    pub async fn stats(&self, container: &str) -> Result<Stats> {
+        Ok(self.client().stats(container).await?)
+    }
+
+    /// A container's log.
+    pub fn logs(&self, query: &LogQuery) -> Result<String> {
+        logs::read(&self.folder.log(), query)
+    }
+
+    /// Ends the guest in order. One that has ended is as good.
+    pub async fn shut_down(&self) -> Result<()> {
+        match self.client().shutdown().await {
+            Ok(()) | Err(ClientError::Gone(_)) => self.kill().await,
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Ends the shim, and the guest with it, and waits until it is gone.
+    pub async fn kill(&self) -> Result<()> {
+        let Some(pid) = self.shim_pid() else { return Ok(()) };
+        let gone = async {
+            while kill(pid, UnixSignal::SIGKILL) != Err(Errno::ESRCH) && self.shim_pid().is_some() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(KILL_TIMEOUT, gone)
+            .await
+            .map_err(|_| Error::Start(format!("its shim, process {pid}, does not end")))
+    }
+
+    /// Ends the guest and removes all that belongs to the sandbox.
+    pub async fn delete(&self) -> Result<()> {
+        self.kill().await?;
+        self.remove_folder()
+    }
+
+    /// The shim's process, found by what it was started on: a number in a file may be another's by now.
+    fn shim_pid(&self) -> Option<Pid> {
+        let wanted = self.folder.path().as_os_str().as_encoded_bytes();
+        let processes = fs::read_dir("/proc").ok()?;
+        processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).map(Pid::from_raw).find(
+            |pid| {
+                let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                let mut words = command.split(|byte| *byte == 0);
+                let program =
+                    words.next().map(|word| Path::new(std::str::from_utf8(word).unwrap_or_default()));
+                let is_shim = program.and_then(Path::file_name) == self.options.shim.file_name();
+                is_shim && words.next() == Some(wanted)
+            },
+        )
+    }
+
+    fn remove_folder(&self) -> Result<()> {
+        match fs::remove_dir_all(self.folder.path()) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", self.folder.path())(e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.folder.path().join(DISK)
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.folder.control_socket())
+    }
+}
+
+fn failure(state: &SandboxState) -> Option<String> {
+    match &state.phase {
+        Phase::Failed { reason } => Some(reason.clone()),
+        _ => None,
+    }
+}
+
+fn killed(state: SandboxState) -> SandboxState {
+    const STATUS_KILLED: i32 = 137;
+    let exit = || Some(ContainerExit { status: STATUS_KILLED, at: time::OffsetDateTime::now_utc() });
+    SandboxState {
+        phase: Phase::Failed { reason: "the sandbox's shim was killed".into() },
+        containers: state.containers.into_iter().map(|(id, end)| (id, end.or_else(exit))).collect(),
+        ..state
+    }
+}

@@ -1,0 +1,153 @@
+//! Starting a sandbox: its plan and its shim.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use shim_control::{Client, Disk, LogLimits, Nic, Phase, SandboxDir, SandboxPlan, SandboxState};
+
+use crate::error::{Error, Result};
+use crate::host::HostOptions;
+
+/// Most vCPUs of a sandbox.
+pub const VCPUS_MAX: u8 = 32;
+/// Least memory with which a container's programs, and the runtime that starts them, get along, in MiB.
+pub const MEMORY_MIN_MIB: u64 = 16;
+/// Longest wait for a shim's control socket.
+const SHIM_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A sandbox as its caller wants it.
+#[derive(Debug, Clone)]
+pub struct SandboxSpec {
+    /// CPUs.
+    pub cpus: f32,
+    /// Memory of its containers in MiB; what the guest itself needs is added.
+    pub memory_mib: u64,
+    /// The guest's host name.
+    pub hostname: String,
+    /// The read-only image.
+    pub rootfs: Option<PathBuf>,
+    /// The network.
+    pub network: GuestNetwork,
+    /// The container whose end ends the sandbox.
+    pub ends_with: Option<String>,
+}
+
+/// A guest's network.
+#[derive(Debug, Clone, Default)]
+pub struct GuestNetwork {
+    /// Interfaces in order.
+    pub nics: Vec<Nic>,
+    /// Name servers.
+    pub dns: Vec<IpAddr>,
+}
+
+impl SandboxSpec {
+    /// Says what cannot be had, before anything is made.
+    pub fn validate(&self) -> Result<()> {
+        if self.memory_mib < MEMORY_MIN_MIB {
+            return Err(Error::Memory { asked: self.memory_mib, least: MEMORY_MIN_MIB });
+        }
+        if self.cpus > f32::from(VCPUS_MAX) {
+            return Err(Error::Cpus { asked: self.cpus, most: VCPUS_MAX });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn plan(&self, id: &str, options: &HostOptions, disk: Option<&Path>) -> SandboxPlan {
+        let image = self.rootfs.as_deref().map(|path| Disk {
+            path: path.to_owned(),
+            read_only: true,
+            serial: "image".into(),
+        });
+        let writable =
+            disk.map(|path| Disk { path: path.to_owned(), read_only: false, serial: "writable".into() });
+        SandboxPlan {
+            id: id.to_owned(),
+            vcpus: self.cpus.ceil().clamp(1.0, f32::from(VCPUS_MAX)) as u8,
+            memory_mib: self.memory_mib + options.memory_overhead_mib,
+            kernel: options.kernel.clone(),
+            image: options.image.clone(),
+            hostname: self.hostname.clone(),
+            dns: self.network.dns.clone(),
+            hosts: self.hosts(),
+            disks: image.into_iter().chain(writable).collect(),
+            nics: self.network.nics.clone(),
+            ends_with: self.ends_with.clone(),
+            log: LogLimits { file_bytes: options.log_file_bytes, files: options.log_files },
+        }
+    }
+
+    fn hosts(&self) -> String {
+        let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+        for address in self.network.nics.iter().flat_map(|nic| &nic.addresses) {
+            text.push_str(&format!("{}\t{}\n", address.ip, self.hostname));
+        }
+        text
+    }
+}
+
+/// Starts the shim on a folder that holds a plan, and waits until its guest is ready.
+pub async fn start(folder: &SandboxDir, options: &HostOptions) -> Result<SandboxState> {
+    forget_last_run(folder)?;
+    let log = File::create(folder.shim_log()).map_err(Error::io("make", folder.shim_log()))?;
+    let mut shim = tokio::process::Command::from(command(folder, options, log))
+        .spawn()
+        .map_err(Error::io("run", &options.shim))?;
+    let pid = shim.id();
+    tracing::debug!(pid, "shim started");
+    // Collects the process when it ends, however late that is.
+    let ended = tokio::spawn(async move { shim.wait().await });
+    let client = Client::new(folder.control_socket());
+    let listening = async {
+        while !folder.control_socket().exists() && !ended.is_finished() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    if tokio::time::timeout(SHIM_TIMEOUT, listening).await.is_err() {
+        return Err(Error::Start(format!("its shim does not answer within {} s", SHIM_TIMEOUT.as_secs())));
+    }
+    let state = match client.wait_ready().await {
+        Ok(state) => state,
+        Err(e) => folder.read_state().map_err(|_| Error::Start(reason(folder, &e.to_string())))?,
+    };
+    match &state.phase {
+        Phase::Ready => Ok(state),
+        Phase::Failed { reason } => Err(Error::Start(reason.clone())),
+        Phase::Booting | Phase::Ended => Err(Error::Start(reason(folder, "its shim ended"))),
+    }
+}
+
+/// What the shim said last, if it said anything.
+fn reason(folder: &SandboxDir, otherwise: &str) -> String {
+    let log = std::fs::read_to_string(folder.shim_log()).unwrap_or_default();
+    log.lines().last().map_or_else(|| otherwise.to_owned(), str::to_owned)
+}
+
+/// The shim in a session of its own: a signal to the service's group does not reach it.
+fn command(folder: &SandboxDir, options: &HostOptions, log: File) -> Command {
+    let mut command = Command::new("setsid");
+    command
+        .arg(&options.shim)
+        .arg(folder.path())
+        .current_dir("/")
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("RUST_LOG", "info")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(log));
+    command
+}
+
+fn forget_last_run(folder: &SandboxDir) -> Result<()> {
+    for path in [folder.control_socket(), folder.vsock_socket(), folder.path().join("state.json")] {
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", path)(e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}

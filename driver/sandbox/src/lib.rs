@@ -1,0 +1,26 @@
+//! Sandboxes on this host: planned, started, adopted after a restart of the service, ended. A sandbox is known by
+//! its identifier and lives in a folder; its shim is a process of its own. No word of OpenStack here.
+
+#![forbid(unsafe_code)]
+
+mod container;
+mod disk;
+mod error;
+mod host;
+mod launch;
+mod logs;
+mod probe;
+mod signals;
+
+pub use container::{ContainerSpec, process};
+pub use error::{Error, Result};
+pub use host::{Host, HostOptions, Sandbox, Situation};
+pub use launch::{GuestNetwork, SandboxSpec};
+pub use logs::{LogQuery, Tail};
+pub use oci_spec::runtime::Process;
+pub use probe::prove_kvm;
+pub use shim_control::{
+    ContainerExit, ContainerUser, Exec, ExecResult, Nic, NicAddress, NicRoute, Phase, SandboxState, Stage,
+    Stats,
+};
+pub use signals::signal_number;
