@@ -1,0 +1,144 @@
+//! What cannot be done ends in `Error` with a reason that names thing and cause, and leaves nothing behind.
+
+use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud, service_log};
+use cloud_tests::eventually;
+use cloud_tests::registry::{Layout, Registry, corrupt};
+
+use crate::images::{PORT, USER, make_registry};
+
+/// Runs what cannot run, checks the reason for each of `words`, and deletes the container.
+fn refused(cloud: &Cloud, arguments: &[&str], words: &[&str]) {
+    let uuid = cloud.make("run", arguments);
+    let reason = cloud.wait_for_error(&uuid);
+    for word in words {
+        assert!(reason.contains(word), "{reason:?} does not say {word:?}");
+    }
+    let held = format!(
+        "SELECT id FROM neutron.ports WHERE device_id = '{uuid}' UNION SELECT consumer_id FROM placement.allocations WHERE consumer_id = '{uuid}'"
+    );
+    assert_eq!(cloud.sql(&held), "", "a failed container holds nothing");
+    cloud.delete(&uuid);
+}
+
+const SMALL: [&str; 6] = ["--cpu", "1", "--memory", "128", "--net", "network=net"];
+
+fn image(name: &str) -> Vec<&str> {
+    [&SMALL[..], &[name]].concat()
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn an_unknown_image_tag_or_registry() {
+    in_cloud(|cloud| {
+        refused(cloud, &image("127.0.0.1:5001/no-such-image"), &["127.0.0.1:5001/no-such-image", "could not be found"]);
+        refused(cloud, &image("busybox:no-such-tag"), &["busybox:no-such-tag", "could not be found"]);
+        refused(cloud, &image("127.0.0.1:5999/busybox"), &["127.0.0.1:5999", "cannot be reached"]);
+        let never = [&SMALL[..], &["--image-pull-policy", "never", "busybox:not-here"]].concat();
+        refused(cloud, &never, &["busybox:not-here", "pull policy is never"]);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_wrong_password() {
+    in_cloud(|cloud| {
+        let registry = Registry::start(PORT, Some(&USER));
+        let creds = format!("{}:{}", USER.name, USER.password);
+        registry.push(&Layout::busybox(), "private:1", &["--dest-creds", &creds]);
+        let name = "wrong-password";
+        make_registry(cloud, name, "guessed");
+        refused(cloud, &[&SMALL[..], &["--registry", name, "private:1"]].concat(), &["127.0.0.1:5002", "credentials"]);
+        assert!(!service_log(cloud).contains("guessed"), "the log keeps the secret");
+        cloud.openstack(&["appcontainer", "registry", "delete", name]).ok();
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_digest_that_does_not_match() {
+    in_cloud(|cloud| {
+        let registry = Registry::start(PORT, None);
+        registry.push(&Layout::busybox().with_file("/x", &[7; 100_000]), "broken:1", &[]);
+        let blobs = registry.blobs();
+        let largest = blobs.iter().max_by_key(|blob| blob.metadata().unwrap().len()).unwrap();
+        corrupt(largest);
+        refused(cloud, &image("127.0.0.1:5002/broken:1"), &["127.0.0.1:5002/broken:1", "digest", "sha256:"]);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_command_that_is_not_in_the_image() {
+    in_cloud(|cloud| {
+        let arguments = [&BUSYBOX[..], &["busybox", "no-such-program", "argument"]].concat();
+        let uuid = cloud.make("run", &arguments);
+        let reason = cloud.wait_for_error(&uuid);
+        assert!(reason.contains("no-such-program"), "{reason}");
+        cloud.delete(&uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn memory_below_what_a_guest_needs() {
+    in_cloud(|cloud| {
+        let arguments = ["--cpu", "1", "--memory", "8", "--net", "network=net", "busybox", "true"];
+        refused(cloud, &arguments, &["8 MiB", "memory"]);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_network_that_cannot_be_bound() {
+    in_cloud(|cloud| {
+        let name = "nowhere";
+        let kind = ["--provider-network-type", "flat", "--provider-physical-network", "nowhere"];
+        cloud.openstack(&[&["network", "create"], &kind[..], &[name]].concat()).ok();
+        cloud.openstack(&["subnet", "create", "--network", name, "--subnet-range", "10.78.0.0/24", name]).ok();
+        let id = cloud.sql("SELECT id FROM neutron.networks WHERE name = 'nowhere'");
+        let arguments = ["--cpu", "1", "--memory", "128", "--net", "network=nowhere", "busybox", "true"];
+        refused(cloud, &arguments, &[&id, "bound"]);
+        cloud.openstack(&["network", "delete", name]).ok();
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_full_disk() {
+    in_cloud(|cloud| {
+        let registry = Registry::start(PORT, None);
+        let noise: Vec<u8> = (0..4_000_000_u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+        registry.push(&Layout::busybox().with_file("/noise", &noise), "bulky:1", &[]);
+        cloud.shell(
+            "cd /var/lib/zun-kata; free=$(df --output=avail -B1 . | tail -n 1); fallocate -l $((free - 2000000)) ballast",
+        );
+        let uuid = cloud.make("run", &image("127.0.0.1:5002/bulky:1"));
+        let reason = cloud.wait_for_error(&uuid);
+        cloud.shell("rm /var/lib/zun-kata/ballast");
+        assert!(reason.contains("No space left on device") && reason.contains("bulky"), "{reason}");
+        cloud.delete(&uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_message_that_is_malformed_or_unknown() {
+    in_cloud(|cloud| {
+        let host = cloud.sql("SELECT host FROM zun.zun_service");
+        let publish = format!(
+            "import sys, kombu\n\
+             with kombu.Connection('amqp://guest:guest@127.0.0.1:5672//') as c:\n    \
+             p = c.Producer()\n    \
+             for body in ('nonsense', '{{\"oslo.version\": \"2.0\", \"oslo.message\": \"{{\\\\\"args\\\\\": {{}}, \\\\\"_unique_id\\\\\": \\\\\"id-of-it\\\\\"}}\"}}'):\n        \
+             p.publish(body, routing_key='zun-compute.{host}', content_type='application/json', content_encoding='utf-8')\n"
+        );
+        let sent = std::process::Command::new(cloud_tests::python()).args(["-c", &publish]).output().unwrap();
+        assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+        eventually(30, "it is logged with its identifier", || {
+            let log = service_log(cloud);
+            if log.contains("id-of-it") && log.contains("a message is dropped") { Ok(()) } else { Err(String::new()) }
+        });
+        let uuid = cloud.run_busybox("sleep 100000");
+        cloud.delete(&uuid);
+    });
+}

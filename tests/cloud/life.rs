@@ -1,0 +1,151 @@
+//! The life of a container as its user sees it.
+
+use cloud_tests::cloud::{BUSYBOX, in_cloud};
+use cloud_tests::eventually;
+
+const LONG: &str = "sleep 100000";
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn run_gives_a_running_container_with_its_address() {
+    in_cloud(|cloud| {
+        let uuid = cloud.run_busybox(&format!("ip address show; {LONG}"));
+        let shown = cloud.show(&uuid);
+        assert_eq!(shown["status"], "Running");
+        assert!(shown["status_detail"].as_str().unwrap().starts_with("Up "), "{shown}");
+        assert_eq!((shown["host"].is_string(), shown["container_id"] == shown["uuid"]), (true, true), "{shown}");
+        let addresses = shown["addresses"].as_object().unwrap().values().next().unwrap();
+        let address = addresses[0]["addr"].as_str().unwrap();
+        let port = addresses[0]["port"].as_str().unwrap();
+        let of_port = cloud.sql(&format!("SELECT ip_address FROM neutron.ipallocations WHERE port_id = '{port}'"));
+        assert_eq!(address, of_port);
+        let state = format!("SELECT status, device_id FROM neutron.ports WHERE id = '{port}'");
+        assert_eq!(cloud.sql(&state), format!("ACTIVE\t{uuid}"));
+        eventually(30, "the address is in the log", || {
+            let log = cloud.openstack(&["appcontainer", "logs", &uuid]).ok();
+            if log.contains(&format!("inet {address}/")) { Ok(()) } else { Err(log) }
+        });
+        let actions = cloud.openstack(&["appcontainer", "action", "list", &uuid, "-f", "value"]).ok();
+        assert!(actions.contains("create"), "{actions}");
+        cloud.delete(&uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn exec_gives_output_and_exit_code() {
+    in_cloud(|cloud| {
+        let uuid = cloud.run_busybox(LONG);
+        let exec = |arguments: &[&str]| {
+            cloud.openstack(&[&["appcontainer", "exec", uuid.as_str()], arguments].concat())
+        };
+        let said = exec(&["sh", "-c", "echo out; echo err >&2; exit 7"]);
+        assert_eq!(said.status, 7, "{said:?}");
+        assert!(said.out.contains("out") && said.out.contains("err"), "{said:?}");
+        assert_eq!(exec(&["true"]).status, 0);
+        let missing = exec(&["no-such-program"]);
+        assert!(missing.status != 0, "{missing:?}");
+        assert!(format!("{missing:?}").contains("no-such-program"), "{missing:?}");
+        cloud.delete(&uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn logs_tell_output_from_errors() {
+    in_cloud(|cloud| {
+        let uuid = cloud.make(
+            "run",
+            &[&BUSYBOX[..], &["busybox", "sh", "-c", "echo to-out; echo to-err >&2; echo last; exit 3"]].concat(),
+        );
+        cloud.wait_for_status(&uuid, "Stopped");
+        let logs = |options: &[&str]| {
+            cloud.openstack(&[&["appcontainer", "logs", uuid.as_str()], options].concat()).ok()
+        };
+        let all = logs(&[]);
+        assert!(["to-out", "to-err", "last"].iter().all(|line| all.contains(line)), "{all}");
+        let errors = logs(&["--stderr"]);
+        assert!(errors.contains("to-err") && !errors.contains("to-out"), "{errors}");
+        let tail = logs(&["--tail", "1"]);
+        assert_eq!(tail.trim(), "last");
+        assert!(logs(&["--timestamps"]).starts_with("20"), "each line begins with its time");
+        let shown = cloud.show(&uuid);
+        assert!(shown["status_detail"].as_str().unwrap().starts_with("Exited(3)"), "{shown}");
+        cloud.delete(&uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn create_start_stop_start_reboot_kill_delete() {
+    in_cloud(|cloud| {
+        let command = "trap 'echo stopping; exit 0' TERM; echo begun >>/begun; wc -l </begun; while :; do sleep 0.1; done";
+        let uuid = cloud.make("create", &[&BUSYBOX[..], &["busybox", "sh", "-c", command]].concat());
+        cloud.wait_for_status(&uuid, "Created");
+        let act = |verb: &str, options: &[&str], wanted: &str| {
+            cloud.openstack(&[&["appcontainer", verb], options, &[uuid.as_str()]].concat()).ok();
+            cloud.wait_for_status(&uuid, wanted);
+        };
+        act("start", &[], "Running");
+        act("stop", &["--timeout", "20"], "Stopped");
+        let log = cloud.openstack(&["appcontainer", "logs", &uuid]).ok();
+        assert!(log.contains("stopping"), "its process was asked first: {log}");
+        act("start", &[], "Running");
+        act("restart", &["--timeout", "20"], "Running");
+        eventually(60, "what was written is there after each start", || {
+            let count = cloud.openstack(&["appcontainer", "exec", &uuid, "wc", "-l", "/begun"]);
+            if count.out.trim().starts_with('3') { Ok(()) } else { Err(format!("{count:?}")) }
+        });
+        act("kill", &["--signal", "KILL"], "Stopped");
+        let shown = cloud.show(&uuid);
+        assert!(shown["status_detail"].as_str().unwrap().starts_with("Exited(137)"), "{shown}");
+        cloud.openstack(&["appcontainer", "delete", &uuid]).ok();
+        cloud.wait_until_gone(&uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_container_is_limited_and_confined() {
+    in_cloud(|cloud| {
+        let uuid = cloud.make(
+            "run",
+            &[
+                "--cpu", "0.5", "--memory", "96", "--net", "network=net", "--hostname", "web", "--environment",
+                "COLOUR=blue", "--workdir", "/var", "--image-pull-policy", "ifnotpresent", "busybox", "sleep",
+                "100000",
+            ],
+        );
+        cloud.wait_for_status(&uuid, "Running");
+        let script = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max; hostname; echo $COLOUR; pwd; \
+            ps | wc -l; touch /proc/sysrq-trigger 2>&1; grep nameserver /etc/resolv.conf; mknod /tmp/x c 1 1 2>&1";
+        let said = cloud.openstack(&["appcontainer", "exec", &uuid, "sh", "-c", script]).out;
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines[..5], ["100663296", "50000 100000", "web", "blue", "/var"], "{said}");
+        assert!(lines[5].trim().parse::<u32>().unwrap() < 8, "it sees its own processes only: {said}");
+        assert!(said.contains("sysrq-trigger: Read-only file system"), "{said}");
+        assert!(said.contains("nameserver 10.77.0.2"), "{said}");
+        assert!(said.contains("Operation not permitted"), "{said}");
+        cloud.delete(&uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn what_is_not_built_says_so() {
+    in_cloud(|cloud| {
+        let uuid = cloud.run_busybox(LONG);
+        let stats = cloud.openstack(&["appcontainer", "stats", &uuid]);
+        assert!(stats.err.contains("not supported"), "{stats:?}");
+        cloud.openstack(&["appcontainer", "pause", &uuid]).ok();
+        eventually(30, "the action ends in an error", || {
+            let query = format!(
+                "SELECT e.action, e.message FROM zun.container_actions e WHERE e.container_uuid = '{uuid}' AND e.action = 'pause'"
+            );
+            let action = cloud.sql(&query);
+            if action.contains("Error") || action.contains("not supported") { Ok(()) } else { Err(action) }
+        });
+        assert_eq!(cloud.show(&uuid)["status"], "Running");
+        cloud.delete(&uuid);
+    });
+}

@@ -1,0 +1,9 @@
+//! The whole road, from the `openstack` command to a process behind KVM and back.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod bad_input;
+mod images;
+mod life;
+mod network;
+mod service;

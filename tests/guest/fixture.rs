@@ -1,0 +1,125 @@
+//! A host with sandboxes in a folder of the test's own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cloud_tests::{devstack, top};
+use sandbox::{ContainerSpec, ContainerUser, Exec, GuestNetwork, Host, HostOptions, Sandbox, SandboxSpec};
+use tempfile::TempDir;
+
+/// Bytes of one log file; the kernel's own and the agent's lines are not in it.
+pub const LOG_FILE_BYTES: u64 = 200_000;
+const STATE: &str = "/var/lib/zun-kata";
+
+pub struct Fixture {
+    folder: TempDir,
+    options: HostOptions,
+    rootfs: PathBuf,
+}
+
+impl Fixture {
+    pub fn new() -> Self {
+        fs::create_dir_all(STATE).unwrap();
+        let folder = tempfile::tempdir_in(STATE).unwrap();
+        let options = HostOptions {
+            folder: folder.path().join("sandboxes"),
+            shim: top().join("target/release/kata-shim"),
+            kernel: devstack().join("vmlinux"),
+            image: devstack().join("guest.initrd"),
+            memory_overhead_mib: 64,
+            log_file_bytes: LOG_FILE_BYTES,
+            log_files: 3,
+        };
+        let rootfs = folder.path().join("busybox.squashfs");
+        shell(
+            "mkdir -p root/bin root/etc root/proc root/sys root/dev root/tmp root/var/www
+             cp /bin/busybox root/bin
+             for applet in $(busybox --list); do ln -sf busybox root/bin/$applet; done
+             printf 'root:x:0:0:root:/root:/bin/sh\\nwww:x:33:33:www:/var/www:/bin/false\\n' >root/etc/passwd
+             printf 'root:x:0:\\nwww:x:33:\\nlog:x:4:www\\n' >root/etc/group
+             tar -C root -c . | tar2sqfs -q -f -c lz4 busybox.squashfs",
+            folder.path(),
+        );
+        Self { folder, options, rootfs }
+    }
+
+    pub fn host(&self) -> Host {
+        Host::new(self.options.clone()).unwrap()
+    }
+
+    pub fn spec(&self, cpus: f32) -> SandboxSpec {
+        SandboxSpec {
+            cpus,
+            memory_mib: 128,
+            hostname: "guest".into(),
+            rootfs: Some(self.rootfs.clone()),
+            network: GuestNetwork::default(),
+            ends_with: Some("c".into()),
+        }
+    }
+
+    /// A sandbox whose guest is ready.
+    pub async fn start(&self, id: &str, cpus: f32) -> Sandbox {
+        let sandbox = self.host().sandbox(id);
+        sandbox.create(1).await.unwrap();
+        sandbox.start(&self.spec(cpus)).await.unwrap();
+        sandbox
+    }
+
+    /// Replaces the guest image by one whose first process does nothing.
+    pub fn guest_whose_init_ends(&mut self) {
+        shell(
+            "mkdir -p end/bin && cp /bin/busybox end/bin && printf '#!/bin/busybox true\\n' >end/init && chmod +x end/init
+             cd end && find . | cpio -o -H newc --quiet >../end.initrd",
+            self.folder.path(),
+        );
+        self.options.image = self.folder.path().join("end.initrd");
+    }
+
+    /// Replaces the kernel by nonsense.
+    pub fn kernel_of_zeros(&mut self) {
+        self.options.kernel = self.folder.path().join("zeros");
+        fs::write(&self.options.kernel, vec![0; 1 << 20]).unwrap();
+    }
+
+    /// No process of a sandbox is left, and no folder.
+    pub fn assert_clean(&self) {
+        let folder = self.options.folder.display().to_string();
+        let left = Command::new("pgrep").args(["-f", &folder]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+        assert_eq!(self.host().list().unwrap(), Vec::<String>::new());
+    }
+}
+
+fn shell(script: &str, folder: &Path) {
+    let output = Command::new("sh").args(["-ec", script]).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+pub fn arguments(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// A container with these arguments.
+pub fn spec(id: &str, words: &[&str]) -> ContainerSpec {
+    ContainerSpec {
+        id: id.into(),
+        arguments: arguments(words),
+        environment: vec!["PATH=/bin".into()],
+        directory: "/".into(),
+        user: ContainerUser { user: "0".into(), group: String::new() },
+        hostname: "guest".into(),
+        cpus: 1.0,
+        memory_mib: 128,
+        terminal: false,
+        interactive: false,
+    }
+}
+
+/// A process in a container.
+pub fn exec(container: &str, words: &[&str]) -> Exec {
+    let process =
+        sandbox::process(&arguments(words), &["PATH=/bin".into()], Path::new("/"), false).unwrap();
+    Exec { container: container.into(), process, user: ContainerUser { user: "0".into(), group: String::new() } }
+}

@@ -1,0 +1,187 @@
+//! Sandboxes and their guests, without a cloud. Runs where KVM works: `tests/lab/runner` takes it into the lab.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod fixture;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fixture::{Fixture, arguments, spec};
+use sandbox::{ContainerUser, Error, LogQuery, Situation, Tail};
+
+const LONG: [&str; 2] = ["sleep", "100000"];
+
+fn query() -> LogQuery {
+    LogQuery { stdout: true, stderr: true, timestamps: false, tail: Tail::All, since: None }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn output_and_exit_status_of_a_container() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start("c", 1.0).await;
+    let command = ["sh", "-c", "echo out; echo err >&2; exit 3"];
+    sandbox.run(&spec("c", &command)).await.unwrap();
+    assert_eq!(sandbox.wait("c").await.unwrap().status, 3);
+    let logs = sandbox.logs(&query()).unwrap();
+    assert!(logs.contains("out\n") && logs.contains("err\n"), "{logs}");
+    assert_eq!(sandbox.logs(&LogQuery { stdout: false, ..query() }).unwrap(), "err\n");
+    sandbox.delete().await.unwrap();
+    fixture.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn a_hundred_processes_at_once() {
+    let fixture = Fixture::new();
+    let sandbox = Arc::new(fixture.start("c", 2.0).await);
+    sandbox.run(&spec("c", &LONG)).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..100 {
+        let sandbox = Arc::clone(&sandbox);
+        tasks.spawn(async move {
+            let script = format!("echo number {number}; exit {}", number % 7);
+            let result = sandbox.exec(fixture::exec("c", &["sh", "-c", &script])).await.unwrap();
+            assert_eq!((result.output, result.status), (format!("number {number}\n"), number % 7));
+        });
+    }
+    let all = tokio::time::timeout(Duration::from_secs(400), tasks.join_all()).await;
+    assert_eq!(all.expect("the processes deadlock").len(), 100);
+    sandbox.delete().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn a_guest_has_the_cpus_that_were_asked_for() {
+    let fixture = Fixture::new();
+    for (cpus, seen) in [(0.5, "1\n"), (1.5, "2\n"), (8.0, "8\n")] {
+        let sandbox = fixture.start("c", cpus).await;
+        sandbox.run(&spec("c", &LONG)).await.unwrap();
+        let count = sandbox.exec(fixture::exec("c", &["nproc"])).await.unwrap();
+        assert_eq!(count.output, seen);
+        sandbox.delete().await.unwrap();
+    }
+    let refused = fixture.spec(33.0).validate().unwrap_err();
+    assert!(refused.to_string().contains("32"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn thirty_two_cpus() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start("c", 32.0).await;
+    sandbox.run(&spec("c", &LONG)).await.unwrap();
+    assert_eq!(sandbox.exec(fixture::exec("c", &["nproc"])).await.unwrap().output, "32\n");
+    sandbox.delete().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn a_process_has_its_user_directory_and_limits() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start("c", 1.0).await;
+    let mut container = spec("c", &LONG);
+    container.user = ContainerUser { user: "www".into(), group: "log".into() };
+    container.directory = "/var/www".into();
+    sandbox.run(&container).await.unwrap();
+    let user = ContainerUser { user: "www".into(), group: "log".into() };
+    let script = "id -u; id -g; pwd; ulimit -n; grep CapEff /proc/self/status; cat /proc/kcore | wc -c; ls /proc/1/ns | wc -l; \
+        cat /sys/fs/cgroup/memory.max; ls -d /dev/vda 2>&1";
+    let process = sandbox::process(&arguments(&["sh", "-c", script]), &[], "/var/www".as_ref(), false).unwrap();
+    let result = sandbox
+        .exec(sandbox::Exec { container: "c".into(), process, user })
+        .await
+        .unwrap();
+    let lines: Vec<&str> = result.output.lines().collect();
+    assert_eq!(lines[..4], ["33", "4", "/var/www", "1048576"], "{}", result.output);
+    assert_eq!(lines[4].split_whitespace().last(), Some("0000000000000000"), "a user has no capabilities");
+    assert_eq!(lines[5].trim(), "0", "/proc/kcore is masked");
+    assert_eq!(lines[7], (128_u64 << 20).to_string());
+    assert!(lines[8].contains("No such file"), "the sandbox's disks are not seen: {}", lines[8]);
+    sandbox.delete().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn a_container_that_takes_too_much_memory_is_killed() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start("c", 1.0).await;
+    let hog = ["sh", "-c", "x=0123456789abcdef; while :; do x=$x$x; done"];
+    sandbox.run(&spec("c", &hog)).await.unwrap();
+    assert_eq!(sandbox.wait("c").await.unwrap().status, 137);
+    sandbox.delete().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn a_program_that_is_missing_is_named() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start("c", 1.0).await;
+    let error = sandbox.run(&spec("c", &["no-such-program"])).await.unwrap_err();
+    assert!(error.to_string().contains("no-such-program"), "{error}");
+    assert!(!matches!(sandbox.situation().await, Situation::Live(_)));
+    sandbox.delete().await.unwrap();
+    fixture.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn a_guest_that_panics_says_so() {
+    let mut fixture = Fixture::new();
+    fixture.guest_whose_init_ends();
+    let sandbox = fixture.host().sandbox("c");
+    sandbox.create(1).await.unwrap();
+    let error = sandbox.start(&fixture.spec(1.0)).await.unwrap_err();
+    assert!(matches!(&error, Error::Start(reason) if reason.contains("Attempted to kill init")), "{error}");
+    sandbox.delete().await.unwrap();
+    fixture.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn what_is_no_kernel_is_refused_by_name() {
+    let mut fixture = Fixture::new();
+    fixture.kernel_of_zeros();
+    let sandbox = fixture.host().sandbox("c");
+    sandbox.create(1).await.unwrap();
+    let error = sandbox.start(&fixture.spec(1.0)).await.unwrap_err();
+    assert!(error.to_string().contains("is not a kernel that can be booted"), "{error}");
+    sandbox.delete().await.unwrap();
+    fixture.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn a_shim_that_is_killed_ends_its_containers() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start("c", 1.0).await;
+    sandbox.run(&spec("c", &LONG)).await.unwrap();
+    let Situation::Live(state) = sandbox.situation().await else { panic!("it does not live") };
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(state.shim_pid).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    sandbox.kill().await.unwrap();
+    let Situation::Over(state) = sandbox.situation().await else { panic!("it is not over") };
+    assert_eq!(state.containers["c"].as_ref().unwrap().status, 137);
+    sandbox.delete().await.unwrap();
+    fixture.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn a_log_is_rotated_and_kept() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start("c", 1.0).await;
+    let command = ["sh", "-c", "i=0; while [ $i -lt 40000 ]; do echo line $i; i=$((i+1)); done"];
+    sandbox.run(&spec("c", &command)).await.unwrap();
+    assert_eq!(sandbox.wait("c").await.unwrap().status, 0);
+    let logs = sandbox.logs(&query()).unwrap();
+    assert!(logs.ends_with("line 39999\n"), "the end of the log is kept");
+    let files = std::fs::read_dir(sandbox.path()).unwrap().map(Result::unwrap);
+    let sizes: Vec<u64> = files
+        .filter(|file| file.file_name().to_string_lossy().starts_with("container.log"))
+        .map(|file| file.metadata().unwrap().len())
+        .collect();
+    assert!(sizes.len() == 3 && sizes.iter().all(|size| *size <= fixture::LOG_FILE_BYTES), "{sizes:?}");
+    sandbox.delete().await.unwrap();
+}

@@ -1,0 +1,74 @@
+//! Which room may know which: the drawing in the README, checked against what Cargo was told.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Crates of this workspace that each may use. One that is not named may use all.
+const RULES: [(&str, &[&str]); 13] = [
+    ("agent-protocol", &[]),
+    ("cloud", &[]),
+    ("image", &[]),
+    ("kata-agent", &["agent-protocol"]),
+    ("kata-shim", &["agent-protocol", "shim-control", "vmm"]),
+    ("model", &[]),
+    ("network", &[]),
+    ("oslo", &[]),
+    ("sandbox", &["shim-control"]),
+    ("shim-control", &[]),
+    ("vmm", &[]),
+    ("zun-kata-compute", &["cloud", "image", "model", "network", "oslo", "sandbox"]),
+    ("cloud-tests", &["oslo", "sandbox"]),
+];
+
+fn packages() -> Vec<Value> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .current_dir(cloud_tests::top())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    metadata["packages"].as_array().unwrap().clone()
+}
+
+#[test]
+fn rooms_know_only_the_rooms_below() {
+    let packages = packages();
+    let names: BTreeSet<&str> = packages.iter().map(|package| package["name"].as_str().unwrap()).collect();
+    let rules: BTreeMap<&str, &[&str]> = RULES.into();
+    assert_eq!(names, rules.keys().copied().collect(), "a crate has no rule");
+    for package in &packages {
+        let name = package["name"].as_str().unwrap();
+        let uses = package["dependencies"].as_array().unwrap().iter().map(|used| used["name"].as_str().unwrap());
+        let strangers: Vec<_> =
+            uses.filter(|used| names.contains(used) && !rules[name].contains(used)).collect();
+        assert!(strangers.is_empty(), "{name} must not use {strangers:?}");
+    }
+}
+
+#[test]
+fn files_stay_small() {
+    fn visit(folder: &Path, long: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if entry.file_type().unwrap().is_dir() {
+                visit(&path, long);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+                if lines > 500 {
+                    long.push(format!("{}: {lines} lines", path.display()));
+                }
+            }
+        }
+    }
+    let mut long = Vec::new();
+    for room in ["agent", "driver", "tests"] {
+        visit(&cloud_tests::top().join(room), &mut long);
+    }
+    assert!(long.is_empty(), "look for the seam: {long:?}");
+}

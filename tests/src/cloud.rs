@@ -1,0 +1,182 @@
+//! The cloud of `devstack/up`, used as its users and its operator use it.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
+
+use crate::{devstack, eventually, top};
+
+/// Tests look for what is left behind in the whole cloud, so that only one at a time may use it.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Everything on the compute host that a container could leave behind, one thing a line. Finished images are kept
+/// on purpose.
+const THINGS_ON_HOST: &str = r"
+ip -o link | awk '{ print \"link\", $2 }'
+ovs-vsctl list-ports br-int | sed 's/^/port /'
+pgrep -x kata-shim | sed 's/^/shim /'
+find /sys/fs/cgroup -mindepth 1 -type d | sed 's/^/cgroup /'
+losetup -a | sed 's/^/loop /'
+awk '{ print \"mount\", $2 }' /proc/mounts
+find /var/lib/zun-kata /tmp -path /var/lib/zun-kata/images/rootfs/\* -prune -o -path /var/lib/zun-kata/images/config/\* -prune \
+  -o -path /var/lib/zun-kata/images/refs/\* -prune -o -print | sed 's/^/file /'
+";
+
+const THINGS_IN_DATABASES: &str = "
+SELECT CONCAT('neutron port ', id) FROM neutron.ports WHERE device_owner NOT LIKE 'network:%';
+SELECT DISTINCT CONCAT('allocation ', consumer_id) FROM placement.allocations;
+SELECT CONCAT('container ', uuid) FROM zun.container;
+";
+
+/// The cloud, in the hands of one test.
+pub struct Cloud {
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// What one command printed.
+#[derive(Debug)]
+pub struct Said {
+    /// Its exit status.
+    pub status: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Self {
+            status: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Said {
+    /// Standard output of a command that must have succeeded.
+    pub fn ok(self) -> String {
+        assert_eq!(self.status, 0, "{}{}", self.out, self.err);
+        self.out
+    }
+}
+
+/// Runs `test` and then sees to it that nothing is left that was not there before.
+pub fn in_cloud(test: impl FnOnce(&Cloud)) {
+    let cloud = Cloud { _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner) };
+    let before = cloud.things();
+    test(&cloud);
+    eventually(60, "everything is cleaned up", || {
+        let left: Vec<String> = cloud.things().difference(&before).cloned().collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:#?}")) }
+    });
+}
+
+impl Cloud {
+    /// The `openstack` command with these arguments.
+    pub fn openstack(&self, arguments: &[&str]) -> Said {
+        let command = ". devstack/openrc; exec openstack \"$@\"";
+        Command::new("bash")
+            .args(["-c", command, "openstack"])
+            .args(arguments)
+            .current_dir(top())
+            .output()
+            .unwrap()
+            .into()
+    }
+
+    /// A command on the compute host.
+    pub fn on_host(&self, arguments: &[&str]) -> Said {
+        Command::new(top().join("devstack/on-host")).args(arguments).output().unwrap().into()
+    }
+
+    /// A shell command on the compute host that must succeed.
+    pub fn shell(&self, command: &str) -> String {
+        self.on_host(&["bash", "-c", command]).ok()
+    }
+
+    /// What a query gives, its columns separated by tabs.
+    pub fn sql(&self, query: &str) -> String {
+        let output = Command::new("mariadb")
+            .args(["--no-defaults", "--socket=/var/lib/zun-kata-devstack/mariadb/socket", "-N", "-e", query])
+            .output()
+            .unwrap();
+        Said::from(output).ok().trim_end().to_owned()
+    }
+
+    /// `openstack appcontainer run` or `create` with these further arguments; gives the UUID.
+    pub fn make(&self, verb: &str, arguments: &[&str]) -> String {
+        let asked = self.openstack(&[&["appcontainer", verb, "-f", "json"], arguments].concat());
+        let container: Value = serde_json::from_str(&asked.ok()).unwrap();
+        container["uuid"].as_str().unwrap().to_owned()
+    }
+
+    /// Runs a container of the image busybox on the network `net` and waits until it runs.
+    pub fn run_busybox(&self, command: &str) -> String {
+        let uuid = self.make("run", &[&BUSYBOX[..], &["busybox", "sh", "-c", command]].concat());
+        self.wait_for_status(&uuid, "Running");
+        uuid
+    }
+
+    /// What `openstack appcontainer show` says.
+    pub fn show(&self, uuid: &str) -> Value {
+        let shown = self.openstack(&["appcontainer", "show", "-f", "json", uuid]).ok();
+        serde_json::from_str(&shown).unwrap()
+    }
+
+    /// Waits until the container's status is this and nothing is being done to it.
+    pub fn wait_for_status(&self, uuid: &str, wanted: &str) {
+        let query = format!(
+            "SELECT status, IFNULL(task_state, '-'), IFNULL(status_reason, '') FROM zun.container WHERE uuid = '{uuid}'"
+        );
+        eventually(180, &format!("container {uuid} is {wanted}"), || {
+            let now = self.sql(&query);
+            let mut fields = now.split('\t');
+            let there = fields.next() == Some(wanted) && fields.next() == Some("-");
+            if there { Ok(()) } else { Err(now.clone()) }
+        });
+    }
+
+    /// Waits until the container ended in `Error` and gives the reason.
+    pub fn wait_for_error(&self, uuid: &str) -> String {
+        self.wait_for_status(uuid, "Error");
+        self.show(uuid)["status_reason"].as_str().unwrap().to_owned()
+    }
+
+    /// Deletes a container by force, as users do that want it gone, and waits until it is.
+    pub fn delete(&self, uuid: &str) {
+        self.openstack(&["appcontainer", "delete", "--force", uuid]).ok();
+        self.wait_until_gone(uuid);
+    }
+
+    /// Waits until the container's row is gone.
+    pub fn wait_until_gone(&self, uuid: &str) {
+        eventually(90, &format!("container {uuid} is deleted"), || {
+            let rows = self.sql(&format!("SELECT status, status_reason FROM zun.container WHERE uuid = '{uuid}'"));
+            if rows.is_empty() { Ok(()) } else { Err(rows) }
+        });
+    }
+
+    fn things(&self) -> BTreeSet<String> {
+        let mut things: BTreeSet<String> = self.shell(THINGS_ON_HOST).lines().map(str::to_owned).collect();
+        things.extend(self.sql(THINGS_IN_DATABASES).lines().map(str::to_owned));
+        things
+    }
+}
+
+/// Arguments of `appcontainer run` for a small container on the network `net`.
+pub const BUSYBOX: [&str; 8] =
+    ["--cpu", "1", "--memory", "128", "--net", "network=net", "--image-pull-policy", "ifnotpresent"];
+
+/// The log of a service on the compute host.
+pub fn service_log(cloud: &Cloud) -> String {
+    cloud.on_host(&["devstack/host", "log", "zun-kata-compute"]).ok()
+}
+
+/// The password of every user of the cloud.
+pub fn password() -> String {
+    std::fs::read_to_string(devstack().join("password")).unwrap()
+}

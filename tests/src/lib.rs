@@ -1,0 +1,39 @@
+//! What the whole-system tests share: where things are, waiting with a deadline, a cloud, its compute host.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+pub mod cloud;
+pub mod registry;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// The repository.
+pub fn top() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Where `devstack/up` keeps its data.
+pub fn devstack() -> PathBuf {
+    top().join(".cache/devstack")
+}
+
+/// The Python that has OpenStack's packages.
+pub fn python() -> PathBuf {
+    let python = devstack().join("venv/bin/python");
+    assert!(python.exists(), "there is no {}: ./tests/run installs it", python.display());
+    python
+}
+
+/// Tries until it gives something. Panics with `what` and the last thing said when `seconds` have passed.
+pub fn eventually<T>(seconds: u64, what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(e) if Instant::now() > deadline => panic!("not within {seconds} s: {what}: {e}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Registries of a test's own, and images to put there.
+
+use std::fs::{self, File};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::cloud::Said;
+use crate::{devstack, eventually, python};
+
+/// A registry process on loopback.
+pub struct Registry {
+    port: u16,
+    folder: TempDir,
+    process: Child,
+}
+
+/// The one user of a registry that asks for credentials.
+pub struct User {
+    /// The name.
+    pub name: &'static str,
+    /// The password.
+    pub password: &'static str,
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Registry {
+    /// Starts a registry on a port; where there is a user, only that user may read.
+    pub fn start(port: u16, user: Option<&User>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        let auth = user.map_or(String::new(), |user| {
+            let script = "import bcrypt, sys; print(sys.argv[1] + ':' + bcrypt.hashpw(sys.argv[2].encode(), bcrypt.gensalt(4)).decode())";
+            let line = run(Command::new(python()).args(["-c", script, user.name, user.password]));
+            fs::write(at.join("htpasswd"), line).unwrap();
+            format!("auth:\n  htpasswd: {{ realm: test, path: {}/htpasswd }}\n", at.display())
+        });
+        let configuration = format!(
+            "version: 0.1\nlog: {{ level: warn }}\nstorage:\n  filesystem: {{ rootdirectory: {}/data }}\n\
+             http: {{ addr: '127.0.0.1:{port}' }}\n{auth}",
+            at.display()
+        );
+        fs::write(at.join("registry.yml"), configuration).unwrap();
+        let log = File::create(at.join("log")).unwrap();
+        let process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(at.join("registry.yml"))
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .expect("docker-registry must be installed: ./tests/run installs it");
+        let registry = Self { port, folder, process };
+        eventually(30, "the registry listens", || {
+            TcpStream::connect(("127.0.0.1", port)).map(drop).map_err(|e| format!("{e}: {}", registry.log()))
+        });
+        registry
+    }
+
+    /// A registry on a free port.
+    pub fn anywhere() -> Self {
+        Self::start(free_port(), None)
+    }
+
+    /// Its host and port.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// What it wrote, its access log included.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// Puts an image there.
+    pub fn push(&self, image: &Layout, name: &str, options: &[&str]) {
+        image.push(&format!("{}/{name}", self.address()), options);
+    }
+
+    /// The files of all blobs.
+    pub fn blobs(&self) -> Vec<PathBuf> {
+        let blobs = self.folder.path().join("data/docker/registry/v2/blobs/sha256");
+        let list = run(Command::new("find").arg(blobs).args(["-name", "data"]));
+        list.lines().map(PathBuf::from).collect()
+    }
+}
+
+/// A port of loopback on which nobody listens.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.stderr(Stdio::piped()).output().unwrap();
+    let said = Said::from(output);
+    assert_eq!(said.status, 0, "{command:?}: {}", said.err);
+    said.out
+}
+
+/// An image on disk: devstack's busybox and what a test adds to it.
+pub struct Layout {
+    folder: TempDir,
+}
+
+impl Layout {
+    /// The image as devstack made it.
+    pub fn busybox() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let made = devstack().join("images");
+        assert!(made.exists(), "there is no {}: ./tests/run makes it", made.display());
+        run(Command::new("cp").arg("-r").arg(made).arg(folder.path().join("layout")));
+        Self { folder }
+    }
+
+    fn reference(&self) -> String {
+        format!("{}:busybox", self.folder.path().join("layout").display())
+    }
+
+    /// Adds a layer with one file.
+    pub fn with_file(self, path: &str, content: &[u8]) -> Self {
+        let source = self.folder.path().join("file");
+        fs::write(&source, content).unwrap();
+        run(Command::new("umoci").args(["insert", "--image", &self.reference()]).arg(&source).arg(path));
+        self
+    }
+
+    /// Adds a layer that deletes a path.
+    pub fn without(self, path: &str) -> Self {
+        run(Command::new("umoci").args(["insert", "--image", &self.reference(), "--whiteout", path]));
+        self
+    }
+
+    /// Changes the configuration with options of `umoci config`.
+    pub fn configured(self, options: &[&str]) -> Self {
+        run(Command::new("umoci").args(["config", "--image", &self.reference()]).args(options));
+        self
+    }
+
+    fn push(&self, destination: &str, options: &[&str]) {
+        run(Command::new("skopeo")
+            .args(["copy", "--insecure-policy", "--dest-tls-verify=false"])
+            .args(options)
+            .arg(format!("oci:{}", self.reference()))
+            .arg(format!("docker://{destination}")));
+    }
+}
+
+/// Changes one byte in the middle of a file.
+pub fn corrupt(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
