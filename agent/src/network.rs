@@ -1,6 +1,6 @@
 //! The guest's interfaces, addresses and routes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use agent_protocol::messages::{IPAddress, Interface, Route};
 use futures::TryStreamExt;
@@ -63,18 +63,7 @@ impl Network {
 
     async fn add_route(&self, route: &Route) -> Result<()> {
         let index = self.index_named(&route.device).await?;
-        let mut message = RouteMessageBuilder::<IpAddr>::new().output_interface(index);
-        if !route.dest.is_empty() {
-            let (ip, prefix) = parse_prefix(&route.dest)?;
-            message =
-                message.destination_prefix(ip, prefix).map_err(|_| Error::Address(route.dest.clone()))?;
-        }
-        if route.gateway.is_empty() {
-            message = message.scope(RouteScope::Link);
-        } else {
-            let gateway = parse_ip(&route.gateway)?;
-            message = message.gateway(gateway).map_err(|_| Error::Address(route.gateway.clone()))?.onlink();
-        }
+        let message = route_message(route)?.output_interface(index);
         let what = format!("add a route to {:?} through {:?}", route.dest, route.gateway);
         self.0.route().add(message.build()).replace().execute().await.map_err(netlink(what))
     }
@@ -102,6 +91,26 @@ impl Network {
 
     async fn change(&self, message: rtnetlink::packet_route::link::LinkMessage, what: &str) -> Result<()> {
         self.0.link().set(message).execute().await.map_err(netlink(what))
+    }
+}
+
+/// A route without a destination is its family's default route.
+fn route_message(route: &Route) -> Result<RouteMessageBuilder<IpAddr>> {
+    let message = RouteMessageBuilder::<IpAddr>::new();
+    let gateway = if route.gateway.is_empty() { None } else { Some(parse_ip(&route.gateway)?) };
+    let (ip, prefix) = match gateway {
+        Some(IpAddr::V4(_)) if route.dest.is_empty() => (Ipv4Addr::UNSPECIFIED.into(), 0),
+        Some(IpAddr::V6(_)) if route.dest.is_empty() => (Ipv6Addr::UNSPECIFIED.into(), 0),
+        _ => parse_prefix(&route.dest)?,
+    };
+    let message = message.destination_prefix(ip, prefix).map_err(|_| Error::Address(route.dest.clone()))?;
+    match gateway {
+        None => Ok(message.scope(RouteScope::Link)),
+        Some(gateway) if gateway.is_ipv4() != ip.is_ipv4() => Err(Error::Address(route.gateway.clone())),
+        Some(gateway) => {
+            let message = message.gateway(gateway).map_err(|_| Error::Address(route.gateway.clone()))?;
+            Ok(message.onlink())
+        }
     }
 }
 
@@ -134,6 +143,22 @@ fn parse_prefix(text: &str) -> Result<(IpAddr, u8)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn route(dest: &str, gateway: &str) -> Route {
+        Route { dest: dest.into(), gateway: gateway.into(), ..Default::default() }
+    }
+
+    #[test]
+    fn routes_have_a_destination_of_their_gateways_family() {
+        for (dest, gateway) in
+            [("", "10.0.0.1"), ("", "fd00::1"), ("10.1.0.0/16", "10.0.0.1"), ("10.1.0.0/16", ""), ("fd01::/64", "fd00::1")]
+        {
+            assert!(route_message(&route(dest, gateway)).is_ok(), "{dest:?} through {gateway:?}");
+        }
+        for (dest, gateway) in [("", ""), ("10.1.0.0/16", "fd00::1"), ("10.1.0.0/16", "x"), ("x", "10.0.0.1")] {
+            assert!(route_message(&route(dest, gateway)).is_err(), "{dest:?} through {gateway:?}");
+        }
+    }
 
     #[test]
     fn prefixes_are_bounded_by_their_family() {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use cloud_tests::tls::Authority;
 use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
@@ -99,51 +100,43 @@ impl Gate {
     }
 }
 
-async fn pass(mut client: TcpStream, number: usize, mut orders: watch::Receiver<Order>) {
+async fn pass(mut client: TcpStream, number: usize, orders: watch::Receiver<Order>) {
     let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).await else { return };
     tokio::select! {
         _ = copy_bidirectional(&mut client, &mut server) => {}
-        _ = orders.wait_for(|order| matches!(order, Order::Cut(last) if number <= *last)) => {}
-        _ = orders.wait_for(|order| matches!(order, Order::Freeze(last) if number <= *last)) => {
-            std::future::pending::<()>().await;
+        order = ordered(orders, number) => {
+            if matches!(order, Order::Freeze(_)) {
+                std::future::pending::<()>().await;
+            }
         }
     }
 }
 
-/// A TLS listener before the broker, with a certificate of an authority of its own.
+/// Waits for an order that concerns connection `number`.
+async fn ordered(mut orders: watch::Receiver<Order>, number: usize) -> Order {
+    let concerns = |order: &Order| matches!(order, Order::Cut(last) | Order::Freeze(last) if number <= *last);
+    *orders.wait_for(concerns).await.expect("the gate lives as long as its test")
+}
+
+/// A TLS listener before the broker.
 pub struct TlsFront {
     pub port: u16,
     pub authority: PathBuf,
-    _folder: tempfile::TempDir,
+    _certificate: Authority,
     _process: Child,
 }
 
 impl TlsFront {
-    pub async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let script = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 2 \
-             -subj /CN=test-authority -addext basicConstraints=critical,CA:TRUE && \
-             openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out request.pem -subj /CN=localhost && \
-             printf 'subjectAltName=DNS:localhost\\n' >extensions && \
-             openssl x509 -req -in request.pem -CA ca.pem -CAkey ca.key -days 2 -extfile extensions -out cert.pem";
-        let made = Command::new("sh").args(["-ec", script]).current_dir(folder.path()).output().await.unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        let listen =
-            format!("OPENSSL-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork,verify=0,cert=cert.pem,key=key.pem");
+    pub fn start() -> Self {
+        let certificate = Authority::new();
+        let port = cloud_tests::registry::free_port();
         let process = Command::new("socat")
-            .args([listen, format!("TCP:127.0.0.1:{PORT}")])
-            .current_dir(folder.path())
+            .args([certificate.listen(port), format!("TCP:127.0.0.1:{PORT}")])
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        for _ in 0..100 {
-            if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok() {
-                return Self { port, authority: folder.path().join("ca.pem"), _folder: folder, _process: process };
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("socat does not listen");
+        cloud_tests::wait_for_port(port);
+        Self { port, authority: certificate.path(), _certificate: certificate, _process: process }
     }
 }

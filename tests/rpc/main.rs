@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker::{Gate, TlsFront, URL};
-use oslo::{CallError, Client, RabbitOptions, RemoteError, RequestContext, Server, Target, TransportUrl};
+use oslo::{CallError, Client, RabbitOptions, RequestContext, Server, Target, TransportUrl};
 use peer::{Peer, Recorder};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
@@ -61,11 +61,13 @@ fn client(target: &Target, at: &str) -> Client {
 }
 
 async fn call(client: &Client, key: &str, method: &str, value: Value) -> Result<Value, CallError> {
-    let context = RequestContext { request_id: Some("req-1".into()), ..Default::default() };
+    let mut context = RequestContext::default();
+    context.request_id = Some("req-1".into());
     client.call(&context, key, method, arguments(value), TIMEOUT).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and oslo.messaging; tests/run starts them"]
 async fn oslo_messaging_calls_our_server() {
     let serving = serve(URL, RabbitOptions::default()).await;
     let peer = Peer::new(&serving.target);
@@ -77,6 +79,7 @@ async fn oslo_messaging_calls_our_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and oslo.messaging; tests/run starts them"]
 async fn our_failures_are_exceptions_of_their_class() {
     let serving = serve(URL, RabbitOptions::default()).await;
     let peer = Peer::new(&serving.target);
@@ -90,6 +93,7 @@ async fn our_failures_are_exceptions_of_their_class() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and oslo.messaging; tests/run starts them"]
 async fn casts_and_fanouts_reach_our_server() {
     let serving = serve(URL, RabbitOptions::default()).await;
     let peer = Peer::new(&serving.target);
@@ -99,6 +103,7 @@ async fn casts_and_fanouts_reach_our_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and oslo.messaging; tests/run starts them"]
 async fn we_call_oslo_messagings_server() {
     let target = target();
     let peer = Peer::new(&target);
@@ -123,25 +128,23 @@ async fn we_call_oslo_messagings_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and oslo.messaging; tests/run starts them"]
 async fn silence_and_absence_are_told_apart() {
     let target = target();
     let peer = Peer::new(&target);
     let _serving = peer.serve().await;
     let client = client(&target, URL);
     let short = Duration::from_secs(1);
-    let slow = client.call(
-        &RequestContext::default(),
-        &target.topic,
-        "silent",
-        arguments(json!({ "seconds": 4 })),
-        short,
-    );
+    let context = RequestContext::default();
+    let seconds = arguments(json!({ "seconds": 4 }));
+    let slow = client.call(&context, &target.topic, "silent", seconds, short);
     assert!(matches!(slow.await, Err(CallError::Timeout { .. })));
     let nobody = call(&client, "no-such-topic", "echo", json!({})).await;
     assert!(matches!(nobody, Err(CallError::NobodyListens(key)) if key == "no-such-topic"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and oslo.messaging; tests/run starts them"]
 async fn a_message_is_worked_on_once_and_a_malformed_one_never() {
     let serving = serve(URL, RabbitOptions::default()).await;
     let queue = serving.target.server_topic();
@@ -170,6 +173,7 @@ async fn a_message_is_worked_on_once_and_a_malformed_one_never() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and oslo.messaging; tests/run starts them"]
 async fn many_calls_are_served_side_by_side() {
     let serving = serve(URL, RabbitOptions::default()).await;
     let client = Arc::new(client(&serving.target, URL));
@@ -185,6 +189,7 @@ async fn many_calls_are_served_side_by_side() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and oslo.messaging; tests/run starts them"]
 async fn a_server_finds_a_living_broker_and_comes_back_when_its_connection_is_cut() {
     let gate = Gate::open().await;
     let hosts = format!("rabbit://guest:guest@127.0.0.1:1,guest:guest@127.0.0.1:{}/", gate.port());
@@ -197,6 +202,7 @@ async fn a_server_finds_a_living_broker_and_comes_back_when_its_connection_is_cu
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and oslo.messaging; tests/run starts them"]
 async fn a_broker_that_falls_silent_is_left() {
     let gate = Gate::open().await;
     let options = RabbitOptions { heartbeat_timeout_threshold: 2, ..Default::default() };
@@ -209,8 +215,9 @@ async fn a_broker_that_falls_silent_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and oslo.messaging; tests/run starts them"]
 async fn tls_is_verified() {
-    let front = TlsFront::start().await;
+    let front = TlsFront::start();
     let at = format!("rabbit://guest:guest@localhost:{}/?ssl=1", front.port);
     let options = RabbitOptions { ssl_ca_file: Some(front.authority.clone()), ..Default::default() };
     let serving = serve(&at, options).await;
@@ -223,10 +230,4 @@ async fn tls_is_verified() {
     let key = serving.target.server_topic();
     let refused = trusts_nobody.call(&context, &key, "echo", Map::new(), Duration::from_secs(3)).await;
     assert!(refused.is_err(), "a certificate of an unknown authority was taken");
-}
-
-#[test]
-fn a_failure_keeps_its_fields() {
-    let error = RemoteError::new("zun.common.exception", "Conflict", "taken");
-    assert_eq!(error.to_string(), "Conflict: taken");
 }

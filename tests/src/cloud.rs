@@ -13,16 +13,17 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// Everything on the compute host that a container could leave behind, one thing a line. Finished images are kept
 /// on purpose.
-const THINGS_ON_HOST: &str = r"
-ip -o link | awk '{ print \"link\", $2 }'
+const THINGS_ON_HOST: &str = r#"
+ip -o link | awk '{ print "link", $2 }'
 ovs-vsctl list-ports br-int | sed 's/^/port /'
 pgrep -x kata-shim | sed 's/^/shim /'
 find /sys/fs/cgroup -mindepth 1 -type d | sed 's/^/cgroup /'
 losetup -a | sed 's/^/loop /'
-awk '{ print \"mount\", $2 }' /proc/mounts
-find /var/lib/zun-kata /tmp -path /var/lib/zun-kata/images/rootfs/\* -prune -o -path /var/lib/zun-kata/images/config/\* -prune \
-  -o -path /var/lib/zun-kata/images/refs/\* -prune -o -print | sed 's/^/file /'
-";
+awk '{ print "mount", $2 }' /proc/mounts
+cd /var/lib/zun-kata
+find . -path './images/rootfs/*' -prune -o -path './images/config/*' -prune -o -path './images/refs/*' -prune \
+  -o -print | sed 's/^/file /'
+"#;
 
 const THINGS_IN_DATABASES: &str = "
 SELECT CONCAT('neutron port ', id) FROM neutron.ports WHERE device_owner NOT LIKE 'network:%';

@@ -5,7 +5,9 @@
 
 pub mod cloud;
 pub mod registry;
+pub mod tls;
 
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -36,4 +38,11 @@ pub fn eventually<T>(seconds: u64, what: &str, mut attempt: impl FnMut() -> Resu
             Err(_) => std::thread::sleep(Duration::from_millis(200)),
         }
     }
+}
+
+/// Waits until somebody listens on a port of loopback.
+pub fn wait_for_port(port: u16) {
+    eventually(30, &format!("port {port} is open"), || {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map(drop).map_err(|e| e.to_string())
+    });
 }

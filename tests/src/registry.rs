@@ -1,14 +1,13 @@
 //! Registries of a test's own, and images to put there.
 
 use std::fs::{self, File};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
 use crate::cloud::Said;
-use crate::{devstack, eventually, python};
+use crate::{devstack, python, wait_for_port};
 
 /// A registry process on loopback.
 pub struct Registry {
@@ -58,9 +57,7 @@ impl Registry {
             .spawn()
             .expect("docker-registry must be installed: ./tests/run installs it");
         let registry = Self { port, folder, process };
-        eventually(30, "the registry listens", || {
-            TcpStream::connect(("127.0.0.1", port)).map(drop).map_err(|e| format!("{e}: {}", registry.log()))
-        });
+        wait_for_port(port);
         registry
     }
 
