@@ -10,7 +10,7 @@ use time::PrimitiveDateTime;
 use uuid::Uuid;
 
 use crate::database::{Database, Error, Result, now};
-use crate::{versioned, wire_time};
+use crate::{versioned, wire_json, wire_time};
 
 /// `container_type` of a container that belongs to no capsule (`zun/common/consts.py`).
 const TYPE_CONTAINER: i32 = 0;
@@ -184,6 +184,7 @@ pub struct Container {
     pub ports: Option<Json<Vec<u16>>>,
     pub hostname: Option<String>,
     pub labels: Option<JsonMap>,
+    #[serde(with = "wire_json", default)]
     pub addresses: Option<Json<Addresses>>,
     pub image_pull_policy: Option<String>,
     pub host: Option<String>,
@@ -200,8 +201,10 @@ pub struct Container {
     pub auto_heal: Option<bool>,
     #[serde(with = "wire_time", default)]
     pub started_at: Option<PrimitiveDateTime>,
+    #[serde(with = "wire_json", default)]
     pub exposed_ports: Option<Json<Value>>,
     pub privileged: Option<bool>,
+    #[serde(with = "wire_json", default)]
     pub healthcheck: Option<Json<Value>>,
     pub registry_id: Option<i32>,
     pub entrypoint: Option<Json<Vec<String>>>,
@@ -423,6 +426,18 @@ mod tests {
         assert_eq!(container.status, Status::Creating);
         assert_eq!(container.usage(), Usage { cpu: 1.0, memory: 128, disk: 0 });
         assert_eq!(container.to_wire().unwrap(), captured);
+    }
+
+    #[test]
+    fn json_travels_as_text() {
+        let mut value = captured();
+        let text = r#"{"net":[{"addr":"10.0.0.3","version":4,"port":"p","subnet_id":"s","preserve_on_delete":false}]}"#;
+        value["zun_object.data"]["addresses"] = json!(text);
+        let container = Container::from_wire(&value).unwrap();
+        assert_eq!(container.addresses.as_ref().unwrap().0["net"][0].addr, "10.0.0.3");
+        assert_eq!(container.to_wire().unwrap(), value);
+        value["zun_object.data"]["addresses"] = serde_json::from_str(text).unwrap();
+        assert_eq!(Container::from_wire(&value).unwrap().addresses.unwrap().0["net"][0].port, "p");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod image;
 mod network;
 mod service;
 mod versioned;
+mod wire_json;
 mod wire_time;
 
 pub use action::{ActionLog, Outcome};
