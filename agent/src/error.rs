@@ -32,6 +32,8 @@ pub enum Error {
     Netlink { what: String, source: Box<rtnetlink::Error> },
     #[error("{0}")]
     Runtime(String),
+    #[error("the program cannot be run: {0}")]
+    Program(String),
     #[error(transparent)]
     Spec(#[from] agent_protocol::SpecError),
     #[error("the process has no {0}")]
@@ -59,6 +61,7 @@ impl Error {
             | Self::StorageDriver(_)
             | Self::Address(_)
             | Self::Spec(_) => ttrpc::Code::INVALID_ARGUMENT,
+            Self::Program(_) => ttrpc::Code::FAILED_PRECONDITION,
             _ => ttrpc::Code::INTERNAL,
         }
     }

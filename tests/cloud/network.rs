@@ -5,8 +5,7 @@ use cloud_tests::eventually;
 use serde_json::Value;
 
 fn address(shown: &Value) -> String {
-    let networks = shown["addresses"].as_object().unwrap();
-    networks.values().next().unwrap()[0]["addr"].as_str().unwrap().to_owned()
+    shown["addresses"].as_str().unwrap().to_owned()
 }
 
 #[test]

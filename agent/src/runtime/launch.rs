@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 use crate::reaper::{Exit, Reaper, wait};
 use crate::streams::Stream;
 
+/// What `libcontainer` says before the reason why a program cannot be run.
+const EXECUTION_FAILED: &str = "error in executing process : ";
+
 /// A new process's streams, our ends.
 pub struct Stdio {
     /// What the process reads.
@@ -145,8 +148,16 @@ async fn run_helper(
     })?;
     match Report::from_text(&text) {
         Some(Report::Pid(pid)) => Ok(pid),
-        Some(Report::Failed(reason)) => Err(Error::Runtime(reason)),
+        Some(Report::Failed(reason)) => Err(failure(&reason)),
         None => Err(Error::Runtime(format!("the runtime helper reported {text:?}"))),
+    }
+}
+
+/// A program that is not there, or is none, is the user's affair and not the runtime's.
+fn failure(reason: &str) -> Error {
+    match reason.split_once(EXECUTION_FAILED) {
+        Some((_, cause)) => Error::Program(cause.to_owned()),
+        None => Error::Runtime(reason.to_owned()),
     }
 }
 
@@ -168,4 +179,20 @@ fn receive_terminal(listener: &UnixListener) -> Result<Stdio> {
     // SAFETY: the kernel has just installed this descriptor for us, and nobody else knows of it.
     let master = Stream::new(unsafe { OwnedFd::from_raw_fd(fd) })?;
     Ok(Stdio { stdin: Some(master.try_clone()?), stdout: master, stderr: None, terminal: true })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_is_told_from_a_failing_runtime() {
+        let text = "failed to create container: exec process failed with error error in executing process : \
+                    executable 'x' not found in $PATH";
+        assert_eq!(
+            failure(text).to_string(),
+            "the program cannot be run: executable 'x' not found in $PATH"
+        );
+        assert!(matches!(failure("failed to mount"), Error::Runtime(_)));
+    }
 }

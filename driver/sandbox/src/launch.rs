@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use shim_control::{Client, Disk, LogLimits, Nic, Phase, SandboxDir, SandboxPlan, SandboxState};
+use shim_control::{Client, ClientError, Disk, LogLimits, Nic, Phase, SandboxDir, SandboxPlan, SandboxState};
 
 use crate::error::{Error, Result};
 use crate::host::HostOptions;
@@ -15,8 +15,8 @@ use crate::host::HostOptions;
 pub const VCPUS_MAX: u8 = 32;
 /// Least memory with which a container's programs, and the runtime that starts them, get along, in MiB.
 pub const MEMORY_MIN_MIB: u64 = 16;
-/// Longest wait for a shim's control socket.
-const SHIM_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for a shim's word on its guest; longer than the shim waits for the guest.
+const READY_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A sandbox as its caller wants it.
 #[derive(Debug, Clone)]
@@ -101,17 +101,23 @@ pub async fn start(folder: &SandboxDir, options: &HostOptions) -> Result<Sandbox
     // Collects the process when it ends, however late that is.
     let ended = tokio::spawn(async move { shim.wait().await });
     let client = Client::new(folder.control_socket());
-    let listening = async {
-        while !folder.control_socket().exists() && !ended.is_finished() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+    // The socket appears a little before the shim listens on it.
+    let ready = async {
+        loop {
+            match client.wait_ready().await {
+                Err(ClientError::Gone(_)) if !ended.is_finished() => {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                answer => break answer,
+            }
         }
     };
-    if tokio::time::timeout(SHIM_TIMEOUT, listening).await.is_err() {
-        return Err(Error::Start(format!("its shim does not answer within {} s", SHIM_TIMEOUT.as_secs())));
-    }
-    let state = match client.wait_ready().await {
-        Ok(state) => state,
-        Err(e) => folder.read_state().map_err(|_| Error::Start(reason(folder, &e.to_string())))?,
+    let state = match tokio::time::timeout(READY_TIMEOUT, ready).await {
+        Ok(Ok(state)) => state,
+        Ok(Err(e)) => folder.read_state().map_err(|_| Error::Start(reason(folder, &e.to_string())))?,
+        Err(_) => {
+            return Err(Error::Start(format!("its shim does not answer within {} s", READY_TIMEOUT.as_secs())));
+        }
     };
     match &state.phase {
         Phase::Ready => Ok(state),

@@ -22,6 +22,9 @@ use crate::agent::{deadline, no_deadline};
 use crate::error::Result;
 use crate::log::{Lines, Log};
 
+/// What a shell gives for a program that is there but cannot be run, and for one that is not there.
+const STATUS_NOT_EXECUTABLE: i32 = 126;
+const STATUS_NOT_FOUND: i32 = 127;
 const READ_LENGTH: u32 = 32 * 1024;
 /// Most output of one `exec` that is kept.
 const EXEC_OUTPUT_MAX: usize = 1 << 20;
@@ -89,7 +92,7 @@ pub async fn signal(agent: &AgentServiceClient, signal: &Signal) -> Result<()> {
     Ok(())
 }
 
-/// Runs a process to its end.
+/// Runs a process to its end. A program that cannot be run gives what a shell would give for it.
 pub async fn exec(agent: &AgentServiceClient, exec: &Exec) -> Result<ExecResult> {
     let id = Uuid::new_v4().to_string();
     let request = ExecProcessRequest {
@@ -99,7 +102,9 @@ pub async fn exec(agent: &AgentServiceClient, exec: &Exec) -> Result<ExecResult>
         process: MessageField::some(process_to_wire(&exec.process)),
         ..Default::default()
     };
-    agent.exec_process(deadline(), &request).await?;
+    if let Err(e) = agent.exec_process(deadline(), &request).await {
+        return unrunnable(e);
+    }
     close_input(agent, &exec.container, &id).await?;
     let output = Mutex::new(Vec::new());
     tokio::join!(
@@ -109,6 +114,17 @@ pub async fn exec(agent: &AgentServiceClient, exec: &Exec) -> Result<ExecResult>
     let status = wait(agent, &exec.container, &id).await?;
     let output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(ExecResult { output: String::from_utf8_lossy(&output).into_owned(), status })
+}
+
+fn unrunnable(error: ttrpc::Error) -> Result<ExecResult> {
+    match error {
+        ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::FAILED_PRECONDITION => {
+            let missing = status.message().contains("not found");
+            let output = format!("{}\n", status.message());
+            Ok(ExecResult { output, status: if missing { STATUS_NOT_FOUND } else { STATUS_NOT_EXECUTABLE } })
+        }
+        error => Err(error.into()),
+    }
 }
 
 /// What a container uses.

@@ -41,7 +41,10 @@ pub fn run(folder: SandboxDir) -> Result<()> {
     let mut stages = BTreeMap::from([(Stage::ShimStarted, now())]);
     let plan = folder.read_plan().map_err(Error::io("read the sandbox's plan"))?;
     let started = machine::start(&folder, &plan);
-    stages.insert(Stage::KernelEntered, now());
+    if let Ok(machine) = &started {
+        stages.insert(Stage::VmCreated, microseconds(machine.created_at()));
+        stages.insert(Stage::KernelEntered, now());
+    }
     let state = SandboxState {
         shim_pid: std::process::id(),
         phase: Phase::Booting,
@@ -243,6 +246,10 @@ impl Supervisor {
 
 /// Microseconds since the epoch.
 fn now() -> u64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    microseconds(SystemTime::now())
+}
+
+fn microseconds(time: SystemTime) -> u64 {
+    let elapsed = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
 }

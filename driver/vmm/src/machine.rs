@@ -1,4 +1,5 @@
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::SystemTime;
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Cap, Kvm, VmFd};
@@ -40,6 +41,7 @@ pub struct Machine {
     console: ConsoleRing,
     ended: Mutex<mpsc::Receiver<VcpuEnd>>,
     stop: mpsc::Sender<VcpuEnd>,
+    created_at: SystemTime,
     _vm: VmFd,
     _memory: Memory,
 }
@@ -70,6 +72,7 @@ impl Machine {
             .collect::<Result<Vec<_>>>()?;
         let bus = Arc::new(Bus::new(SerialInterrupt(serial), console.clone(), transports));
 
+        let created_at = SystemTime::now();
         let (stop, ended) = mpsc::channel();
         let vcpus = VcpuSet::start(&kvm, &vm, vcpu_count, entry, Arc::clone(&bus), stop.clone())?;
         Ok(Self {
@@ -78,6 +81,7 @@ impl Machine {
             console,
             ended: Mutex::new(ended),
             stop,
+            created_at,
             _vm: vm,
             _memory: memory,
         })
@@ -102,6 +106,11 @@ impl Machine {
     pub fn stop(&self) {
         // The receiver lives as long as `self`.
         let _ = self.stop.send(VcpuEnd::Stopped);
+    }
+
+    /// When all was built and no vCPU had run yet.
+    pub fn created_at(&self) -> SystemTime {
+        self.created_at
     }
 
     /// The guest's console.

@@ -75,11 +75,13 @@ impl Manager {
             self.save(container, Changes { disk: Some(disk), ..Changes::default() }).await?;
         }
         let image = self.container_image(container).await?;
+        tracing::info!(container = %container.uuid, "the image is ready");
         let sandbox = self.sandbox(container.uuid);
         let mut record = self.new_record(container, &image)?;
         record.sandbox_spec().validate()?;
         sandbox.create(u64::try_from(container.disk.unwrap_or(1)).unwrap_or(1)).await?;
         record.attachments = networking::attach(&self.neutron, container, self.hostname(), networks).await?;
+        tracing::info!(container = %container.uuid, "the ports are ready");
         let written = record.write(sandbox.path(), container.uuid);
         if written.is_err() {
             networking::detach(&self.neutron, &record.attachments).await;

@@ -1,7 +1,7 @@
 //! Start, stop, kill, reboot, delete, and what happens when a container ends by itself.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::{Changes, Container, ContainerUuid, Status, TaskState};
 use sandbox::{Sandbox, Situation};
@@ -54,6 +54,8 @@ impl Manager {
         if let Situation::Live(_) = sandbox.situation().await {
             return Err(Error::State { action: "start", container: uuid, status: Status::Running });
         }
+        tracing::info!(container = %uuid, "starting");
+        let began = SystemTime::now();
         networking::plug(&record.attachments, &uuid.to_string(), self.hostname()).await?;
         let started = async {
             let spec = record.sandbox_spec();
@@ -75,7 +77,7 @@ impl Manager {
         let detail =
             Changes { status_detail: Some(Some("Up 0 seconds".into())), ..Changes::status(Status::Running) };
         self.save(container, detail.started_now()).await?;
-        self.log_stages(uuid, &sandbox).await;
+        self.log_stages(uuid, &sandbox, began).await;
         self.watch(uuid);
         Ok(())
     }
@@ -88,13 +90,15 @@ impl Manager {
         }
     }
 
-    async fn log_stages(&self, uuid: ContainerUuid, sandbox: &Sandbox) {
+    /// Says how long after `began` the sandbox reached each stage of its start.
+    async fn log_stages(&self, uuid: ContainerUuid, sandbox: &Sandbox, began: SystemTime) {
         if let Situation::Live(state) = sandbox.situation().await {
-            let first = state.stages.values().min().copied().unwrap_or(0);
+            let elapsed = began.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let first = u64::try_from(elapsed.as_micros()).unwrap_or(0);
             let stages: Vec<_> = state
                 .stages
                 .iter()
-                .map(|(stage, at)| format!("{stage:?} {} ms", (at - first) / 1000))
+                .map(|(stage, at)| format!("{stage:?} {} ms", at.saturating_sub(first) / 1000))
                 .collect();
             tracing::info!(container = %uuid, "running: {}", stages.join(", "));
         }

@@ -26,7 +26,9 @@ pub enum Phase {
 pub enum Stage {
     /// The shim's first instruction.
     ShimStarted,
-    /// The machine is built and its first vCPU enters the kernel.
+    /// The machine is built.
+    VmCreated,
+    /// Its first vCPU enters the kernel.
     KernelEntered,
     /// The agent answered its first call.
     AgentReady,
