@@ -35,9 +35,9 @@ class Endpoint:
     def fail(self, context, text):
         raise ValueError(text)
 
+    @oslo_messaging.expected_exceptions(KeyError)
     def expected(self, context):
-        with oslo_messaging.expected_exceptions(KeyError):
-            raise KeyError('wanted')
+        raise KeyError('wanted')
 
     def silent(self, context, seconds):
         import time
@@ -46,7 +46,7 @@ class Endpoint:
 
 def main():
     mode, url, exchange, topic, server = sys.argv[1:6]
-    conf = cfg.ConfigOpts()
+    conf = cfg.CONF
     conf([])
     oslo_messaging.set_transport_defaults(control_exchange=exchange)
     transport = oslo_messaging.get_rpc_transport(conf, url=url, allowed_remote_exmods=['zun.common.exception'])

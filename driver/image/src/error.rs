@@ -27,8 +27,10 @@ pub enum Error {
     Reference(String, String),
     #[error("cannot {what} {}: {source}", path.display())]
     Io { what: &'static str, path: PathBuf, source: io::Error },
-    #[error("the file system of image {image} cannot be written: {reason}")]
-    Squash { image: String, reason: String },
+    #[error("image {image} cannot be stored: {reason}")]
+    Store { image: String, reason: String },
+    #[error("image {0} has no variant for linux/amd64")]
+    Platform(String),
     #[error("image searching is not supported in registry: {0}")]
     Search(String),
     #[error("the work on image {0} was lost")]

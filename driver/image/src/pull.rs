@@ -12,7 +12,9 @@ use oci_client::manifest::{OciDescriptor, OciImageManifest};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, RegistryOperation};
 use oci_spec::image::ImageConfiguration;
+use tokio::io::AsyncWrite;
 
+use crate::bounded::Bounded;
 use crate::decompress::decompress;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -103,10 +105,7 @@ impl<'a> Remote<'a> {
             return Err(self.invalid("its configuration is too large".into()));
         }
         let mut bytes = Vec::new();
-        self.client
-            .pull_blob(self.reference.inner(), &manifest.config, &mut bytes)
-            .await
-            .map_err(|e| self.error(e))?;
+        self.blob(&manifest.config, &mut bytes).await?;
         let expected: Digest =
             manifest.config.digest.parse().map_err(|_| self.invalid("its configuration's digest".into()))?;
         let found = Digest::of(&bytes);
@@ -152,14 +151,24 @@ impl<'a> Remote<'a> {
             return Err(Error::Layer { image: self.reference.to_string(), layer: digest.clone(), reason });
         }
         tracing::info!(layer = %digest, bytes = descriptor.size, "fetching a layer");
-        let file = tempfile::tempfile_in(folder).map_err(Error::io("make a file in", folder))?;
+        let file = tempfile::tempfile_in(folder).map_err(|e| self.store(e))?;
         let mut writer = tokio::fs::File::from_std(file);
-        self.client
-            .pull_blob(self.reference.inner(), descriptor, &mut writer)
-            .await
-            .map_err(|e| self.error(e))?;
-        tokio::io::AsyncWriteExt::flush(&mut writer).await.map_err(Error::io("write a layer in", folder))?;
+        self.blob(descriptor, &mut writer).await?;
+        tokio::io::AsyncWriteExt::flush(&mut writer).await.map_err(|e| self.store(e))?;
         Ok(writer.into_std().await)
+    }
+
+    /// Fetches a blob into `out`, no more of it than its descriptor says. The client checks its digest.
+    async fn blob(&self, descriptor: &OciDescriptor, out: impl AsyncWrite + Unpin) -> Result<()> {
+        let size = u64::try_from(descriptor.size).unwrap_or(0);
+        self.client
+            .pull_blob(self.reference.inner(), descriptor, Bounded::new(out, size))
+            .await
+            .map_err(|e| self.error(e))
+    }
+
+    fn store(&self, error: std::io::Error) -> Error {
+        Error::Store { image: self.reference.to_string(), reason: error.to_string() }
     }
 
     fn invalid(&self, reason: String) -> Error {
@@ -176,7 +185,7 @@ impl<'a> Remote<'a> {
         let image = self.reference.to_string();
         let registry = self.reference.registry().to_owned();
         match error {
-            OciDistributionError::ImageManifestNotFoundError(_) => Error::NotFound(image),
+            OciDistributionError::ImageManifestNotFoundError(_) => Error::Platform(image),
             OciDistributionError::RegistryError { envelope, .. }
                 if envelope.errors.iter().any(|e| {
                     matches!(
@@ -193,10 +202,13 @@ impl<'a> Remote<'a> {
             | OciDistributionError::ServerError { code: 401 | 403, .. } => {
                 Error::Unauthorized { registry, image }
             }
-            OciDistributionError::RequestError(e) if e.status().is_none() => {
+            OciDistributionError::RequestError(e) if e.is_connect() => {
                 Error::Unreachable { registry, reason: innermost(&e) }
             }
-            OciDistributionError::IoError(e) => Error::Registry { registry, image, reason: e.to_string() },
+            OciDistributionError::RequestError(e) => {
+                Error::Registry { registry, image, reason: innermost(&e) }
+            }
+            OciDistributionError::IoError(e) => self.store(e),
             other => Error::Registry { registry, image, reason: other.to_string() },
         }
     }
@@ -219,8 +231,8 @@ impl Unpack {
         for (number, ((digest, mut blob), diff_id)) in self.layers.into_iter().enumerate() {
             let bad =
                 |reason: String| Error::Layer { image: self.image.clone(), layer: digest.clone(), reason };
-            let mut archive =
-                tempfile::tempfile_in(&self.folder).map_err(Error::io("make a file in", &self.folder))?;
+            let mut archive = tempfile::tempfile_in(&self.folder)
+                .map_err(|e| Error::Store { image: self.image.clone(), reason: e.to_string() })?;
             let (found, size) = decompress(&mut blob, &mut archive, left).map_err(|e| bad(e.to_string()))?;
             if found.to_string() != diff_id {
                 return Err(bad(format!("its content has digest {found}, not {diff_id}")));
@@ -230,6 +242,6 @@ impl Unpack {
             archives.push(archive);
         }
         squash::write(&tree, &mut archives, &self.out)
-            .map_err(|e| Error::Squash { image: self.image, reason: e.to_string() })
+            .map_err(|e| Error::Store { image: self.image, reason: e.to_string() })
     }
 }
