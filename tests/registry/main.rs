@@ -8,9 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cloud_tests::registry::{Layout, Registry, User, corrupt, free_port};
+use cloud_tests::tls::Front;
 use image::{Credentials, Error, Image, ImageReference, PullPolicy, RegistryOptions, Store};
 use tempfile::TempDir;
-use wire::{Cutting, TlsRegistry};
+use wire::Cutting;
 
 const USER: User = User { name: "grace", password: "hop-per" };
 const GIBIBYTE: u64 = 1 << 30;
@@ -150,9 +151,9 @@ async fn a_download_that_breaks_off_leaves_nothing() {
 async fn tls_is_verified_and_plain_http_is_not_guessed() {
     let registry = Registry::anywhere();
     registry.push(&Layout::busybox(), "app:1", &[]);
-    let tls = TlsRegistry::before(&registry.address()).await;
-    let name = format!("localhost:{}/app:1", tls.port);
-    let trusting = store("none", vec![tls.authority.clone()]);
+    let tls = Front::before(&registry.address());
+    let name = format!("{}/app:1", tls.address());
+    let trusting = store("none", vec![std::fs::read(tls.authority()).unwrap()]);
     assert!(trusting.pull(&name).await.is_ok());
     let strict = store("none", Vec::new());
     let error = strict.pull(&name).await.unwrap_err();

@@ -1,14 +1,11 @@
-//! What stands before a registry: a line that breaks, TLS; and an image index, which skopeo cannot make.
+//! What stands before a registry: a line that breaks; and an image index, which skopeo cannot make.
 
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cloud_tests::tls::Authority;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
 
 /// A way to a registry that ends each connection after so many bytes of answers.
 pub struct Cutting {
@@ -47,30 +44,6 @@ async fn pass(client: TcpStream, registry: String, left: Arc<AtomicUsize>) {
         if to_client.write_all(&buffer[..count]).await.is_err() {
             return;
         }
-    }
-}
-
-/// A registry behind TLS, with a certificate of an authority of its own.
-pub struct TlsRegistry {
-    pub port: u16,
-    pub authority: Vec<u8>,
-    _certificate: Authority,
-    _process: Child,
-}
-
-impl TlsRegistry {
-    pub async fn before(registry: &str) -> Self {
-        let certificate = Authority::new();
-        let port = cloud_tests::registry::free_port();
-        let process = Command::new("socat")
-            .args([certificate.listen(port), format!("TCP:{registry}")])
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        cloud_tests::wait_for_port(port);
-        let authority = std::fs::read(certificate.path()).unwrap();
-        Self { port, authority, _certificate: certificate, _process: process }
     }
 }
 

@@ -1,24 +1,21 @@
 //! RabbitMQ, and what can stand between it and us.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use cloud_tests::tls::Authority;
 use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 /// The broker of `devstack`.
 pub const URL: &str = "rabbit://guest:guest@127.0.0.1:5672/";
-const PORT: u16 = 5672;
+/// Its port.
+pub const PORT: u16 = 5672;
 
 async fn connection() -> Connection {
     let properties = ConnectionProperties::default();
@@ -116,27 +113,4 @@ async fn pass(mut client: TcpStream, number: usize, orders: watch::Receiver<Orde
 async fn ordered(mut orders: watch::Receiver<Order>, number: usize) -> Order {
     let concerns = |order: &Order| matches!(order, Order::Cut(last) | Order::Freeze(last) if number <= *last);
     *orders.wait_for(concerns).await.expect("the gate lives as long as its test")
-}
-
-/// A TLS listener before the broker.
-pub struct TlsFront {
-    pub port: u16,
-    pub authority: PathBuf,
-    _certificate: Authority,
-    _process: Child,
-}
-
-impl TlsFront {
-    pub fn start() -> Self {
-        let certificate = Authority::new();
-        let port = cloud_tests::registry::free_port();
-        let process = Command::new("socat")
-            .args([certificate.listen(port), format!("TCP:127.0.0.1:{PORT}")])
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        cloud_tests::wait_for_port(port);
-        Self { port, authority: certificate.path(), _certificate: certificate, _process: process }
-    }
 }

@@ -8,7 +8,8 @@ mod peer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::{Gate, TlsFront, URL};
+use broker::{Gate, PORT, URL};
+use cloud_tests::tls::Front;
 use oslo::{CallError, Client, RabbitOptions, RequestContext, Server, Target, TransportUrl};
 use peer::{Peer, Recorder};
 use serde_json::{Map, Value, json};
@@ -217,9 +218,9 @@ async fn a_broker_that_falls_silent_is_left() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs RabbitMQ and oslo.messaging; tests/run starts them"]
 async fn tls_is_verified() {
-    let front = TlsFront::start();
-    let at = format!("rabbit://guest:guest@localhost:{}/?ssl=1", front.port);
-    let options = RabbitOptions { ssl_ca_file: Some(front.authority.clone()), ..Default::default() };
+    let front = Front::before(&format!("127.0.0.1:{PORT}"));
+    let at = format!("rabbit://guest:guest@{}/?ssl=1", front.address());
+    let options = RabbitOptions { ssl_ca_file: Some(front.authority()), ..Default::default() };
     let serving = serve(&at, options).await;
     let answer =
         call(&client(&serving.target, URL), &serving.target.server_topic(), "echo", json!({ "a": 1 })).await;

@@ -9,6 +9,7 @@ pub mod tls;
 
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 /// The repository.
@@ -45,4 +46,22 @@ pub fn wait_for_port(port: u16) {
     eventually(30, &format!("port {port} is open"), || {
         TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map(drop).map_err(|e| e.to_string())
     });
+}
+
+/// A process that ends with its owner.
+pub struct Process(Child);
+
+impl Process {
+    /// Starts it.
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}: ./tests/run installs what is missing")))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

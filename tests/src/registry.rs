@@ -2,18 +2,18 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
 use crate::cloud::Said;
-use crate::{devstack, python, wait_for_port};
+use crate::{Process, devstack, python, wait_for_port};
 
 /// A registry process on loopback.
 pub struct Registry {
     port: u16,
     folder: TempDir,
-    process: Child,
+    _process: Process,
 }
 
 /// The one user of a registry that asks for credentials.
@@ -22,13 +22,6 @@ pub struct User {
     pub name: &'static str,
     /// The password.
     pub password: &'static str,
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 impl Registry {
@@ -49,16 +42,11 @@ impl Registry {
         );
         fs::write(at.join("registry.yml"), configuration).unwrap();
         let log = File::create(at.join("log")).unwrap();
-        let process = Command::new("docker-registry")
-            .arg("serve")
-            .arg(at.join("registry.yml"))
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .expect("docker-registry must be installed: ./tests/run installs it");
-        let registry = Self { port, folder, process };
+        let mut registry = Command::new("docker-registry");
+        registry.arg("serve").arg(at.join("registry.yml")).stdout(log.try_clone().unwrap()).stderr(log);
+        let process = Process::start(&mut registry);
         wait_for_port(port);
-        registry
+        Self { port, folder, _process: process }
     }
 
     /// A registry on a free port.

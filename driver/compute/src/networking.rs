@@ -39,6 +39,20 @@ pub struct Attachment {
     pub vif_details: serde_json::Map<String, serde_json::Value>,
 }
 
+impl Attachment {
+    fn vif(&self, owner: &str, host: &str) -> Vif {
+        Vif {
+            port_id: self.port.clone(),
+            owner: owner.to_owned(),
+            host: host.to_owned(),
+            mac: self.nic.mac.clone(),
+            mtu: self.nic.mtu,
+            vif_type: self.vif_type.clone(),
+            details: self.vif_details.clone(),
+        }
+    }
+}
+
 /// How long Neutron may take to wire a port.
 #[derive(Debug, Clone, Copy)]
 pub struct Plugging {
@@ -84,11 +98,20 @@ async fn attach_one(
     } else {
         neutron.bind_port(&requested.port, &owner, DEVICE_OWNER, host).await?
     };
-    let described = describe(neutron, requested, &port, index).await;
+    let described = describe(neutron, requested, &port, index)
+        .await
+        .and_then(|attachment| bindable(attachment, &owner, host));
     if described.is_err() {
         release(neutron, &port.id, requested.preserve_on_delete).await;
     }
     described
+}
+
+fn bindable(attachment: Attachment, owner: &str, host: &str) -> Result<Attachment> {
+    match attachment.vif(owner, host).validate() {
+        Ok(()) => Ok(attachment),
+        Err(e) => Err(Error::Network(format!("network {} cannot be bound: {e}", attachment.network))),
+    }
 }
 
 fn new_port(container: &Container, host: &str, requested: &RequestedNetwork) -> NewPort {
@@ -201,16 +224,7 @@ pub async fn release(neutron: &Neutron, port: &str, preserve: bool) {
 /// Puts a container's taps on their bridges. If one fails, none is left.
 pub async fn plug(attachments: &[Attachment], owner: &str, host: &str) -> Result<()> {
     for attachment in attachments {
-        let vif = Vif {
-            port_id: attachment.port.clone(),
-            owner: owner.to_owned(),
-            host: host.to_owned(),
-            mac: attachment.nic.mac.clone(),
-            mtu: attachment.nic.mtu,
-            vif_type: attachment.vif_type.clone(),
-            details: attachment.vif_details.clone(),
-        };
-        if let Err(e) = vif.plug().await {
+        if let Err(e) = attachment.vif(owner, host).plug().await {
             unplug(attachments).await;
             return Err(e.into());
         }

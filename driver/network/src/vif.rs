@@ -31,6 +31,11 @@ impl Vif {
         TapName::of_port(&self.port_id)
     }
 
+    /// Says whether this host can plug the port, before anything is made.
+    pub fn validate(&self) -> Result<()> {
+        self.bridge().map(|_| ())
+    }
+
     /// Makes the tap and puts it on its bridge. If that fails, nothing is left.
     pub async fn plug(&self) -> Result<TapName> {
         let bridge = self.bridge()?;

@@ -15,7 +15,7 @@ use ttrpc::context::{Context, with_duration};
 use crate::error::{Error, Result};
 
 /// How long a guest may take until its agent answers.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(30);
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long one attempt may take: a guest that is not up yet answers with a reset, or not at all.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_millis(2);

@@ -18,4 +18,4 @@ pub mod virtio;
 pub use config::{DiskAccess, DiskConfig, MacAddress, MachineConfig, NicConfig, ParseMacError, VsockConfig};
 pub use console::ConsoleRing;
 pub use error::{Error, Result};
-pub use machine::{GuestExit, Machine};
+pub use machine::{BASE_COMMAND_LINE, GuestExit, Machine};

@@ -1,0 +1,24 @@
+//! Where the time of one `run` goes, and how long the same guest takes in QEMU's microvm.
+//!
+//!   benchmark road       in the cloud of devstack/up: from the RPC message to the container's process
+//!   benchmark machine    where KVM works: from the start of the VMM to the agent's first answer
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod machine;
+mod road;
+
+/// The middle one.
+fn median(mut values: Vec<f64>) -> f64 {
+    assert!(!values.is_empty(), "nothing was measured");
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    match std::env::args().nth(1).as_deref() {
+        Some("road") => road::run(),
+        Some("machine") => machine::run(),
+        _ => panic!("usage: benchmark road|machine"),
+    }
+}

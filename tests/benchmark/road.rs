@@ -1,0 +1,69 @@
+//! Times of the service's own log lines about one container.
+
+use cloud_tests::cloud::{Cloud, in_cloud, service_log};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::median;
+
+const ROUNDS: usize = 3;
+
+/// Milestones in order: the column's name, and how many milliseconds after the message it was reached.
+type Milestones = Vec<(String, f64)>;
+
+pub fn run() {
+    in_cloud(|cloud| {
+        let cold = rounds(cloud, forget_images);
+        let cached = rounds(cloud, |_| {});
+        println!("Milliseconds after the message `container_create` was received, medians of {ROUNDS} runs each");
+        println!("{:<28} {:>10} {:>14}", "", "cold", "image cached");
+        for (cold, cached) in cold.iter().zip(&cached) {
+            assert_eq!(cold.0, cached.0);
+            println!("{:<28} {:>10.0} {:>14.0}", cold.0, cold.1, cached.1);
+        }
+    });
+}
+
+fn forget_images(cloud: &Cloud) {
+    cloud.shell("rm -rf /var/lib/zun-kata/images/{rootfs,config,refs}/*");
+}
+
+fn rounds(cloud: &Cloud, prepare: impl Fn(&Cloud)) -> Milestones {
+    let runs: Vec<Milestones> = (0..ROUNDS)
+        .map(|_| {
+            prepare(cloud);
+            let uuid = cloud.run_busybox("sleep 100000");
+            let milestones = read(&service_log(cloud), &uuid);
+            cloud.delete(&uuid);
+            milestones
+        })
+        .collect();
+    let names = runs[0].iter().map(|(name, _)| name.clone());
+    names.enumerate().map(|(n, name)| (name, median(runs.iter().map(|run| run[n].1).collect()))).collect()
+}
+
+/// Reads the milestones of a container from the service's log.
+fn read(log: &str, uuid: &str) -> Milestones {
+    let line = |text: &str| {
+        let found = log.lines().find(|line| line.contains(uuid) && line.contains(text));
+        found.unwrap_or_else(|| panic!("the log has no {text:?} of {uuid}: {log}"))
+    };
+    let at = |text: &str| {
+        let time = line(text).split(' ').next().unwrap();
+        OffsetDateTime::parse(time, &Rfc3339).unwrap()
+    };
+    let received = at(": creating ");
+    let after = |text: &str| (at(text) - received).as_seconds_f64() * 1000.0;
+    let mut milestones = vec![
+        ("image ready".to_owned(), after("the image is ready")),
+        ("ports ready".to_owned(), after("the ports are ready")),
+    ];
+    let began = after(": starting ");
+    let running = line(": running: ");
+    let stages = running.split(": running: ").nth(1).unwrap().split(" container=").next().unwrap();
+    for stage in stages.split(", ") {
+        let (name, time) = stage.trim_end_matches(" ms").split_once(' ').unwrap();
+        milestones.push((name.to_owned(), began + time.parse::<f64>().unwrap()));
+    }
+    milestones
+}
