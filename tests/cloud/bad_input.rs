@@ -2,7 +2,7 @@
 
 use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud, service_log};
 use cloud_tests::eventually;
-use cloud_tests::registry::{Layout, Registry, corrupt};
+use cloud_tests::registry::{Layout, Registry, corrupt, noise};
 
 use crate::images::{PORT, USER, make_registry};
 
@@ -102,19 +102,34 @@ fn a_network_that_cannot_be_bound() {
     });
 }
 
+/// Fills the compute host's disk but for a little.
+struct Ballast<'a>(&'a Cloud);
+
+impl<'a> Ballast<'a> {
+    fn load(cloud: &'a Cloud) -> Self {
+        let ballast = Self(cloud);
+        // What is reserved for root counts as free, since the service is root.
+        cloud.shell("cd /var/lib/zun-kata; free=$(($(stat -f -c '%f * %S' .))); fallocate -l $((free - 2000000)) ballast");
+        ballast
+    }
+}
+
+impl Drop for Ballast<'_> {
+    fn drop(&mut self) {
+        self.0.on_host(&["rm", "-f", "/var/lib/zun-kata/ballast"]);
+    }
+}
+
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn a_full_disk() {
     in_cloud(|cloud| {
         let registry = Registry::start(PORT, None);
-        let noise: Vec<u8> = (0..4_000_000_u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
-        registry.push(&Layout::busybox().with_file("/noise", &noise), "bulky:1", &[]);
-        cloud.shell(
-            "cd /var/lib/zun-kata; free=$(df --output=avail -B1 . | tail -n 1); fallocate -l $((free - 2000000)) ballast",
-        );
+        registry.push(&Layout::busybox().with_file("/noise", &noise(4_000_000)), "bulky:1", &[]);
+        let ballast = Ballast::load(cloud);
         let uuid = cloud.make("run", &image("127.0.0.1:5002/bulky:1"));
         let reason = cloud.wait_for_error(&uuid);
-        cloud.shell("rm /var/lib/zun-kata/ballast");
+        drop(ballast);
         assert!(reason.contains("No space left on device") && reason.contains("bulky"), "{reason}");
         cloud.delete(&uuid);
     });

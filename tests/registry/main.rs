@@ -7,7 +7,7 @@ mod wire;
 use std::path::Path;
 use std::sync::Arc;
 
-use cloud_tests::registry::{Layout, Registry, User, corrupt, free_port};
+use cloud_tests::registry::{Layout, Registry, User, corrupt, free_port, noise};
 use cloud_tests::tls::Front;
 use image::{Credentials, Error, Image, ImageReference, PullPolicy, RegistryOptions, Store};
 use tempfile::TempDir;
@@ -137,8 +137,7 @@ async fn a_blob_that_was_changed_is_refused_and_leaves_nothing() {
 #[ignore = "needs docker-registry; tests/run installs it"]
 async fn a_download_that_breaks_off_leaves_nothing() {
     let registry = Registry::anywhere();
-    let noise: Vec<u8> = (0..2_000_000_u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
-    registry.push(&Layout::busybox().with_file("/noise", &noise), "app:1", &[]);
+    registry.push(&Layout::busybox().with_file("/noise", &noise(2_000_000)), "app:1", &[]);
     let cutting = Cutting::before(&registry.address(), 300_000).await;
     let here = store(&cutting.address(), Vec::new());
     let error = here.pull(&format!("{}/app:1", cutting.address())).await.unwrap_err();

@@ -1,6 +1,7 @@
 //! Registries of a test's own, and images to put there.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -135,6 +136,13 @@ impl Layout {
             .arg(format!("oci:{}", self.reference()))
             .arg(format!("docker://{destination}")));
     }
+}
+
+/// Bytes that nothing compresses.
+pub fn noise(length: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    File::open("/dev/urandom").unwrap().take(length).read_to_end(&mut bytes).unwrap();
+    bytes
 }
 
 /// Changes one byte in the middle of a file.

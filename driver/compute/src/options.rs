@@ -39,6 +39,7 @@ pub struct Defaults {
     pub default_cpu: f32,
     pub default_memory: u64,
     pub default_disk: i32,
+    pub auth_encryption_key: String,
 }
 
 /// `[compute]`
@@ -122,6 +123,7 @@ impl Default for Defaults {
             default_cpu: 1.0,
             default_memory: 512,
             default_disk: 10,
+            auth_encryption_key: "notgood but just long enough i t".into(),
         }
     }
 }

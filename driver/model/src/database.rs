@@ -16,6 +16,10 @@ pub enum Error {
     Sql(#[from] sqlx::Error),
     #[error("container {0} could not be found")]
     NoContainer(crate::ContainerUuid),
+    #[error("registry {0} could not be found")]
+    NoRegistry(i32),
+    #[error("the password of registry {0} cannot be decrypted with [DEFAULT] auth_encryption_key")]
+    Decrypt(i32),
     #[error("a value cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }

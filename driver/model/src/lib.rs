@@ -9,6 +9,7 @@ mod container;
 mod database;
 mod image;
 mod network;
+mod registry;
 mod service;
 mod versioned;
 mod wire_json;
@@ -22,6 +23,7 @@ pub use container::{
 pub use database::{Database, DatabaseUrl, Error, Result, UnsupportedUrl};
 pub use image::Image;
 pub use network::RequestedNetwork;
+pub use registry::Registry;
 pub use service::{Service, heartbeat, service};
 pub use sqlx::types::Json;
 pub use versioned::{DecodeError, decode, encode, versioned};

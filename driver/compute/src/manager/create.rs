@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use image::{Credentials, Image, ImageConfiguration, ImageReference, PullPolicy};
-use model::{Changes, Container, Json, RequestedNetwork, Status, TaskState};
+use model::{Changes, Container, Json, Registry, RequestedNetwork, Status, TaskState};
 use sandbox::{ContainerSpec, ContainerUser};
 use serde_json::Value;
 
@@ -118,27 +118,35 @@ impl Manager {
         let policy =
             container.image_pull_policy.as_deref().filter(|policy| !policy.is_empty()).unwrap_or("always");
         let policy = PullPolicy::from_str(policy).map_err(|e| Error::Invalid(e.to_string()))?;
-        self.find_image(name, policy, container.rest.get("registry")).await
+        let registry = match container.registry_id {
+            Some(id) => {
+                Some(Registry::get(&self.database, id, &self.options.default.auth_encryption_key).await?)
+            }
+            None => None,
+        };
+        self.find_image(name, policy, registry).await
     }
 
-    /// The image `name`; `registry` is Zun's object of that name, if the request has one.
+    /// The image `name`, from a registry of the user's if there is one.
     pub(super) async fn find_image(
         &self,
         name: &str,
         policy: PullPolicy,
-        registry: Option<&Value>,
+        registry: Option<Registry>,
     ) -> Result<Image> {
         let docker = &self.options.docker;
-        let field = |name: &str| registry?.get("zun_object.data")?.get(name)?.as_str().map(str::to_owned);
-        let domain = field("domain").or_else(|| docker.default_registry.clone());
-        let reference = ImageReference::parse(name, domain.as_deref())?;
+        let domain = registry.as_ref().map(|registry| registry.domain.as_str());
+        let domain = domain.or(docker.default_registry.as_deref());
+        let reference = ImageReference::parse(name, domain)?;
         let default_user = docker
             .default_registry_username
             .clone()
             .filter(|_| docker.default_registry.as_deref() == Some(reference.registry()))
             .map(|username| Credentials { username, password: docker.default_registry_password.clone() });
-        let own_user = field("username")
-            .map(|username| Credentials { username, password: field("password").unwrap_or_default() });
+        let own_user = registry.and_then(|registry| {
+            let password = registry.password.unwrap_or_default();
+            registry.username.map(|username| Credentials { username, password })
+        });
         Ok(self.images.image(&reference, policy, own_user.or(default_user).as_ref()).await?)
     }
 
