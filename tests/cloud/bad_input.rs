@@ -92,7 +92,9 @@ fn memory_below_what_a_guest_needs() {
 fn a_network_that_cannot_be_bound() {
     in_cloud(|cloud| {
         let name = "nowhere";
-        let kind = ["--provider-network-type", "flat", "--provider-physical-network", "nowhere"];
+        // What an interrupted test left.
+        cloud.openstack(&["network", "delete", name]);
+        let kind = ["--provider-network-type", "flat", "--provider-physical-network", name];
         cloud.openstack(&[&["network", "create"], &kind[..], &[name]].concat()).ok();
         cloud.openstack(&["subnet", "create", "--network", name, "--subnet-range", "10.78.0.0/24", name]).ok();
         let id = cloud.sql("SELECT id FROM neutron.networks WHERE name = 'nowhere'");
@@ -108,15 +110,17 @@ struct Ballast<'a>(&'a Cloud);
 impl<'a> Ballast<'a> {
     fn load(cloud: &'a Cloud) -> Self {
         let ballast = Self(cloud);
-        // What is reserved for root counts as free, since the service is root.
-        cloud.shell("cd /var/lib/zun-kata; free=$(($(stat -f -c '%f * %S' .))); fallocate -l $((free - 2000000)) ballast");
+        cloud.shell(
+            "cd /var/lib/zun-kata; free=$(($(stat -f -c '%f * %S' .))); fallocate -l $((free - 80000000)) ballast
+             cat /dev/zero >ballast-rest 2>/dev/null || true; truncate -s -1000000 ballast-rest",
+        );
         ballast
     }
 }
 
 impl Drop for Ballast<'_> {
     fn drop(&mut self) {
-        self.0.on_host(&["rm", "-f", "/var/lib/zun-kata/ballast"]);
+        self.0.on_host(&["rm", "-f", "/var/lib/zun-kata/ballast", "/var/lib/zun-kata/ballast-rest"]);
     }
 }
 

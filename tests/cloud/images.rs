@@ -16,8 +16,9 @@ fn zstd_layers_whiteouts_users_and_entry_points() {
             .with_file("/from-image", b"there")
             .with_file("/deleted", b"gone")
             .without("/deleted")
-            .configured(&["--config.user", "www:log", "--config.entrypoint", "/bin/sh", "--config.cmd", "-c"])
-            .configured(&["--config.cmd", "id; ls /; cat /from-image; pwd", "--config.workingdir", "/var/www"]);
+            .configured(&["--config.user", "www:log", "--config.entrypoint", "/bin/sh"])
+            .configured(&["--config.cmd", "-c", "--config.cmd", "id; ls /; cat /from-image; pwd"])
+            .configured(&["--config.workingdir", "/var/www"]);
         registry.push(&image, "odd:1", &["--dest-compress-format", "zstd"]);
         let uuid = cloud.make(
             "run",

@@ -1,6 +1,9 @@
 //! The cloud of `devstack/up`, used as its users and its operator use it.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -65,15 +68,22 @@ impl Said {
     }
 }
 
-/// Runs `test` and then sees to it that nothing is left that was not there before.
-pub fn in_cloud(test: impl FnOnce(&Cloud)) {
+/// Runs `test` and then sees to it that nothing is left that was not there before. A lab is a machine emulated twice,
+/// and its kernel may die of that; then it is brought up again, and the test gets a second chance. `tests/run` tells.
+pub fn in_cloud(test: impl Fn(&Cloud)) {
     let cloud = Cloud { _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner) };
-    let before = cloud.things();
-    test(&cloud);
-    eventually(60, "everything is cleaned up", || {
-        let left: Vec<String> = cloud.things().difference(&before).cloned().collect();
-        if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:#?}")) }
-    });
+    let attempt = || {
+        let before = cloud.things();
+        test(&cloud);
+        cloud.assert_no_more_than(&before);
+    };
+    if let Err(reason) = catch_unwind(AssertUnwindSafe(attempt)) {
+        if cloud.on_host(&["true"]).status == 0 {
+            resume_unwind(reason);
+        }
+        cloud.bring_host_up();
+        attempt();
+    }
 }
 
 impl Cloud {
@@ -159,6 +169,21 @@ impl Cloud {
             let rows = self.sql(&format!("SELECT status, status_reason FROM zun.container WHERE uuid = '{uuid}'"));
             if rows.is_empty() { Ok(()) } else { Err(rows) }
         });
+    }
+
+    fn assert_no_more_than(&self, before: &BTreeSet<String>) {
+        eventually(60, "everything is cleaned up", || {
+            let left: Vec<String> = self.things().difference(before).cloned().collect();
+            if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:#?}")) }
+        });
+    }
+
+    fn bring_host_up(&self) {
+        let said: Said = Command::new(top().join("devstack/up")).output().unwrap().into();
+        assert_eq!(said.status, 0, "{}{}", said.out, said.err);
+        let record = top().join(".cache/tests/lab-deaths");
+        let mut deaths = fs::OpenOptions::new().create(true).append(true).open(record).unwrap();
+        writeln!(deaths, "the lab's machine died in {}", std::thread::current().name().unwrap_or("a test")).unwrap();
     }
 
     fn things(&self) -> BTreeSet<String> {
