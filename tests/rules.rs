@@ -44,7 +44,8 @@ fn rooms_know_only_the_rooms_below() {
     assert_eq!(names, rules.keys().copied().collect(), "a crate has no rule");
     for package in &packages {
         let name = package["name"].as_str().unwrap();
-        let uses = package["dependencies"].as_array().unwrap().iter().map(|used| used["name"].as_str().unwrap());
+        let uses =
+            package["dependencies"].as_array().unwrap().iter().map(|used| used["name"].as_str().unwrap());
         let strangers: Vec<_> =
             uses.filter(|used| names.contains(used) && !rules[name].contains(used)).collect();
         assert!(strangers.is_empty(), "{name} must not use {strangers:?}");

@@ -150,12 +150,17 @@ mod tests {
 
     #[test]
     fn routes_have_a_destination_of_their_gateways_family() {
-        for (dest, gateway) in
-            [("", "10.0.0.1"), ("", "fd00::1"), ("10.1.0.0/16", "10.0.0.1"), ("10.1.0.0/16", ""), ("fd01::/64", "fd00::1")]
-        {
+        for (dest, gateway) in [
+            ("", "10.0.0.1"),
+            ("", "fd00::1"),
+            ("10.1.0.0/16", "10.0.0.1"),
+            ("10.1.0.0/16", ""),
+            ("fd01::/64", "fd00::1"),
+        ] {
             assert!(route_message(&route(dest, gateway)).is_ok(), "{dest:?} through {gateway:?}");
         }
-        for (dest, gateway) in [("", ""), ("10.1.0.0/16", "fd00::1"), ("10.1.0.0/16", "x"), ("x", "10.0.0.1")] {
+        for (dest, gateway) in [("", ""), ("10.1.0.0/16", "fd00::1"), ("10.1.0.0/16", "x"), ("x", "10.0.0.1")]
+        {
             assert!(route_message(&route(dest, gateway)).is_err(), "{dest:?} through {gateway:?}");
         }
     }

@@ -38,8 +38,14 @@ pub fn run() {
     }
     let of = |value: fn(&Ours) -> f64| median(ours.iter().map(value).collect());
     let (own, qemu) = (of(|one| one.ready), median(theirs));
-    println!("Seconds from the start of the VMM's process to the agent's first answer, medians of {ROUNDS} starts each");
-    println!("kata-shim     {own:.2}   (machine built after {:.3}, guest kernel to agent {:.2})", of(|one| one.created), of(|one| one.entered_to_agent));
+    println!(
+        "Seconds from the start of the VMM's process to the agent's first answer, medians of {ROUNDS} starts each"
+    );
+    println!(
+        "kata-shim     {own:.2}   (machine built after {:.3}, guest kernel to agent {:.2})",
+        of(|one| one.created),
+        of(|one| one.entered_to_agent)
+    );
     println!("QEMU microvm  {qemu:.2}");
     println!("ratio         {:.2}", own / qemu);
 }
@@ -100,7 +106,17 @@ fn microvm(folder: &Path, cid: u32) -> Child {
     let log = std::fs::File::create(folder.join("qemu.log")).unwrap();
     Command::new("qemu-system-x86_64")
         .args(["-M", "microvm,accel=kvm,acpi=off,pit=on,pic=on,rtc=off,isa-serial=on,x-option-roms=off"])
-        .args(["-cpu", "host", "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .args([
+            "-cpu",
+            "host",
+            "-smp",
+            "1",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ])
         .args(["-m", &(MEMORY_MIB + OVERHEAD_MIB).to_string(), "-append", vmm::BASE_COMMAND_LINE])
         .arg("-kernel")
         .arg(devstack().join("vmlinux"))

@@ -15,7 +15,9 @@ pub fn run() {
     in_cloud(|cloud| {
         let cold = rounds(cloud, forget_images);
         let cached = rounds(cloud, |_| {});
-        println!("Milliseconds after the message `container_create` was received, medians of {ROUNDS} runs each");
+        println!(
+            "Milliseconds after the message `container_create` was received, medians of {ROUNDS} runs each"
+        );
         println!("{:<28} {:>10} {:>14}", "", "cold", "image cached");
         for (cold, cached) in cold.iter().zip(&cached) {
             assert_eq!(cold.0, cached.0);

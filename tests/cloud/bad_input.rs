@@ -30,7 +30,11 @@ fn image(name: &str) -> Vec<&str> {
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn an_unknown_image_tag_or_registry() {
     in_cloud(|cloud| {
-        refused(cloud, &image("127.0.0.1:5001/no-such-image"), &["127.0.0.1:5001/no-such-image", "could not be found"]);
+        refused(
+            cloud,
+            &image("127.0.0.1:5001/no-such-image"),
+            &["127.0.0.1:5001/no-such-image", "could not be found"],
+        );
         refused(cloud, &image("busybox:no-such-tag"), &["busybox:no-such-tag", "could not be found"]);
         refused(cloud, &image("127.0.0.1:5999/busybox"), &["127.0.0.1:5999", "cannot be reached"]);
         let never = [&SMALL[..], &["--image-pull-policy", "never", "busybox:not-here"]].concat();
@@ -47,7 +51,11 @@ fn a_wrong_password() {
         registry.push(&Layout::busybox(), "private:1", &["--dest-creds", &creds]);
         let name = "wrong-password";
         make_registry(cloud, name, "guessed");
-        refused(cloud, &[&SMALL[..], &["--registry", name, "private:1"]].concat(), &["127.0.0.1:5002", "credentials"]);
+        refused(
+            cloud,
+            &[&SMALL[..], &["--registry", name, "private:1"]].concat(),
+            &["127.0.0.1:5002", "credentials"],
+        );
         assert!(!service_log(cloud).contains("guessed"), "the log keeps the secret");
         cloud.openstack(&["appcontainer", "registry", "delete", name]).ok();
     });
@@ -96,7 +104,9 @@ fn a_network_that_cannot_be_bound() {
         cloud.openstack(&["network", "delete", name]);
         let kind = ["--provider-network-type", "flat", "--provider-physical-network", name];
         cloud.openstack(&[&["network", "create"], &kind[..], &[name]].concat()).ok();
-        cloud.openstack(&["subnet", "create", "--network", name, "--subnet-range", "10.78.0.0/24", name]).ok();
+        cloud
+            .openstack(&["subnet", "create", "--network", name, "--subnet-range", "10.78.0.0/24", name])
+            .ok();
         let id = cloud.sql("SELECT id FROM neutron.networks WHERE name = 'nowhere'");
         let arguments = ["--cpu", "1", "--memory", "128", "--net", "network=nowhere", "busybox", "true"];
         refused(cloud, &arguments, &[&id, "bound"]);
@@ -155,7 +165,11 @@ fn a_message_that_is_malformed_or_unknown() {
         assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
         eventually(30, "it is logged with its identifier", || {
             let log = service_log(cloud);
-            if log.contains("id-of-it") && log.contains("a message is dropped") { Ok(()) } else { Err(String::new()) }
+            if log.contains("id-of-it") && log.contains("a message is dropped") {
+                Ok(())
+            } else {
+                Err(String::new())
+            }
         });
         let uuid = cloud.run_busybox("sleep 100000");
         cloud.delete(&uuid);

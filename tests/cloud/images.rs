@@ -22,7 +22,15 @@ fn zstd_layers_whiteouts_users_and_entry_points() {
         registry.push(&image, "odd:1", &["--dest-compress-format", "zstd"]);
         let uuid = cloud.make(
             "run",
-            &["--cpu", "1", "--memory", "128", "--net", "network=net", &format!("{}/odd:1", registry.address())],
+            &[
+                "--cpu",
+                "1",
+                "--memory",
+                "128",
+                "--net",
+                "network=net",
+                &format!("{}/odd:1", registry.address()),
+            ],
         );
         cloud.wait_for_status(&uuid, "Stopped");
         let log = cloud.openstack(&["appcontainer", "logs", &uuid]).ok();
@@ -41,7 +49,10 @@ fn a_registry_of_the_users_with_the_right_password() {
         registry.push(&image, "private:1", &["--dest-creds", &format!("{}:{}", USER.name, USER.password)]);
         let name = "right-password";
         make_registry(cloud, name, USER.password);
-        let uuid = cloud.make("run", &["--cpu", "1", "--memory", "128", "--registry", name, "private:1", "cat", "/secret"]);
+        let uuid = cloud.make(
+            "run",
+            &["--cpu", "1", "--memory", "128", "--registry", name, "private:1", "cat", "/secret"],
+        );
         cloud.wait_for_status(&uuid, "Stopped");
         assert_eq!(cloud.openstack(&["appcontainer", "logs", &uuid]).ok().trim(), "of ada");
         cloud.delete(&uuid);
@@ -54,7 +65,16 @@ pub fn make_registry(cloud: &cloud_tests::cloud::Cloud, name: &str, password: &s
     let domain = format!("127.0.0.1:{PORT}");
     cloud
         .openstack(&[
-            "appcontainer", "registry", "create", "--name", name, "--username", USER.name, "--password", password, "--domain",
+            "appcontainer",
+            "registry",
+            "create",
+            "--name",
+            name,
+            "--username",
+            USER.name,
+            "--password",
+            password,
+            "--domain",
             &domain,
         ])
         .ok();

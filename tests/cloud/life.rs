@@ -54,7 +54,8 @@ fn logs_tell_output_from_errors() {
     in_cloud(|cloud| {
         let uuid = cloud.make(
             "run",
-            &[&BUSYBOX[..], &["busybox", "sh", "-c", "echo to-out; echo to-err >&2; echo last; exit 3"]].concat(),
+            &[&BUSYBOX[..], &["busybox", "sh", "-c", "echo to-out; echo to-err >&2; echo last; exit 3"]]
+                .concat(),
         );
         cloud.wait_for_status(&uuid, "Stopped");
         let logs = |options: &[&str]| {
@@ -109,8 +110,22 @@ fn a_container_is_limited_and_confined() {
         let uuid = cloud.make(
             "run",
             &[
-                "--cpu", "0.5", "--memory", "96", "--net", "network=net", "--hostname", "web", "--environment",
-                "COLOUR=blue", "--workdir", "/var", "--image-pull-policy", "ifnotpresent", "busybox", "sleep",
+                "--cpu",
+                "0.5",
+                "--memory",
+                "96",
+                "--net",
+                "network=net",
+                "--hostname",
+                "web",
+                "--environment",
+                "COLOUR=blue",
+                "--workdir",
+                "/var",
+                "--image-pull-policy",
+                "ifnotpresent",
+                "busybox",
+                "sleep",
                 "100000",
             ],
         );

@@ -17,7 +17,8 @@ fn two_containers_on_one_network_ping_each_other() {
         assert_ne!(addresses[0], addresses[1]);
         for (uuid, other) in uuids.iter().zip(addresses.iter().rev()) {
             eventually(60, "a ping is answered", || {
-                let said = cloud.openstack(&["appcontainer", "exec", uuid, "ping", "-c", "2", "-W", "3", other]);
+                let said =
+                    cloud.openstack(&["appcontainer", "exec", uuid, "ping", "-c", "2", "-W", "3", other]);
                 if said.status == 0 { Ok(()) } else { Err(said.out) }
             });
         }
@@ -31,15 +32,34 @@ fn a_port_of_the_users_is_used_and_kept() {
     in_cloud(|cloud| {
         let port = cloud
             .openstack(&[
-                "port", "create", "--network", "net", "--fixed-ip", "ip-address=10.77.0.99", "mine", "-f", "value", "-c", "id",
+                "port",
+                "create",
+                "--network",
+                "net",
+                "--fixed-ip",
+                "ip-address=10.77.0.99",
+                "mine",
+                "-f",
+                "value",
+                "-c",
+                "id",
             ])
             .ok();
         let port = port.trim();
         let uuid = cloud.make(
             "run",
             &[
-                "--cpu", "1", "--memory", "128", "--net", &format!("port={port}"), "--image-pull-policy", "ifnotpresent",
-                "busybox", "sleep", "100000",
+                "--cpu",
+                "1",
+                "--memory",
+                "128",
+                "--net",
+                &format!("port={port}"),
+                "--image-pull-policy",
+                "ifnotpresent",
+                "busybox",
+                "sleep",
+                "100000",
             ],
         );
         cloud.wait_for_status(&uuid, "Running");

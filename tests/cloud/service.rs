@@ -26,7 +26,16 @@ fn containers_outlive_the_service() {
     in_cloud(|cloud| {
         let stays = cloud.run_busybox("while :; do date +%s; sleep 1; done");
         let ends = cloud.run_busybox("until [ -e /end ]; do sleep 0.1; done; echo good-bye; exit 5");
-        cloud.openstack(&["appcontainer", "exec", &ends, "sh", "-c", "(sleep 6; touch /end) >/dev/null 2>&1 &"]).ok();
+        cloud
+            .openstack(&[
+                "appcontainer",
+                "exec",
+                &ends,
+                "sh",
+                "-c",
+                "(sleep 6; touch /end) >/dev/null 2>&1 &",
+            ])
+            .ok();
         kill_service(cloud);
         let sandbox = format!("/var/lib/zun-kata/sandboxes/{ends}");
         eventually(60, "it ends while nobody looks", || {
@@ -66,8 +75,14 @@ fn a_create_that_was_interrupted_leaves_nothing() {
         kill_service(cloud);
         start_service(cloud);
         eventually(60, "it is settled", || {
-            let now = cloud.sql(&format!("SELECT status, IFNULL(task_state, '-') FROM zun.container WHERE uuid = '{uuid}'"));
-            if ["Error\t-", "Running\t-", "Created\t-", "Stopped\t-"].contains(&now.as_str()) { Ok(()) } else { Err(now) }
+            let now = cloud.sql(&format!(
+                "SELECT status, IFNULL(task_state, '-') FROM zun.container WHERE uuid = '{uuid}'"
+            ));
+            if ["Error\t-", "Running\t-", "Created\t-", "Stopped\t-"].contains(&now.as_str()) {
+                Ok(())
+            } else {
+                Err(now)
+            }
         });
         cloud.delete(&uuid);
     });

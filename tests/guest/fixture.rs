@@ -119,7 +119,10 @@ pub fn spec(id: &str, words: &[&str]) -> ContainerSpec {
 
 /// A process in a container.
 pub fn exec(container: &str, words: &[&str]) -> Exec {
-    let process =
-        sandbox::process(&arguments(words), &["PATH=/bin".into()], Path::new("/"), false).unwrap();
-    Exec { container: container.into(), process, user: ContainerUser { user: "0".into(), group: String::new() } }
+    let process = sandbox::process(&arguments(words), &["PATH=/bin".into()], Path::new("/"), false).unwrap();
+    Exec {
+        container: container.into(),
+        process,
+        user: ContainerUser { user: "0".into(), group: String::new() },
+    }
 }

@@ -36,7 +36,12 @@ impl Here {
         self.image(name, PullPolicy::Always, None).await
     }
 
-    async fn image(&self, name: &str, policy: PullPolicy, user: Option<&Credentials>) -> Result<Image, Error> {
+    async fn image(
+        &self,
+        name: &str,
+        policy: PullPolicy,
+        user: Option<&Credentials>,
+    ) -> Result<Image, Error> {
         self.store.image(&ImageReference::parse(name, None)?, policy, user).await
     }
 

@@ -64,6 +64,7 @@ pub async fn push_index(registry: &str, name: &str, tag: &str, tags: &[&str]) {
         }));
     }
     let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
-    let put = client.put(url(tag)).header("content-type", INDEX).body(index.to_string()).send().await.unwrap();
+    let put =
+        client.put(url(tag)).header("content-type", INDEX).body(index.to_string()).send().await.unwrap();
     assert!(put.status().is_success(), "{}", put.text().await.unwrap());
 }

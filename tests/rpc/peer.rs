@@ -46,9 +46,9 @@ impl Dispatch for Recorder {
         arguments: Map<String, Value>,
     ) -> Result<Value, RemoteError> {
         match method {
-            "echo" => Ok(
-                json!({ "arguments": arguments, "request": context.request_id, "user": context.user_id }),
-            ),
+            "echo" => {
+                Ok(json!({ "arguments": arguments, "request": context.request_id, "user": context.user_id }))
+            }
             "note" => {
                 self.notes.lock().unwrap().push(Value::Object(arguments));
                 Ok(Value::Null)
@@ -72,11 +72,7 @@ pub struct Peer {
 
 impl Peer {
     pub fn new(target: &Target) -> Self {
-        Self {
-            exchange: target.exchange.clone(),
-            topic: target.topic.clone(),
-            server: target.server.clone(),
-        }
+        Self { exchange: target.exchange.clone(), topic: target.topic.clone(), server: target.server.clone() }
     }
 
     fn command(&self, mode: &str) -> Command {
@@ -104,12 +100,8 @@ impl Peer {
 
     /// Serves until the process is dropped.
     pub async fn serve(&self) -> Child {
-        let mut child = self
-            .command("server")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("run peer.py");
+        let mut child =
+            self.command("server").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("run peer.py");
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await;
         assert_eq!(line.expect("peer.py is not ready").unwrap().as_deref(), Some("ready"));

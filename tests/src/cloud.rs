@@ -166,7 +166,8 @@ impl Cloud {
     /// Waits until the container's row is gone.
     pub fn wait_until_gone(&self, uuid: &str) {
         eventually(90, &format!("container {uuid} is deleted"), || {
-            let rows = self.sql(&format!("SELECT status, status_reason FROM zun.container WHERE uuid = '{uuid}'"));
+            let rows =
+                self.sql(&format!("SELECT status, status_reason FROM zun.container WHERE uuid = '{uuid}'"));
             if rows.is_empty() { Ok(()) } else { Err(rows) }
         });
     }
@@ -183,7 +184,8 @@ impl Cloud {
         assert_eq!(said.status, 0, "{}{}", said.out, said.err);
         let record = top().join(".cache/tests/lab-deaths");
         let mut deaths = fs::OpenOptions::new().create(true).append(true).open(record).unwrap();
-        writeln!(deaths, "the lab's machine died in {}", std::thread::current().name().unwrap_or("a test")).unwrap();
+        writeln!(deaths, "the lab's machine died in {}", std::thread::current().name().unwrap_or("a test"))
+            .unwrap();
     }
 
     fn things(&self) -> BTreeSet<String> {

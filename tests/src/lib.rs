@@ -54,7 +54,11 @@ pub struct Process(Child);
 impl Process {
     /// Starts it.
     pub fn start(command: &mut Command) -> Self {
-        Self(command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}: ./tests/run installs what is missing")))
+        Self(
+            command
+                .spawn()
+                .unwrap_or_else(|e| panic!("{command:?}: {e}: ./tests/run installs what is missing")),
+        )
     }
 }
 

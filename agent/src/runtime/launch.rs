@@ -189,10 +189,7 @@ mod tests {
     fn a_missing_program_is_told_from_a_failing_runtime() {
         let text = "failed to create container: exec process failed with error error in executing process : \
                     executable 'x' not found in $PATH";
-        assert_eq!(
-            failure(text).to_string(),
-            "the program cannot be run: executable 'x' not found in $PATH"
-        );
+        assert_eq!(failure(text).to_string(), "the program cannot be run: executable 'x' not found in $PATH");
         assert!(matches!(failure("failed to mount"), Error::Runtime(_)));
     }
 }

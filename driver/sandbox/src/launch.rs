@@ -116,7 +116,10 @@ pub async fn start(folder: &SandboxDir, options: &HostOptions) -> Result<Sandbox
         Ok(Ok(state)) => state,
         Ok(Err(e)) => folder.read_state().map_err(|_| Error::Start(reason(folder, &e.to_string())))?,
         Err(_) => {
-            return Err(Error::Start(format!("its shim does not answer within {} s", READY_TIMEOUT.as_secs())));
+            return Err(Error::Start(format!(
+                "its shim does not answer within {} s",
+                READY_TIMEOUT.as_secs()
+            )));
         }
     };
     match &state.phase {
