@@ -4,7 +4,7 @@ use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud, service_log};
 use cloud_tests::eventually;
 use cloud_tests::registry::{Layout, Registry, corrupt, noise};
 
-use crate::images::{PORT, USER, make_registry};
+use crate::images::{PORT, USER, UsersRegistry};
 
 /// Runs what cannot run, checks the reason for each of `words`, and deletes the container.
 fn refused(cloud: &Cloud, arguments: &[&str], words: &[&str]) {
@@ -49,15 +49,13 @@ fn a_wrong_password() {
         let registry = Registry::start(PORT, Some(&USER));
         let creds = format!("{}:{}", USER.name, USER.password);
         registry.push(&Layout::busybox(), "private:1", &["--dest-creds", &creds]);
-        let name = "wrong-password";
-        make_registry(cloud, name, "guessed");
+        let known = UsersRegistry::create(cloud, "guessed");
         refused(
             cloud,
-            &[&SMALL[..], &["--registry", name, "private:1"]].concat(),
+            &[&SMALL[..], &["--registry", &known.name, "private:1"]].concat(),
             &["127.0.0.1:5002", "credentials"],
         );
         assert!(!service_log(cloud).contains("guessed"), "the log keeps the secret");
-        cloud.openstack(&["appcontainer", "registry", "delete", name]).ok();
     });
 }
 

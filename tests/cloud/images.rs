@@ -1,6 +1,6 @@
 //! Containers from images of other shapes than devstack's.
 
-use cloud_tests::cloud::in_cloud;
+use cloud_tests::cloud::{Cloud, in_cloud};
 use cloud_tests::registry::{Layout, Registry, User};
 
 /// The port that devstack lets a compute host reach for tests.
@@ -47,35 +47,35 @@ fn a_registry_of_the_users_with_the_right_password() {
         let registry = Registry::start(PORT, Some(&USER));
         let image = Layout::busybox().with_file("/secret", b"of ada");
         registry.push(&image, "private:1", &["--dest-creds", &format!("{}:{}", USER.name, USER.password)]);
-        let name = "right-password";
-        make_registry(cloud, name, USER.password);
+        let known = UsersRegistry::create(cloud, USER.password);
         let uuid = cloud.make(
             "run",
-            &["--cpu", "1", "--memory", "128", "--registry", name, "private:1", "cat", "/secret"],
+            &["--cpu", "1", "--memory", "128", "--registry", &known.name, "private:1", "cat", "/secret"],
         );
         cloud.wait_for_status(&uuid, "Stopped");
         assert_eq!(cloud.openstack(&["appcontainer", "logs", &uuid]).ok().trim(), "of ada");
         cloud.delete(&uuid);
-        cloud.openstack(&["appcontainer", "registry", "delete", name]).ok();
     });
 }
 
-/// Tells Zun about the registry that tests start.
-pub fn make_registry(cloud: &cloud_tests::cloud::Cloud, name: &str, password: &str) {
-    let domain = format!("127.0.0.1:{PORT}");
-    cloud
-        .openstack(&[
-            "appcontainer",
-            "registry",
-            "create",
-            "--name",
-            name,
-            "--username",
-            USER.name,
-            "--password",
-            password,
-            "--domain",
-            &domain,
-        ])
-        .ok();
+/// The registry that tests start, as a user told Zun about it.
+pub struct UsersRegistry<'a> {
+    cloud: &'a Cloud,
+    pub name: String,
+}
+
+impl<'a> UsersRegistry<'a> {
+    pub fn create(cloud: &'a Cloud, password: &str) -> Self {
+        let registry = Self { cloud, name: format!("of-{}-{password}", std::process::id()) };
+        let account = ["--username", USER.name, "--password", password];
+        let place = ["--name", &registry.name, "--domain", &format!("127.0.0.1:{PORT}")];
+        cloud.openstack(&[&["appcontainer", "registry", "create"], &place[..], &account].concat()).ok();
+        registry
+    }
+}
+
+impl Drop for UsersRegistry<'_> {
+    fn drop(&mut self) {
+        self.cloud.openstack(&["appcontainer", "registry", "delete", &self.name]);
+    }
 }

@@ -3,21 +3,48 @@
 use cloud_tests::cloud::{Cloud, in_cloud, service_log};
 use cloud_tests::eventually;
 
-fn kill_service(cloud: &Cloud) {
-    cloud.shell("kill -9 $(pgrep -x zun-kata-comput)");
-    eventually(20, "the service is dead", || {
-        let alive = cloud.on_host(&["pgrep", "-x", "zun-kata-comput"]);
-        if alive.status == 0 { Err(alive.out) } else { Ok(()) }
-    });
+/// The service, killed. It is started again when this goes.
+struct Killed<'a> {
+    cloud: &'a Cloud,
+    served: usize,
 }
 
-fn start_service(cloud: &Cloud) {
-    let before = service_log(cloud).matches("serving RPC").count();
-    cloud.on_host(&["devstack/host", "start"]).ok();
-    eventually(120, "the service serves again", || {
-        let log = service_log(cloud);
-        if log.matches("serving RPC").count() > before { Ok(()) } else { Err(log) }
-    });
+impl<'a> Killed<'a> {
+    fn now(cloud: &'a Cloud) -> Self {
+        let killed = Self { cloud, served: times_served(cloud) };
+        cloud.shell("kill -9 $(pgrep -x zun-kata-comput)");
+        eventually(20, "the service is dead", || {
+            let alive = cloud.on_host(&["pgrep", "-x", "zun-kata-comput"]);
+            if alive.status == 0 { Err(alive.out) } else { Ok(()) }
+        });
+        killed
+    }
+
+    fn start(&self) {
+        self.cloud.on_host(&["devstack/host", "start"]).ok();
+    }
+
+    /// Starts the service and waits until it serves.
+    fn revive(self) {
+        self.start();
+        self.wait_until_it_serves();
+    }
+
+    fn wait_until_it_serves(&self) {
+        eventually(120, "the service serves again", || {
+            if times_served(self.cloud) > self.served { Ok(()) } else { Err(service_log(self.cloud)) }
+        });
+    }
+}
+
+impl Drop for Killed<'_> {
+    fn drop(&mut self) {
+        self.cloud.on_host(&["devstack/host", "start"]);
+    }
+}
+
+fn times_served(cloud: &Cloud) -> usize {
+    service_log(cloud).matches("serving RPC").count()
 }
 
 #[test]
@@ -36,13 +63,13 @@ fn containers_outlive_the_service() {
                 "(sleep 6; touch /end) >/dev/null 2>&1 &",
             ])
             .ok();
-        kill_service(cloud);
+        let killed = Killed::now(cloud);
         let sandbox = format!("/var/lib/zun-kata/sandboxes/{ends}");
         eventually(60, "it ends while nobody looks", || {
-            let alive = cloud.on_host(&["pgrep", "-f", &format!("kata-shim {sandbox}")]);
+            let alive = cloud.on_host(&["pgrep", "-f", &format!("[k]ata-shim {sandbox}")]);
             if alive.status == 0 { Err("its shim lives".into()) } else { Ok(()) }
         });
-        start_service(cloud);
+        killed.revive();
         cloud.wait_for_status(&ends, "Stopped");
         let shown = cloud.show(&ends);
         assert!(shown["status_detail"].as_str().unwrap().starts_with("Exited(5)"), "{shown}");
@@ -72,8 +99,7 @@ fn a_create_that_was_interrupted_leaves_nothing() {
             let sandboxes = cloud.shell("ls /var/lib/zun-kata/sandboxes");
             if sandboxes.contains(&uuid) { Ok(()) } else { Err(sandboxes) }
         });
-        kill_service(cloud);
-        start_service(cloud);
+        Killed::now(cloud).revive();
         eventually(60, "it is settled", || {
             let now = cloud.sql(&format!(
                 "SELECT status, IFNULL(task_state, '-') FROM zun.container WHERE uuid = '{uuid}'"
@@ -88,30 +114,51 @@ fn a_create_that_was_interrupted_leaves_nothing() {
     });
 }
 
+/// A lab's way to one of the control plane's ports.
+struct Relay(u16);
+
+impl Relay {
+    /// Whether the compute host is a lab; another one has no relays to cut.
+    fn exists(&self, cloud: &Cloud) -> bool {
+        cloud.on_host(&["pgrep", "-f", &self.pattern()]).status == 0
+    }
+
+    /// Brackets keep the pattern from matching the command that it stands in.
+    fn pattern(&self) -> String {
+        format!("[T]CP-LISTEN:{},", self.0)
+    }
+
+    fn cut(&self, cloud: &Cloud) {
+        cloud.shell(&format!("pkill -f '{}'", self.pattern()));
+    }
+
+    fn join(&self, cloud: &Cloud) {
+        let port = self.0;
+        cloud.shell(&format!(
+            "setsid socat TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr TCP:10.0.2.2:{port} </dev/null >/dev/null 2>&1 &"
+        ));
+    }
+}
+
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
-fn the_service_waits_for_the_broker() {
+fn the_service_waits_for_what_it_needs() {
+    let needs = [(Relay(3306), "the database"), (Relay(5000), "Keystone at"), (Relay(5672), "RabbitMQ at")];
     in_cloud(|cloud| {
-        // The lab's way to the broker is cut, and comes back.
-        let relays = "pgrep -f 'TCP-LISTEN:5672,'";
-        if cloud.on_host(&["sh", "-c", &format!("{relays} >/dev/null")]).status != 0 {
+        if !needs.iter().all(|(relay, _)| relay.exists(cloud)) {
             return;
         }
-        kill_service(cloud);
-        cloud.shell(&format!("kill $({relays})"));
-        cloud.on_host(&["devstack/host", "start"]).ok();
-        eventually(60, "it says what it waits for", || {
-            let log = service_log(cloud);
-            let last = log.lines().rev().take(3).collect::<String>();
-            if last.contains("waiting for RabbitMQ at") { Ok(()) } else { Err(last) }
-        });
-        let before = service_log(cloud).matches("serving RPC").count();
-        cloud.shell(
-            "setsid socat TCP-LISTEN:5672,bind=127.0.0.1,fork,reuseaddr TCP:10.0.2.2:5672 </dev/null >/dev/null 2>&1 &",
-        );
-        eventually(90, "it goes on", || {
-            let log = service_log(cloud);
-            if log.matches("serving RPC").count() > before { Ok(()) } else { Err(log) }
-        });
+        let killed = Killed::now(cloud);
+        needs.iter().for_each(|(relay, _)| relay.cut(cloud));
+        killed.start();
+        for (relay, what) in &needs {
+            eventually(120, "it says what it waits for", || {
+                let log = service_log(cloud);
+                let last = log.lines().last().unwrap_or_default();
+                if last.contains(&format!("waiting for {what}")) { Ok(()) } else { Err(last.to_owned()) }
+            });
+            relay.join(cloud);
+        }
+        killed.wait_until_it_serves();
     });
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -28,6 +29,7 @@ pub struct User {
 impl Registry {
     /// Starts a registry on a port; where there is a user, only that user may read.
     pub fn start(port: u16, user: Option<&User>) -> Self {
+        assert!(TcpListener::bind(("127.0.0.1", port)).is_ok(), "port {port} is taken");
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
         let auth = user.map_or(String::new(), |user| {
@@ -80,7 +82,7 @@ impl Registry {
 
 /// A port of loopback on which nobody listens.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn run(command: &mut Command) -> String {

@@ -34,9 +34,10 @@ const CAPABILITIES: [&str; 13] = [
     "CAP_SYS_CHROOT",
 ];
 
-const MASKED_PATHS: [&str; 9] = [
+const MASKED_PATHS: [&str; 10] = [
     "/proc/acpi",
     "/proc/asound",
+    "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
