@@ -8,12 +8,16 @@ const LEAF_FEATURES: u32 = 0x1;
 const LEAF_CACHE: u32 = 0x4;
 const LEAF_TOPOLOGY: u32 = 0xb;
 const LEAF_TOPOLOGY_V2: u32 = 0x1f;
+const LEAF_KVM_FEATURES: u32 = 0x4000_0001;
 const LEAF_AMD_SIZES: u32 = 0x8000_0008;
 const LEAF_AMD_TOPOLOGY: u32 = 0x8000_001e;
 
 const FEATURE_TSC_DEADLINE: u32 = 1 << 24;
 const FEATURE_HYPERVISOR: u32 = 1 << 31;
 const FEATURE_HTT: u32 = 1 << 28;
+/// `KVM_FEATURE_PV_EOI`. Hosts with APICv or AVIC do without it, and QEMU 7.2's emulation of AMD-V may deliver an
+/// interrupt twice if its end causes no exit.
+const KVM_FEATURE_PV_EOI: u32 = 1 << 6;
 
 /// Puts vCPU `index` of `count` into the leaves in `cpuid`.
 pub fn adapt(cpuid: &mut CpuId, index: u8, count: u8) {
@@ -25,6 +29,7 @@ pub fn adapt(cpuid: &mut CpuId, index: u8, count: u8) {
             LEAF_AMD_SIZES => {
                 entry.ecx = (entry.ecx & !0xffff) | (id_bits(count) << 12) | (u32::from(count) - 1)
             }
+            LEAF_KVM_FEATURES => entry.eax &= !KVM_FEATURE_PV_EOI,
             LEAF_AMD_TOPOLOGY => amd_topology(entry, index),
             _ => {}
         }
@@ -81,6 +86,18 @@ mod tests {
     #[test]
     fn identifiers_take_as_many_bits_as_needed() {
         assert_eq!([1, 2, 3, 4, 5, 32].map(id_bits), [0, 1, 2, 2, 3, 5]);
+    }
+
+    #[test]
+    fn the_end_of_an_interrupt_is_told_to_the_apic() {
+        let mut cpuid = CpuId::from_entries(&[kvm_cpuid_entry2 {
+            function: LEAF_KVM_FEATURES,
+            eax: 0xff,
+            ..Default::default()
+        }])
+        .unwrap();
+        adapt(&mut cpuid, 0, 1);
+        assert_eq!(cpuid.as_slice()[0].eax, 0xff & !KVM_FEATURE_PV_EOI);
     }
 
     #[test]
