@@ -68,8 +68,8 @@ impl Said {
     }
 }
 
-/// Runs `test` and then sees to it that nothing is left that was not there before. A lab is a machine emulated twice,
-/// and its kernel may die of that; then it is brought up again, and the test gets a second chance. `tests/run` tells.
+/// Runs `test` and then sees to it that nothing is left that was not there before. A lab may die of a fault in QEMU's
+/// emulation; then it is brought up again, and the test gets a second chance. `tests/run` tells.
 pub fn in_cloud(test: impl Fn(&Cloud)) {
     let cloud = Cloud { _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner) };
     let attempt = || {
