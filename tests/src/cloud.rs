@@ -90,8 +90,8 @@ impl Cloud {
     /// The `openstack` command with these arguments.
     pub fn openstack(&self, arguments: &[&str]) -> Said {
         let command = ". devstack/openrc; exec openstack \"$@\"";
-        Command::new("bash")
-            .args(["-c", command, "openstack"])
+        Command::new("timeout")
+            .args(["400", "bash", "-c", command, "openstack"])
             .args(arguments)
             .current_dir(top())
             .output()
@@ -101,7 +101,8 @@ impl Cloud {
 
     /// A command on the compute host.
     pub fn on_host(&self, arguments: &[&str]) -> Said {
-        Command::new(top().join("devstack/on-host")).args(arguments).output().unwrap().into()
+        let program = top().join("devstack/on-host");
+        Command::new("timeout").arg("300").arg(program).args(arguments).output().unwrap().into()
     }
 
     /// A shell command on the compute host that must succeed.
@@ -111,8 +112,10 @@ impl Cloud {
 
     /// What a query gives, its columns separated by tabs.
     pub fn sql(&self, query: &str) -> String {
+        let socket = top().join(".cache/devstack/state/mariadb/socket");
         let output = Command::new("mariadb")
-            .args(["--no-defaults", "--socket=/var/lib/zun-kata-devstack/mariadb/socket", "-N", "-e", query])
+            .args(["--no-defaults", "-N", "-e", query, "--socket"])
+            .arg(socket)
             .output()
             .unwrap();
         Said::from(output).ok().trim_end().to_owned()
