@@ -102,7 +102,7 @@ impl Cloud {
     /// A command on the compute host.
     pub fn on_host(&self, arguments: &[&str]) -> Said {
         let program = top().join("devstack/on-host");
-        Command::new("timeout").arg("300").arg(program).args(arguments).output().unwrap().into()
+        Command::new("timeout").arg("120").arg(program).args(arguments).output().unwrap().into()
     }
 
     /// A shell command on the compute host that must succeed.
