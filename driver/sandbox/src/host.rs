@@ -142,17 +142,24 @@ impl Sandbox {
         result
     }
 
-    /// What has become of it. The shim is asked; where it is gone, what it left behind is read.
+    /// What has become of it. The shim is asked; where it does not answer, what it wrote is read.
     pub async fn situation(&self) -> Situation {
         match self.client().state().await {
             Ok(state) if state.is_live() => Situation::Live(state),
             Ok(state) => Situation::Over(state),
-            Err(_) => match self.folder.read_state() {
-                Ok(state) if !state.is_live() => Situation::Over(state),
-                // The shim died without a word: its containers ended with it, killed.
-                Ok(state) => Situation::Over(killed(state)),
-                Err(_) => Situation::Unknown,
-            },
+            Err(_) => self.written_situation(),
+        }
+    }
+
+    fn written_situation(&self) -> Situation {
+        // Looked for first: what a shim wrote is final once it is gone.
+        let shim_lives = self.shim_pid().is_some();
+        match self.folder.read_state() {
+            Ok(state) if !state.is_live() => Situation::Over(state),
+            Ok(state) if shim_lives => Situation::Live(state),
+            // The shim died without a word: its containers ended with it, killed.
+            Ok(state) => Situation::Over(killed(state)),
+            Err(_) => Situation::Unknown,
         }
     }
 
