@@ -54,15 +54,15 @@ fn read(log: &str, uuid: &str) -> Milestones {
         let time = line(text).split(' ').next().unwrap();
         OffsetDateTime::parse(time, &Rfc3339).unwrap()
     };
-    let received = at(": creating ");
+    let received = at(": creating");
     let after = |text: &str| (at(text) - received).as_seconds_f64() * 1000.0;
     let mut milestones = vec![
         ("image ready".to_owned(), after("the image is ready")),
         ("ports ready".to_owned(), after("the ports are ready")),
     ];
-    let began = after(": starting ");
+    let began = after(": starting");
     let running = line(": running: ");
-    let stages = running.split(": running: ").nth(1).unwrap().split(" container=").next().unwrap();
+    let stages = running.split(": running: ").nth(1).unwrap();
     for stage in stages.split(", ") {
         let (name, time) = stage.trim_end_matches(" ms").split_once(' ').unwrap();
         milestones.push((name.to_owned(), began + time.parse::<f64>().unwrap()));

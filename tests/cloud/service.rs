@@ -1,6 +1,6 @@
 //! The service dies, comes back, and meets messages that nobody should send.
 
-use cloud_tests::cloud::{Cloud, in_cloud, service_log};
+use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud, service_log};
 use cloud_tests::eventually;
 
 /// The service, killed. It is started again when this goes.
@@ -87,29 +87,48 @@ fn containers_outlive_the_service() {
     });
 }
 
+/// Makes a container, kills the service as soon as `begun` says that its creation got so far, and deletes what it left.
+fn interrupt_create(cloud: &Cloud, begun: impl Fn(&str) -> bool) {
+    let uuid = cloud.make("run", &[&BUSYBOX[..], &["busybox", "sleep", "100000"]].concat());
+    eventually(30, "its creation has begun", || if begun(&uuid) { Ok(()) } else { Err(String::new()) });
+    Killed::now(cloud).revive();
+    eventually(60, "it is settled", || {
+        let now = cloud
+            .sql(&format!("SELECT status, IFNULL(task_state, '-') FROM zun.container WHERE uuid = '{uuid}'"));
+        if ["Error\t-", "Running\t-", "Created\t-", "Stopped\t-"].contains(&now.as_str()) {
+            Ok(())
+        } else {
+            Err(now)
+        }
+    });
+    cloud.delete(&uuid);
+}
+
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn a_create_that_was_interrupted_leaves_nothing() {
     in_cloud(|cloud| {
-        let uuid = cloud.make(
-            "run",
-            &["--cpu", "1", "--memory", "128", "--net", "network=net", "busybox", "sleep", "100000"],
-        );
-        eventually(30, "its sandbox is there", || {
-            let sandboxes = cloud.shell("ls /var/lib/zun-kata/sandboxes");
-            if sandboxes.contains(&uuid) { Ok(()) } else { Err(sandboxes) }
+        interrupt_create(cloud, |uuid| cloud.shell("ls /var/lib/zun-kata/sandboxes").contains(uuid));
+        interrupt_create(cloud, |uuid| {
+            !cloud.sql(&format!("SELECT id FROM neutron.ports WHERE device_id = '{uuid}'")).is_empty()
+        });
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_start_that_was_interrupted_is_done_again() {
+    in_cloud(|cloud| {
+        let uuid = cloud.make("create", &[&BUSYBOX[..], &["busybox", "sleep", "100000"]].concat());
+        cloud.wait_for_status(&uuid, "Created");
+        cloud.openstack(&["appcontainer", "start", &uuid]).ok();
+        eventually(30, "its guest comes up", || {
+            let shim = cloud.on_host(&["pgrep", "-f", &format!("[k]ata-shim .*{uuid}")]);
+            if shim.status == 0 { Ok(()) } else { Err(shim.err) }
         });
         Killed::now(cloud).revive();
-        eventually(60, "it is settled", || {
-            let now = cloud.sql(&format!(
-                "SELECT status, IFNULL(task_state, '-') FROM zun.container WHERE uuid = '{uuid}'"
-            ));
-            if ["Error\t-", "Running\t-", "Created\t-", "Stopped\t-"].contains(&now.as_str()) {
-                Ok(())
-            } else {
-                Err(now)
-            }
-        });
+        cloud.wait_for_status(&uuid, "Running");
+        assert_eq!(cloud.openstack(&["appcontainer", "exec", &uuid, "true"]).status, 0);
         cloud.delete(&uuid);
     });
 }

@@ -50,6 +50,9 @@ pub struct FixedIp {
 pub struct Port {
     /// Its identifier.
     pub id: String,
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
     /// Its network.
     pub network_id: String,
     /// Its hardware address.

@@ -122,7 +122,7 @@ fn new_port(container: &Container, host: &str, requested: &RequestedNetwork) -> 
         device_id: uuid.clone(),
         device_owner: DEVICE_OWNER.into(),
         host: host.into(),
-        name: format!("zun-{uuid}"),
+        name: port_name(&uuid),
         fixed_ips: (!requested.fixed_ip.is_empty())
             .then(|| vec![json!({ "ip_address": requested.fixed_ip })]),
         security_groups: container.security_groups.as_ref().map(|groups| groups.0.clone()),
@@ -204,6 +204,20 @@ pub fn addresses(attachments: &[Attachment]) -> Addresses {
     addresses
 }
 
+/// The name of a port that this service made, by which it is told from one that was the user's before.
+fn port_name(owner: &str) -> String {
+    format!("zun-{owner}")
+}
+
+/// Takes away all ports of a container of which nothing but its identifier is known, and their taps.
+pub async fn reclaim(neutron: &Neutron, owner: &str) -> Result<()> {
+    for port in neutron.ports_of(owner).await? {
+        Vif::unplug(&TapName::of_port(&port.id)).await?;
+        release(neutron, &port.id, port.name != port_name(owner)).await;
+    }
+    Ok(())
+}
+
 /// Gives ports back, as far as that works.
 pub async fn detach(neutron: &Neutron, attachments: &[Attachment]) {
     for attachment in attachments {
@@ -212,7 +226,7 @@ pub async fn detach(neutron: &Neutron, attachments: &[Attachment]) {
 }
 
 /// Removes a port, or takes it from its container if it is to stay.
-pub async fn release(neutron: &Neutron, port: &str, preserve: bool) {
+async fn release(neutron: &Neutron, port: &str, preserve: bool) {
     let released =
         if preserve { neutron.unbind_port(port).await.map(|_| ()) } else { neutron.delete_port(port).await };
     match released {

@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use model::{Changes, Container, Status, TaskState};
-use sandbox::Situation;
+use tracing::Instrument;
 
 use crate::error::Result;
-use crate::manager::Manager;
+use crate::manager::{Manager, background_span};
 
 /// Brings rows and sandboxes together.
 pub async fn recover(manager: &Arc<Manager>) {
@@ -19,9 +19,9 @@ pub async fn recover(manager: &Arc<Manager>) {
     };
     remove_strangers(manager, &containers).await;
     for container in containers {
-        let uuid = container.uuid;
-        if let Err(e) = recover_one(manager, container).await {
-            tracing::error!(container = %uuid, "it cannot be recovered: {e}");
+        let span = background_span(container.uuid);
+        if let Err(e) = recover_one(manager, container).instrument(span.clone()).await {
+            span.in_scope(|| tracing::error!("it cannot be recovered: {e}"));
         }
     }
 }
@@ -61,13 +61,16 @@ async fn recover_one(manager: &Arc<Manager>, mut container: Container) -> Result
     }
     if container.task_state.is_some() {
         container.save(manager.database(), Changes::task(None)).await?;
-        tracing::info!(container = %uuid, "{} was interrupted and is tried again", task.map_or("a task".into(), |t| t.to_string()));
-        return manager.resume(container, task).await;
+        tracing::info!(
+            "{} was interrupted and is tried again",
+            task.map_or("a task".into(), |t| t.to_string())
+        );
+        return manager.resume(container, task).await.inspect_err(|_| manager.watch(uuid));
     }
     let situation = manager.host().sandbox(&uuid.to_string()).situation().await;
     match (container.status, situation) {
-        (_, Situation::Live(state)) if state.containers.contains_key(&uuid.to_string()) => {
-            tracing::info!(container = %uuid, "adopted");
+        (_, situation) if situation.runs(&uuid.to_string()) => {
+            tracing::info!("adopted");
             manager.watch(uuid);
             Ok(())
         }

@@ -65,6 +65,13 @@ pub enum Situation {
     Unknown,
 }
 
+impl Situation {
+    /// Whether the process of `container` has been started and has not ended.
+    pub fn runs(&self, container: &str) -> bool {
+        matches!(self, Self::Live(state) if state.containers.get(container) == Some(&None))
+    }
+}
+
 impl Host {
     /// Makes the folder if there is none; only root may look into it.
     pub fn new(options: HostOptions) -> Result<Self> {

@@ -30,7 +30,7 @@ impl Manager {
         let _turn = self.locks.lock(container.uuid).await;
         let networks: Vec<RequestedNetwork> = arguments.get("requested_networks")?;
         let run: bool = arguments.get("run")?;
-        tracing::info!(container = %container.uuid, "creating");
+        tracing::info!("creating");
         let result = self.create_and_run(request, &mut container, &networks, arguments, run).await;
         if let Err(e) = &result {
             self.undo_create(&mut container, e).await;
@@ -75,13 +75,13 @@ impl Manager {
             self.save(container, Changes { disk: Some(disk), ..Changes::default() }).await?;
         }
         let image = self.container_image(container).await?;
-        tracing::info!(container = %container.uuid, "the image is ready");
+        tracing::info!("the image is ready");
         let sandbox = self.sandbox(container.uuid);
         let mut record = self.new_record(container, &image)?;
         record.sandbox_spec().validate()?;
         sandbox.create(u64::try_from(container.disk.unwrap_or(1)).unwrap_or(1)).await?;
         record.attachments = networking::attach(&self.neutron, container, self.hostname(), networks).await?;
-        tracing::info!(container = %container.uuid, "the ports are ready");
+        tracing::info!("the ports are ready");
         let written = record.write(sandbox.path(), container.uuid);
         if written.is_err() {
             networking::detach(&self.neutron, &record.attachments).await;
@@ -94,12 +94,12 @@ impl Manager {
     /// A create that failed leaves nothing on this host, in Neutron and in Placement.
     async fn undo_create(&self, container: &mut Container, error: &Error) {
         if let Err(e) = self.clean_up(container.uuid).await {
-            tracing::error!(container = %container.uuid, "something is left behind: {e}");
+            tracing::error!("something is left behind: {e}");
         }
         if let Err(e) = self.placement.delete_allocations(&container.uuid.to_string()).await {
-            tracing::error!(container = %container.uuid, "the allocation is left behind: {e}");
+            tracing::error!("the allocation is left behind: {e}");
         }
-        tracing::error!(container = %container.uuid, "{error}");
+        tracing::error!("{error}");
         let changes = Changes {
             host: Some(None),
             container_id: Some(None),
@@ -109,7 +109,7 @@ impl Manager {
             ..Changes::error(error.to_string())
         };
         if let Err(e) = self.save(container, changes).await {
-            tracing::error!(container = %container.uuid, "the failure is not recorded: {e}");
+            tracing::error!("the failure is not recorded: {e}");
         }
     }
 

@@ -7,6 +7,7 @@ use model::{ActionLog, Container, Outcome};
 use oslo::{Dispatch, RemoteError, RequestContext};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tracing::{Instrument, Span};
 
 use super::Manager;
 use crate::error::{Error, Result};
@@ -54,6 +55,14 @@ impl Arguments {
     fn container(&self) -> Result<Container> {
         Ok(Container::from_wire(self.raw("container"))?)
     }
+
+    /// Carries the container's identifier, if the message is about one, to what is logged of the call.
+    fn span(&self) -> Span {
+        match self.raw("container").pointer("/zun_object.data/uuid").and_then(Value::as_str) {
+            Some(uuid) => tracing::info_span!("container", uuid),
+            None => Span::none(),
+        }
+    }
 }
 
 /// Passes the receiver as the shared pointer that background work needs.
@@ -66,7 +75,9 @@ impl Dispatch for Manager {
         arguments: Map<String, Value>,
     ) -> std::result::Result<Value, RemoteError> {
         let request = context.request_id.clone().unwrap_or_default();
-        Ok(self.call(&request, method, Arguments(arguments)).await?)
+        let arguments = Arguments(arguments);
+        let span = arguments.span();
+        Ok(self.call(&request, method, arguments).instrument(span).await?)
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use model::{Changes, Container, ContainerUuid, Status, TaskState};
 use sandbox::{Sandbox, Situation};
 use serde_json::Value;
+use tracing::Instrument;
 
-use super::Manager;
 use super::status::{observed, stopped};
+use super::{Manager, background_span};
 use crate::error::{Error, Result};
 use crate::networking::{self, Plugging};
 
@@ -51,10 +52,13 @@ impl Manager {
         let uuid = container.uuid;
         let sandbox = self.sandbox(uuid);
         let record = self.record(uuid)?;
-        if let Situation::Live(_) = sandbox.situation().await {
-            return Err(Error::State { action: "start", container: uuid, status: Status::Running });
+        match sandbox.situation().await {
+            situation if situation.runs(&uuid.to_string()) => return self.started(container).await,
+            // A start that was interrupted left a guest without its container.
+            Situation::Live(_) => self.release(uuid).await?,
+            _ => {}
         }
-        tracing::info!(container = %uuid, "starting");
+        tracing::info!("starting");
         let began = SystemTime::now();
         networking::plug(&record.attachments, &uuid.to_string(), self.hostname()).await?;
         let started = async {
@@ -70,15 +74,20 @@ impl Manager {
         };
         if let Err(e) = started.await {
             if let Err(left) = self.release(uuid).await {
-                tracing::error!(container = %uuid, "something is left behind: {left}");
+                tracing::error!("something is left behind: {left}");
             }
             return Err(e);
         }
+        self.log_stages(&sandbox, began).await;
+        self.started(container).await
+    }
+
+    /// Records that a container runs, and watches for its end.
+    async fn started(self: &Arc<Self>, container: &mut Container) -> Result<()> {
         let detail =
             Changes { status_detail: Some(Some("Up 0 seconds".into())), ..Changes::status(Status::Running) };
         self.save(container, detail.started_now()).await?;
-        self.log_stages(uuid, &sandbox, began).await;
-        self.watch(uuid);
+        self.watch(container.uuid);
         Ok(())
     }
 
@@ -91,7 +100,7 @@ impl Manager {
     }
 
     /// Says how long after `began` the sandbox reached each stage of its start.
-    async fn log_stages(&self, uuid: ContainerUuid, sandbox: &Sandbox, began: SystemTime) {
+    async fn log_stages(&self, sandbox: &Sandbox, began: SystemTime) {
         if let Situation::Live(state) = sandbox.situation().await {
             let elapsed = began.duration_since(UNIX_EPOCH).unwrap_or_default();
             let first = u64::try_from(elapsed.as_micros()).unwrap_or(0);
@@ -100,21 +109,22 @@ impl Manager {
                 .iter()
                 .map(|(stage, at)| format!("{stage:?} {} ms", at.saturating_sub(first) / 1000))
                 .collect();
-            tracing::info!(container = %uuid, "running: {}", stages.join(", "));
+            tracing::info!("running: {}", stages.join(", "));
         }
     }
 
     /// Watches for the container's end in the background.
     pub fn watch(self: &Arc<Self>, uuid: ContainerUuid) {
         let manager = Arc::clone(self);
-        tokio::spawn(async move {
+        let watch = async move {
             if let Err(e) = manager.sandbox(uuid).wait(&uuid.to_string()).await {
-                tracing::warn!(container = %uuid, "the container's end is not known: {e}");
+                tracing::warn!("the container's end is not known: {e}");
             }
             if let Err(e) = manager.ended(uuid).await {
-                tracing::error!(container = %uuid, "the container's end is not recorded: {e}");
+                tracing::error!("the container's end is not recorded: {e}");
             }
-        });
+        };
+        tokio::spawn(watch.instrument(background_span(uuid)));
     }
 
     /// Records that a container has ended by itself, and takes away what it held.
@@ -128,12 +138,7 @@ impl Manager {
             return Ok(());
         }
         // Between the end that was seen and this turn the container may have been started again.
-        let running = |situation: &Situation| match situation {
-            Situation::Live(state) => state.containers.get(&uuid.to_string()) == Some(&None),
-            _ => false,
-        };
-        let situation = self.sandbox(uuid).situation().await;
-        if running(&situation) {
+        if self.sandbox(uuid).situation().await.runs(&uuid.to_string()) {
             return Ok(());
         }
         self.release(uuid).await?;
@@ -141,7 +146,7 @@ impl Manager {
         if let Some(changes) = observed(&container, &situation) {
             self.save(&mut container, changes).await?;
         }
-        tracing::info!(container = %uuid, status = %container.status, "ended: {}", container.status_detail.as_deref().unwrap_or("-"));
+        tracing::info!(status = %container.status, "ended: {}", container.status_detail.as_deref().unwrap_or("-"));
         if container.auto_remove.unwrap_or(false) {
             self.delete_locked(container, true).await?;
         }
@@ -176,8 +181,8 @@ impl Manager {
     /// Asks the process to end, ends it if it does not, and records its end.
     async fn stop_process(&self, container: &mut Container, timeout: Duration) -> Result<()> {
         let sandbox = self.sandbox(container.uuid);
-        if let Situation::Live(_) = sandbox.situation().await {
-            let id = container.uuid.to_string();
+        let id = container.uuid.to_string();
+        if sandbox.situation().await.runs(&id) {
             sandbox.signal(&id, self.record(container.uuid)?.stop_signal).await?;
             if tokio::time::timeout(timeout, sandbox.wait(&id)).await.is_err() {
                 self.kill_process(&sandbox, &id).await?;
@@ -189,7 +194,7 @@ impl Manager {
     async fn kill_process(&self, sandbox: &Sandbox, id: &str) -> Result<()> {
         sandbox.signal(id, SIGKILL).await?;
         if tokio::time::timeout(STOP_TIMEOUT, sandbox.wait(id)).await.is_err() {
-            tracing::warn!(container = id, "the process does not end, the sandbox is ended under it");
+            tracing::warn!("the process does not end, the sandbox is ended under it");
         }
         Ok(())
     }
@@ -286,7 +291,7 @@ impl Manager {
 
     /// Deletes a container whose lock is held. Its row goes last, when nothing else is left.
     pub(super) async fn delete_locked(&self, mut container: Container, force: bool) -> Result<()> {
-        tracing::info!(container = %container.uuid, force, "deleting");
+        tracing::info!(force, "deleting");
         let began = self.begin(&mut container, TaskState::ContainerDeleting).await?;
         let deleted = self.delete_everything(&container).await;
         if let Err(e) = deleted {
@@ -299,12 +304,6 @@ impl Manager {
 
     async fn delete_everything(&self, container: &Container) -> Result<()> {
         self.clean_up(container.uuid).await?;
-        // A container whose record is lost still has its ports in the row.
-        if let Some(addresses) = &container.addresses {
-            for address in addresses.0.values().flatten() {
-                networking::release(&self.neutron, &address.port, address.preserve_on_delete).await;
-            }
-        }
         Ok(self.placement.delete_allocations(&container.uuid.to_string()).await?)
     }
 
@@ -314,13 +313,14 @@ impl Manager {
             Ok(containers) => containers,
             Err(e) => return tracing::error!("the containers cannot be listed: {e}"),
         };
-        for container in containers {
-            let waits = container.status == Status::Deleted && container.task_state.is_none();
-            if waits && container.auto_remove.unwrap_or(false) {
-                let uuid = container.uuid;
-                if let Err(e) = self.container_delete(container, Some(true)).await {
-                    tracing::error!(container = %uuid, "it is not removed: {e}");
-                }
+        let waits = |container: &Container| {
+            let deleted = container.status == Status::Deleted && container.task_state.is_none();
+            deleted && container.auto_remove.unwrap_or(false)
+        };
+        for container in containers.into_iter().filter(waits) {
+            let span = background_span(container.uuid);
+            if let Err(e) = self.container_delete(container, Some(true)).instrument(span.clone()).await {
+                span.in_scope(|| tracing::error!("it is not removed: {e}"));
             }
         }
     }

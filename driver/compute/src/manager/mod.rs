@@ -21,6 +21,11 @@ use crate::options::Options;
 use crate::record::Record;
 use locks::Locks;
 
+/// The span of work on a container that no request asks for: what is logged in it carries the identifier.
+pub fn background_span(uuid: ContainerUuid) -> tracing::Span {
+    tracing::info_span!(parent: None, "container", %uuid)
+}
+
 /// The compute manager of this host.
 pub struct Manager {
     options: Arc<Options>,
@@ -81,9 +86,13 @@ impl Manager {
     pub async fn clean_up(&self, uuid: ContainerUuid) -> Result<()> {
         let sandbox = self.sandbox(uuid);
         sandbox.kill().await?;
-        if let Ok(record) = self.record(uuid) {
-            networking::unplug(&record.attachments).await;
-            networking::detach(&self.neutron, &record.attachments).await;
+        match self.record(uuid) {
+            Ok(record) => {
+                networking::unplug(&record.attachments).await;
+                networking::detach(&self.neutron, &record.attachments).await;
+            }
+            // A create that was interrupted, or a record that is lost: Neutron knows whose its ports are.
+            Err(_) => networking::reclaim(&self.neutron, &uuid.to_string()).await?,
         }
         sandbox.delete().await?;
         Ok(())

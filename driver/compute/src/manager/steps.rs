@@ -46,15 +46,15 @@ impl Manager {
     /// Clears it again.
     pub(super) async fn end(&self, container: &mut Container, began: bool) {
         if began && let Err(e) = self.save(container, Changes::task(None)).await {
-            tracing::error!(container = %container.uuid, "the task state is not cleared: {e}");
+            tracing::error!("the task state is not cleared: {e}");
         }
     }
 
     /// Sets a container's status to `Error` and says why.
     pub(super) async fn fail(&self, container: &mut Container, error: &Error) {
-        tracing::error!(container = %container.uuid, "{error}");
+        tracing::error!("{error}");
         if let Err(e) = self.save(container, Changes::error(error.to_string())).await {
-            tracing::error!(container = %container.uuid, "the failure is not recorded: {e}");
+            tracing::error!("the failure is not recorded: {e}");
         }
     }
 }
