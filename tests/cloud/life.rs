@@ -145,16 +145,37 @@ fn a_container_is_limited_and_confined() {
 
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_paused_container_stands_still_and_goes_on() {
+    in_cloud(|cloud| {
+        let uuid = cloud.run_busybox("i=0; while :; do echo $((i += 1)); sleep 0.2; done");
+        let lines = || cloud.openstack(&["appcontainer", "logs", &uuid]).ok().lines().count();
+        cloud.openstack(&["appcontainer", "pause", &uuid]).ok();
+        cloud.wait_for_status(&uuid, "Paused");
+        let shown = cloud.show(&uuid);
+        assert!(shown["status_detail"].as_str().unwrap().ends_with("(paused)"), "{shown}");
+        assert_eq!(lines(), lines(), "a paused container writes nothing");
+        let exec = cloud.openstack(&["appcontainer", "exec", &uuid, "true"]);
+        assert!(exec.status != 0, "{exec:?}");
+        cloud.openstack(&["appcontainer", "unpause", &uuid]).ok();
+        cloud.wait_for_status(&uuid, "Running");
+        let before = lines();
+        eventually(30, "it goes on", || if lines() > before { Ok(()) } else { Err(before.to_string()) });
+        cloud.delete(&uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn what_is_not_built_says_so() {
     in_cloud(|cloud| {
         let uuid = cloud.run_busybox(LONG);
         assert_ne!(cloud.openstack(&["appcontainer", "stats", &uuid]).status, 0);
         let log = service_log(cloud);
         assert!(log.contains("OperationNotSupported: container_stats is not supported"), "{log}");
-        cloud.openstack(&["appcontainer", "pause", &uuid]).ok();
+        cloud.openstack(&["appcontainer", "rebuild", &uuid]).ok();
         eventually(30, "the action ends in an error", || {
             let query = format!(
-                "SELECT e.action, e.message FROM zun.container_actions e WHERE e.container_uuid = '{uuid}' AND e.action = 'pause'"
+                "SELECT e.action, e.message FROM zun.container_actions e WHERE e.container_uuid = '{uuid}' AND e.action = 'rebuild'"
             );
             let action = cloud.sql(&query);
             if action.contains("Error") || action.contains("not supported") { Ok(()) } else { Err(action) }

@@ -7,6 +7,7 @@ mod fixture;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_tests::eventually;
 use fixture::{Fixture, arguments, spec};
 use sandbox::{ContainerUser, Error, LogQuery, Situation, Tail};
 
@@ -132,6 +133,35 @@ async fn a_guest_that_panics_says_so() {
     sandbox.create(1).await.unwrap();
     let error = sandbox.start(&fixture.spec(1.0)).await.unwrap_err();
     assert!(matches!(&error, Error::Start(reason) if reason.contains("Attempted to kill init")), "{error}");
+    sandbox.delete().await.unwrap();
+    fixture.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn a_paused_guest_stands_still_and_ends_in_order() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start("c", 2.0).await;
+    sandbox.run(&spec("c", &["sh", "-c", "while :; do echo tick; sleep 0.05; done"])).await.unwrap();
+    let ticks = || sandbox.logs(&query()).unwrap().lines().count();
+    sandbox.pause().await.unwrap();
+    let Situation::Live(state) = sandbox.situation().await else { panic!("it does not live") };
+    assert_eq!(state.phase, sandbox::Phase::Paused);
+    let refused = sandbox.exec(fixture::exec("c", &["true"])).await.unwrap_err();
+    assert!(refused.to_string().contains("paused"), "{refused}");
+    // What it wrote before may still be on its way.
+    let before = eventually(10, "it stands still", || {
+        let before = ticks();
+        std::thread::sleep(Duration::from_millis(300));
+        if ticks() == before { Ok(before) } else { Err(before.to_string()) }
+    });
+    sandbox.resume().await.unwrap();
+    assert_eq!(sandbox.exec(fixture::exec("c", &["sleep", "0.2"])).await.unwrap().status, 0);
+    assert!(ticks() > before, "it goes on");
+    sandbox.pause().await.unwrap();
+    sandbox.shut_down().await.unwrap();
+    let Situation::Over(state) = sandbox.situation().await else { panic!("it is not over") };
+    assert_eq!(state.phase, sandbox::Phase::Ended);
     sandbox.delete().await.unwrap();
     fixture.assert_clean();
 }

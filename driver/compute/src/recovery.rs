@@ -65,7 +65,14 @@ async fn recover_one(manager: &Arc<Manager>, mut container: Container) -> Result
             "{} was interrupted and is tried again",
             task.map_or("a task".into(), |t| t.to_string())
         );
-        return manager.resume(container, task).await.inspect_err(|_| manager.watch(uuid));
+        let resumed = manager.resume(container, task).await;
+        // Whatever came of it, the end of what runs must be noticed.
+        if resumed.is_err()
+            || manager.host().sandbox(&uuid.to_string()).situation().await.runs(&uuid.to_string())
+        {
+            manager.watch(uuid);
+        }
+        return resumed;
     }
     let situation = manager.host().sandbox(&uuid.to_string()).situation().await;
     match (container.status, situation) {
@@ -78,7 +85,7 @@ async fn recover_one(manager: &Arc<Manager>, mut container: Container) -> Result
             manager.release(uuid).await?;
             manager.resume(container, Some(TaskState::ContainerStarting)).await
         }
-        (Status::Running, _) => manager.ended(uuid).await,
+        (Status::Running | Status::Paused, _) => manager.ended(uuid).await,
         // What an interrupted start left of a container that does not run.
         _ => manager.release(uuid).await,
     }

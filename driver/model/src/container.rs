@@ -250,6 +250,11 @@ impl Container {
         TaskState::try_from(self.task_state.clone()?).ok()
     }
 
+    /// Whether it has a process, be it paused or not.
+    pub fn is_up(&self) -> bool {
+        matches!(self.status, Status::Running | Status::Paused)
+    }
+
     /// What it takes from its host.
     pub fn usage(&self) -> Usage {
         Usage {

@@ -197,6 +197,16 @@ impl Sandbox {
         Ok(self.client().exec(exec).await?)
     }
 
+    /// Stops its processors.
+    pub async fn pause(&self) -> Result<()> {
+        Ok(self.client().pause().await?)
+    }
+
+    /// Lets its processors go on.
+    pub async fn resume(&self) -> Result<()> {
+        Ok(self.client().resume().await?)
+    }
+
     /// What a container uses.
     pub async fn stats(&self, container: &str) -> Result<Stats> {
         Ok(self.client().stats(container).await?)

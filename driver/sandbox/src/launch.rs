@@ -125,7 +125,7 @@ pub async fn start(folder: &SandboxDir, options: &HostOptions) -> Result<Sandbox
     match &state.phase {
         Phase::Ready => Ok(state),
         Phase::Failed { reason } => Err(Error::Start(reason.clone())),
-        Phase::Booting | Phase::Ended => Err(Error::Start(reason(folder, "its shim ended"))),
+        Phase::Booting | Phase::Paused | Phase::Ended => Err(Error::Start(reason(folder, "its shim ended"))),
     }
 }
 

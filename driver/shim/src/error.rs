@@ -15,6 +15,12 @@ pub enum Error {
     AgentTimeout(u64),
     #[error("{0}")]
     GuestEnded(String),
+    #[error("the sandbox is paused")]
+    Paused,
+    #[error("the guest is not ready")]
+    NotReady,
+    #[error("the machine's thread panicked")]
+    Lost,
     #[error("there is no container {0}")]
     NoContainer(String),
 }

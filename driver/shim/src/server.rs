@@ -96,6 +96,14 @@ async fn answer(request: Request, supervisor: &Arc<Supervisor>) -> Result<Answer
             Answer::Done
         }
         Request::Exec(exec) => Answer::Exec(or_end(supervisor, supervisor.exec(&exec)).await?),
+        Request::Pause => {
+            supervisor.pause().await?;
+            Answer::Done
+        }
+        Request::Resume => {
+            supervisor.resume()?;
+            Answer::Done
+        }
         Request::Stats(id) => Answer::Stats(or_end(supervisor, supervisor.stats(&id)).await?),
         Request::Shutdown => {
             supervisor.shut_down().await;

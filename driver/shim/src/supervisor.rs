@@ -174,8 +174,39 @@ impl Supervisor {
         containers::stats(self.agent()?, id).await
     }
 
-    /// Ends the guest in order, or without it if it does not.
+    /// Stops the guest's processors. That they stand still already is as good.
+    pub async fn pause(self: &Arc<Self>) -> Result<()> {
+        match self.state.borrow().phase {
+            Phase::Ready => {}
+            Phase::Paused => return Ok(()),
+            _ => return Err(Error::NotReady),
+        }
+        let supervisor = Arc::clone(self);
+        let paused = tokio::task::spawn_blocking(move || supervisor.machine.pause()).await;
+        paused.map_err(|_| Error::Lost)??;
+        self.change_phase(Phase::Ready, Phase::Paused);
+        Ok(())
+    }
+
+    /// Lets the guest's processors go on. That they run already is as good.
+    pub fn resume(&self) -> Result<()> {
+        match self.state.borrow().phase {
+            Phase::Paused => {}
+            Phase::Ready => return Ok(()),
+            _ => return Err(Error::NotReady),
+        }
+        self.machine.resume();
+        self.change_phase(Phase::Paused, Phase::Ready);
+        Ok(())
+    }
+
+    /// Ends the guest in order, or without it if it does not. One that is paused must go on to end in order.
     pub async fn shut_down(&self) {
+        if self.state.borrow().phase == Phase::Paused
+            && let Err(e) = self.resume()
+        {
+            tracing::warn!("the guest does not go on: {e}");
+        }
         if let Ok(agent) = self.agent() {
             if let Err(e) = agent.destroy_sandbox(agent::deadline(), &DestroySandboxRequest::default()).await
             {
@@ -213,13 +244,26 @@ impl Supervisor {
         }
     }
 
+    /// The agent, which answers nothing while the guest's processors stand still.
     fn agent(&self) -> Result<&AgentServiceClient> {
-        self.agent.get().ok_or_else(|| Error::GuestEnded("the guest is not ready".into()))
+        if self.state.borrow().phase == Phase::Paused {
+            return Err(Error::Paused);
+        }
+        self.agent.get().ok_or(Error::NotReady)
     }
 
     fn reached(&self, stage: Stage) {
         self.update(|state| {
             state.stages.insert(stage, now());
+        });
+    }
+
+    /// A guest that has ended in the meantime stays ended.
+    fn change_phase(&self, from: Phase, to: Phase) {
+        self.update(|state| {
+            if state.phase == from {
+                state.phase = to;
+            }
         });
     }
 

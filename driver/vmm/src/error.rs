@@ -21,6 +21,8 @@ pub enum Error {
     Queue(virtio_queue::Error),
     #[error("the configuration is not valid: {0}")]
     Config(String),
+    #[error("the guest's processors did not pause within {0} s")]
+    Busy(u64),
     #[error("KVM of this host cannot be used: {0}")]
     Unusable(String),
 }

@@ -1,4 +1,4 @@
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::SystemTime;
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
@@ -90,7 +90,7 @@ impl Machine {
     /// Blocks until the guest ends, then ends its threads. To be called once.
     pub fn wait(&self) -> GuestExit {
         let end = self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        self.vcpus.lock().unwrap_or_else(PoisonError::into_inner).stop();
+        self.vcpus().stop();
         self.bus.stop_devices();
         match end.unwrap_or(VcpuEnd::Stopped) {
             VcpuEnd::Stopped => GuestExit::Stopped,
@@ -108,6 +108,16 @@ impl Machine {
         let _ = self.stop.send(VcpuEnd::Stopped);
     }
 
+    /// Takes the vCPUs out of the guest until [`Machine::resume`]; devices go on.
+    pub fn pause(&self) -> Result<()> {
+        self.vcpus().pause()
+    }
+
+    /// Lets the vCPUs run again.
+    pub fn resume(&self) {
+        self.vcpus().resume();
+    }
+
     /// When all was built and no vCPU had run yet.
     pub fn created_at(&self) -> SystemTime {
         self.created_at
@@ -116,6 +126,10 @@ impl Machine {
     /// The guest's console.
     pub fn console(&self) -> &ConsoleRing {
         &self.console
+    }
+
+    fn vcpus(&self) -> MutexGuard<'_, VcpuSet> {
+        self.vcpus.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

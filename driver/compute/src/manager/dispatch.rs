@@ -13,7 +13,7 @@ use super::Manager;
 use crate::error::{Error, Result};
 
 /// Methods of upstream's that are not built; with the action that the API has begun for each.
-const NOT_BUILT: [(&str, Option<&str>); 19] = [
+const NOT_BUILT: [(&str, Option<&str>); 17] = [
     ("add_security_group", Some("add_security_group")),
     ("capsule_create", None),
     ("capsule_delete", None),
@@ -21,13 +21,11 @@ const NOT_BUILT: [(&str, Option<&str>); 19] = [
     ("container_commit", Some("commit")),
     ("container_exec_resize", None),
     ("container_get_archive", None),
-    ("container_pause", Some("pause")),
     ("container_put_archive", None),
     ("container_rebuild", Some("rebuild")),
     ("container_resize", None),
     ("container_stats", None),
     ("container_top", None),
-    ("container_unpause", Some("unpause")),
     ("container_update", None),
     ("image_delete", None),
     ("network_attach", Some("network_attach")),
@@ -98,6 +96,8 @@ impl Manager {
             "container_delete" => {
                 self.container_delete(arguments.container()?, arguments.get("force")?).await?
             }
+            "container_pause" => self.container_pause(request, arguments.container()?).await?,
+            "container_unpause" => self.container_unpause(request, arguments.container()?).await?,
             "container_show" => return self.container_show(arguments.container()?).await,
             "container_logs" => return self.container_logs(arguments.container()?, &arguments),
             "container_exec" => return self.container_exec(arguments.container()?, &arguments).await,

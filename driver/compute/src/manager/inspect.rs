@@ -12,6 +12,7 @@ use time::macros::format_description;
 use super::Manager;
 use super::dispatch::Arguments;
 use super::status::observed;
+use super::steps::require_created;
 use crate::error::{Error, Result};
 
 impl Manager {
@@ -98,13 +99,6 @@ impl Manager {
             })
         });
         Ok(Value::Array(results.collect()))
-    }
-}
-
-fn require_created(container: &Container) -> Result<()> {
-    match container.container_id {
-        Some(_) => Ok(()),
-        None => Err(Error::Invalid("Cannot operate an uncreated container.".into())),
     }
 }
 

@@ -9,8 +9,9 @@ use serde_json::Value;
 use tracing::Instrument;
 
 use super::status::{observed, stopped};
+use super::steps::require_created;
 use super::{Manager, background_span};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::networking::{self, Plugging};
 
 const SIGKILL: u32 = 9;
@@ -134,7 +135,7 @@ impl Manager {
             Err(model::Error::NoContainer(_)) => return Ok(()),
             other => other?,
         };
-        if container.status != Status::Running || container.task_state.is_some() {
+        if !container.is_up() || container.task_state.is_some() {
             return Ok(());
         }
         // Between the end that was seen and this turn the container may have been started again.
@@ -335,6 +336,8 @@ impl Manager {
             Some(TaskState::ContainerRebooting) => {
                 self.container_reboot(NO_REQUEST, container, timeout).await
             }
+            Some(TaskState::ContainerPausing) => self.container_pause(NO_REQUEST, container).await,
+            Some(TaskState::ContainerUnpausing) => self.container_unpause(NO_REQUEST, container).await,
             Some(TaskState::ContainerKilling) => self.container_kill(NO_REQUEST, container, None).await,
             Some(TaskState::ContainerDeleting) => self.container_delete(container, Some(true)).await,
             _ => self.ended(container.uuid).await,
@@ -342,15 +345,8 @@ impl Manager {
     }
 
     /// The container's row as it is now: the message was written before this turn.
-    async fn fresh(&self, container: Container) -> Result<Container> {
+    pub(super) async fn fresh(&self, container: Container) -> Result<Container> {
         Ok(Container::get(&self.database, container.uuid).await?)
-    }
-}
-
-fn require_created(container: &Container) -> Result<()> {
-    match container.container_id {
-        Some(_) => Ok(()),
-        None => Err(Error::Invalid("Cannot operate an uncreated container.".into())),
     }
 }
 

@@ -5,6 +5,7 @@ mod dispatch;
 mod inspect;
 mod lifecycle;
 mod locks;
+mod pause;
 mod status;
 mod steps;
 

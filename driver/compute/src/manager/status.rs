@@ -8,17 +8,24 @@ use time::{Duration, OffsetDateTime};
 pub fn observed(container: &Container, situation: &Situation) -> Option<Changes> {
     let id = container.uuid.to_string();
     match situation {
-        Situation::Live(state) if state.containers.get(&id) == Some(&None) => {
-            Some(Changes { status_detail: Some(Some(up(state))), ..Changes::status(Status::Running) })
-        }
+        Situation::Live(state) if state.containers.get(&id) == Some(&None) => Some(live(state)),
         Situation::Live(_) => None,
         Situation::Over(state) => Some(over(state, &id)),
         // Nothing is known of a container that never ran, which is no news.
-        Situation::Unknown if container.status == Status::Running => {
+        Situation::Unknown if container.is_up() => {
             Some(Changes { status_detail: Some(None), ..Changes::status(Status::Stopped) })
         }
         Situation::Unknown => None,
     }
+}
+
+fn live(state: &SandboxState) -> Changes {
+    let age = up(state);
+    let (status, detail) = match state.phase {
+        Phase::Paused => (Status::Paused, format!("{age} (paused)")),
+        _ => (Status::Running, age),
+    };
+    Changes { status_detail: Some(Some(detail)), ..Changes::status(status) }
 }
 
 fn over(state: &SandboxState, id: &str) -> Changes {

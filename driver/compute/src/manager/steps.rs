@@ -59,6 +59,14 @@ impl Manager {
     }
 }
 
+/// A container that was never made cannot be worked on.
+pub(super) fn require_created(container: &Container) -> Result<()> {
+    match container.container_id {
+        Some(_) => Ok(()),
+        None => Err(Error::Invalid("Cannot operate an uncreated container.".into())),
+    }
+}
+
 fn outcome<T>(result: &Result<T>) -> Outcome {
     match result {
         Ok(_) => Outcome::Success,

@@ -88,6 +88,16 @@ impl Client {
         }
     }
 
+    /// Stops the guest's processors.
+    pub async fn pause(&self) -> Result<()> {
+        self.order(&Request::Pause).await
+    }
+
+    /// Lets them go on.
+    pub async fn resume(&self) -> Result<()> {
+        self.order(&Request::Resume).await
+    }
+
     /// Ends the sandbox in order.
     pub async fn shutdown(&self) -> Result<()> {
         self.order(&Request::Shutdown).await

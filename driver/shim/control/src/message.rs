@@ -31,6 +31,10 @@ pub enum Request {
     Exec(Box<Exec>),
     /// What a container uses. Answer: [`Answer::Stats`].
     Stats(String),
+    /// Stop the guest's processors; until they go on, nothing can be asked of its containers.
+    Pause,
+    /// Let them go on.
+    Resume,
     /// End the guest in order, and the shim with it.
     Shutdown,
 }

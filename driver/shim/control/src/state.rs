@@ -11,6 +11,8 @@ pub enum Phase {
     Booting,
     /// The agent answers and the network is set up.
     Ready,
+    /// It is ready, and its processors stand still.
+    Paused,
     /// The guest is gone, in order.
     Ended,
     /// The guest could not be started, or died.
@@ -67,6 +69,6 @@ pub struct SandboxState {
 impl SandboxState {
     /// Whether the guest is up or coming up.
     pub fn is_live(&self) -> bool {
-        matches!(self.phase, Phase::Booting | Phase::Ready)
+        matches!(self.phase, Phase::Booting | Phase::Ready | Phase::Paused)
     }
 }

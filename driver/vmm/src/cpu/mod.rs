@@ -1,6 +1,7 @@
 //! Virtual CPUs: what the guest sees of them, and the threads that run them.
 
 mod cpuid;
+mod orders;
 mod registers;
 mod vcpu;
 

@@ -1,17 +1,23 @@
 use std::io;
 use std::os::unix::thread::JoinHandleExt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
+use super::orders::{Order, Orders, Turn};
 use super::{cpuid, registers};
 use crate::boot::Entry;
 use crate::bus::Bus;
 use crate::{Error, Result};
+
+/// How long vCPUs may take to leave the guest.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A kick that comes between a thread's look at its orders and KVM_RUN is lost, so kicks are repeated.
+const KICK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Why a vCPU ran no further.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +43,7 @@ pub fn install_kick_handler() -> Result<()> {
 #[derive(Debug)]
 pub struct VcpuSet {
     threads: Vec<JoinHandle<()>>,
-    stop: Arc<AtomicBool>,
+    orders: Arc<Orders>,
 }
 
 impl VcpuSet {
@@ -55,14 +61,14 @@ impl VcpuSet {
         let vcpus = (0..count)
             .map(|index| create(vm, index, count, &supported, entry))
             .collect::<Result<Vec<_>>>()?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut set = Self { threads: Vec::new(), stop: Arc::clone(&stop) };
+        let orders = Arc::new(Orders::new());
+        let mut set = Self { threads: Vec::new(), orders: Arc::clone(&orders) };
         for (index, vcpu) in vcpus.into_iter().enumerate() {
-            let (bus, ended, stop) = (Arc::clone(&bus), ended.clone(), Arc::clone(&stop));
+            let (bus, ended, orders) = (Arc::clone(&bus), ended.clone(), Arc::clone(&orders));
             let thread = thread::Builder::new()
                 .name(format!("vcpu{index}"))
                 .spawn(move || {
-                    let end = run(vcpu, &bus, &stop);
+                    let end = run(vcpu, &bus, &orders);
                     // Nobody listens any more only when the machine is being dropped.
                     let _ = ended.send(end);
                 })
@@ -72,21 +78,50 @@ impl VcpuSet {
         Ok(set)
     }
 
+    /// Takes all vCPUs out of the guest; their threads wait. If one does not come out, all go on.
+    pub fn pause(&self) -> Result<()> {
+        self.orders.give(Order::Pause);
+        let deadline = Instant::now() + PAUSE_TIMEOUT;
+        let mut held = 0;
+        while held + self.finished() < self.threads.len() {
+            if Instant::now() > deadline {
+                self.resume();
+                return Err(Error::Busy(PAUSE_TIMEOUT.as_secs()));
+            }
+            self.threads.iter().for_each(kick);
+            held = self.orders.held(held, KICK_INTERVAL);
+        }
+        Ok(())
+    }
+
+    /// Lets all vCPUs run again.
+    pub fn resume(&self) {
+        self.orders.give(Order::Run);
+    }
+
     /// Ends all vCPU threads and waits for them.
     pub fn stop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
+        self.orders.give(Order::End);
         for thread in self.threads.drain(..) {
-            // A signal that comes between the thread's look at `stop` and KVM_RUN is lost, so it is repeated.
             while !thread.is_finished() {
-                // SAFETY: the handle is of a thread that is not joined yet, and the signal has a handler.
-                unsafe { libc::pthread_kill(thread.as_pthread_t(), SIGRTMIN()) };
-                thread::sleep(std::time::Duration::from_millis(1));
+                kick(&thread);
+                thread::sleep(KICK_INTERVAL);
             }
             if thread.join().is_err() {
                 tracing::error!("a vCPU thread panicked");
             }
         }
     }
+
+    fn finished(&self) -> usize {
+        self.threads.iter().filter(|thread| thread.is_finished()).count()
+    }
+}
+
+/// Makes a vCPU's thread leave the guest.
+fn kick(thread: &JoinHandle<()>) {
+    // SAFETY: the handle is of a thread that is not joined yet, and the signal has a handler.
+    unsafe { libc::pthread_kill(thread.as_pthread_t(), SIGRTMIN()) };
 }
 
 impl Drop for VcpuSet {
@@ -107,8 +142,14 @@ fn create(vm: &VmFd, index: u8, count: u8, supported: &CpuId, entry: Entry) -> R
     Ok(vcpu)
 }
 
-fn run(mut vcpu: VcpuFd, bus: &Bus, stop: &AtomicBool) -> VcpuEnd {
-    while !stop.load(Ordering::SeqCst) {
+fn run(mut vcpu: VcpuFd, bus: &Bus, orders: &Orders) -> VcpuEnd {
+    loop {
+        match orders.next() {
+            Turn::Enter => {}
+            // The guest's watchdogs forgive time that it did not have; one without kvmclock has none to tell.
+            Turn::EnterAfterPause => vcpu.kvmclock_ctrl().unwrap_or(()),
+            Turn::End => return VcpuEnd::Stopped,
+        }
         match vcpu.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
                 if bus.port_write(port, data) {
@@ -126,5 +167,4 @@ fn run(mut vcpu: VcpuFd, bus: &Bus, stop: &AtomicBool) -> VcpuEnd {
             Err(e) => return VcpuEnd::KvmError(format!("KVM_RUN failed: {e}")),
         }
     }
-    VcpuEnd::Stopped
 }
