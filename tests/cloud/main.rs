@@ -6,4 +6,5 @@ mod bad_input;
 mod images;
 mod life;
 mod network;
+mod operator;
 mod service;

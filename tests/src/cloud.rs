@@ -15,7 +15,7 @@ use crate::{devstack, eventually, top};
 static TURN: Mutex<()> = Mutex::new(());
 
 /// Everything on the compute host that a container could leave behind, one thing a line. Finished images are kept
-/// on purpose.
+/// on purpose, and so is the folder of an operator's sandboxes.
 const THINGS_ON_HOST: &str = r#"
 ip -o link | awk '{ print "link", $2 }'
 ovs-vsctl list-ports br-int | sed 's/^/port /'
@@ -25,7 +25,7 @@ losetup -a | sed 's/^/loop /'
 awk '{ print "mount", $2 }' /proc/mounts
 cd /var/lib/zun-kata
 find . -path './images/rootfs/*' -prune -o -path './images/config/*' -prune -o -path './images/refs/*' -prune \
-  -o -print | sed 's/^/file /'
+  -o ! -path ./operator -print | sed 's/^/file /'
 "#;
 
 const THINGS_IN_DATABASES: &str = "

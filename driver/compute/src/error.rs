@@ -28,8 +28,10 @@ pub enum Error {
     State { action: &'static str, container: ContainerUuid, status: model::Status },
     #[error("{0}")]
     Network(String),
+    #[error("standard output cannot be written: {0}")]
+    Output(#[source] std::io::Error),
     #[error("the record of container {container} on this host cannot be {what}: {reason}")]
-    Record { container: ContainerUuid, what: &'static str, reason: String },
+    Record { container: String, what: &'static str, reason: String },
 }
 
 /// The result of this service's operations.

@@ -8,6 +8,7 @@ mod options;
 mod record;
 mod recovery;
 mod resources;
+mod sandbox_command;
 mod service;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use clap::{Parser, Subcommand};
 use oslo::{ConfigFiles, default_config_files};
 
 use crate::options::Options;
+use crate::sandbox_command::SandboxCommand;
 
 /// Zun's compute service: every container in a KVM sandbox of its own.
 #[derive(Parser)]
@@ -36,6 +38,9 @@ struct Arguments {
 enum Command {
     /// Say whether this host can run sandboxes, and why not, then exit.
     Check,
+    /// Run images in sandboxes of this host, and look into those that run, without OpenStack.
+    #[command(subcommand)]
+    Sandbox(SandboxCommand),
 }
 
 fn main() -> ExitCode {
@@ -49,7 +54,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    start_logging(&options);
+    start_logging(log_filter(&arguments, &options));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -60,6 +65,7 @@ fn main() -> ExitCode {
     runtime.block_on(async {
         match arguments.command {
             Some(Command::Check) => service::check(&options).await,
+            Some(Command::Sandbox(command)) => sandbox_command::run(&options, command).await,
             None => service::run(options).await,
         }
     })
@@ -71,11 +77,24 @@ fn read_options(arguments: &Arguments) -> Result<Options, String> {
     } else {
         ConfigFiles::new(arguments.config_files.clone(), arguments.config_directories.clone())
     };
-    Options::read(files)
+    let options = Options::read(files)?;
+    // Who asks for no service need not say where OpenStack is.
+    if !matches!(arguments.command, Some(Command::Sandbox(_))) {
+        options.validate()?;
+    }
+    Ok(options)
 }
 
-fn start_logging(options: &Options) {
-    let default = if options.default.debug { "debug,hyper=info,lapin=info,sqlx=info" } else { "info" };
+/// What is logged unless the environment's RUST_LOG says otherwise.
+fn log_filter(arguments: &Arguments, options: &Options) -> &'static str {
+    match arguments.command {
+        Some(Command::Sandbox(_)) => "warn",
+        _ if options.default.debug => "debug,hyper=info,lapin=info,sqlx=info",
+        _ => "info",
+    }
+}
+
+fn start_logging(default: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();

@@ -5,9 +5,14 @@ use std::path::PathBuf;
 
 use cloud::{AuthOptions, ClientOptions};
 use config::Config;
+use image::{RegistryOptions, Store};
 use model::DatabaseUrl;
 use oslo::{ConfigFiles, RabbitOptions, TransportUrl};
+use sandbox::HostOptions;
 use serde::Deserialize;
+
+const MEBIBYTE: u64 = 1 << 20;
+const GIBIBYTE: u64 = 1 << 30;
 
 /// All options, by group.
 #[derive(Clone, Default, Deserialize)]
@@ -184,15 +189,14 @@ impl Default for Kata {
 }
 
 impl Options {
-    /// Reads and checks the options.
+    /// Reads the options.
     pub fn read(files: ConfigFiles) -> Result<Self, String> {
         let config = Config::builder().add_source(files).build().map_err(|e| e.to_string())?;
-        let options: Self = config.try_deserialize().map_err(|e| e.to_string())?;
-        options.validate()?;
-        Ok(options)
+        config.try_deserialize().map_err(|e| e.to_string())
     }
 
-    fn validate(&self) -> Result<(), String> {
+    /// Says which option keeps the service from starting.
+    pub fn validate(&self) -> Result<(), String> {
         self.transport_url()?;
         self.database_url()?;
         self.keystone_auth.validate("keystone_auth").map_err(|e| e.to_string())?;
@@ -200,6 +204,44 @@ impl Options {
             return Err("[DEFAULT] host is not set, and this machine has no name".into());
         }
         Ok(())
+    }
+
+    /// How this host makes the sandboxes of Zun's containers.
+    pub fn host(&self) -> HostOptions {
+        self.host_with(self.kata.state_path.join("sandboxes"))
+    }
+
+    /// How it makes those of its operator.
+    pub fn operators_host(&self) -> HostOptions {
+        self.host_with(self.kata.state_path.join("operator"))
+    }
+
+    fn host_with(&self, folder: PathBuf) -> HostOptions {
+        let kata = &self.kata;
+        HostOptions {
+            folder,
+            shim: kata.shim.clone(),
+            kernel: kata.kernel.clone(),
+            image: kata.image.clone(),
+            memory_overhead_mib: kata.memory_overhead,
+            log_file_bytes: kata.log_file_size * MEBIBYTE,
+            log_files: kata.log_files,
+        }
+    }
+
+    /// The images of this host.
+    pub fn image_store(&self) -> Result<Store, String> {
+        let kata = &self.kata;
+        let names = kata.insecure_registries.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|e| format!("[kata] registry_ca_file {}: {e}", path.display()))
+        };
+        let options = RegistryOptions {
+            plain_http: names.map(str::to_owned).collect(),
+            certificates: kata.registry_ca_file.iter().map(read).collect::<Result<_, _>>()?,
+            image_bytes_max: kata.image_size_max * GIBIBYTE,
+        };
+        Store::open(kata.state_path.join("images"), options).map_err(|e| e.to_string())
     }
 
     /// The broker's address.
@@ -223,7 +265,7 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let options = Options::read(ConfigFiles::new(vec![path.clone()], Vec::new()));
         std::fs::remove_file(path).unwrap();
-        options
+        options.and_then(|options| options.validate().map(|()| options))
     }
 
     const GOOD: &str = "[DEFAULT]\nhost = h\ndebug = true\n[database]\nconnection = mysql+pymysql://u:p@h/zun\n\

@@ -2,14 +2,39 @@
 
 use std::path::{Path, PathBuf};
 
-use model::ContainerUuid;
-use sandbox::{ContainerSpec, GuestNetwork, SandboxSpec};
+use image::{Image, ImageConfiguration};
+use sandbox::{ContainerSpec, ContainerUser, GuestNetwork, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::networking::Attachment;
 
 const NAME: &str = "container.json";
+const SIGTERM: u32 = 15;
+
+/// What is asked for of a container, beside its image. What is left out, or empty, is the image's.
+pub struct ContainerRequest {
+    /// The identifier of the container and of its sandbox.
+    pub id: String,
+    /// Replaces the image's entry point, and with it the image's command.
+    pub entrypoint: Option<Vec<String>>,
+    /// Replaces the image's command.
+    pub command: Option<Vec<String>>,
+    /// Added to the image's environment, `NAME=value`.
+    pub environment: Vec<String>,
+    /// The directory in which the program starts.
+    pub directory: Option<String>,
+    /// The host name.
+    pub hostname: String,
+    /// CPUs that it may use.
+    pub cpus: f32,
+    /// Memory that it may use, in MiB.
+    pub memory_mib: u64,
+    /// Whether it has a terminal.
+    pub terminal: bool,
+    /// Whether its input stays open.
+    pub interactive: bool,
+}
 
 /// A container on this host.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -25,6 +50,38 @@ pub struct Record {
 }
 
 impl Record {
+    /// What a container of `image` is, before it has networks.
+    pub fn new(asked: ContainerRequest, image: &Image) -> Result<Self> {
+        let config = image.configuration.config().clone().unwrap_or_default();
+        let arguments = program(asked.entrypoint, asked.command, &image.configuration)?;
+        let environment = config.env().iter().flatten().cloned().chain(asked.environment);
+        let given = |path: &String| !path.is_empty();
+        let directory = asked.directory.filter(given).or(config.working_dir().clone().filter(given));
+        let user = config.user().clone().unwrap_or_default();
+        let (user, group) = user.split_once(':').unwrap_or((&user, ""));
+        let signal = config.stop_signal().as_deref().map(sandbox::signal_number).transpose()?;
+        Ok(Self {
+            rootfs: image.rootfs.clone(),
+            container: ContainerSpec {
+                id: asked.id,
+                arguments,
+                environment: environment.collect(),
+                directory: directory.map_or_else(|| "/".into(), PathBuf::from),
+                user: ContainerUser {
+                    user: if user.is_empty() { "0".into() } else { user.to_owned() },
+                    group: group.to_owned(),
+                },
+                hostname: asked.hostname,
+                cpus: asked.cpus,
+                memory_mib: asked.memory_mib,
+                terminal: asked.terminal,
+                interactive: asked.interactive,
+            },
+            stop_signal: signal.unwrap_or(SIGTERM),
+            attachments: Vec::new(),
+        })
+    }
+
     /// The sandbox that the container needs.
     pub fn sandbox_spec(&self) -> SandboxSpec {
         SandboxSpec {
@@ -41,24 +98,66 @@ impl Record {
     }
 
     /// Reads the record in a sandbox's folder.
-    pub fn read(folder: &Path, container: ContainerUuid) -> Result<Self> {
+    pub fn read(folder: &Path) -> Result<Self> {
         let read =
             || -> std::io::Result<Self> { Ok(serde_json::from_slice(&std::fs::read(folder.join(NAME))?)?) };
-        read().map_err(|e| Error::Record { container, what: "read", reason: e.to_string() })
+        read().map_err(|e| failure(folder, "read", &e))
     }
 
     /// Writes the record.
-    pub fn write(&self, folder: &Path, container: ContainerUuid) -> Result<()> {
-        let path = folder.join(NAME);
+    pub fn write(&self, folder: &Path) -> Result<()> {
         let temporary = folder.join(format!("{NAME}.new"));
         let write = || {
             std::fs::write(&temporary, serde_json::to_vec(self)?)?;
-            std::fs::rename(&temporary, &path)
+            std::fs::rename(&temporary, folder.join(NAME))
         };
-        write().map_err(|e: std::io::Error| Error::Record {
-            container,
-            what: "written",
-            reason: e.to_string(),
-        })
+        write().map_err(|e| failure(folder, "written", &e))
+    }
+}
+
+/// A sandbox's folder has its container's identifier for a name.
+fn failure(folder: &Path, what: &'static str, error: &std::io::Error) -> Error {
+    let container = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Error::Record { container, what, reason: error.to_string() }
+}
+
+/// Docker's rule: an entry point of the container's own replaces the image's, and its command with it.
+fn program(
+    entrypoint: Option<Vec<String>>,
+    command: Option<Vec<String>>,
+    image: &ImageConfiguration,
+) -> Result<Vec<String>> {
+    let config = image.config().clone().unwrap_or_default();
+    let (entrypoint, command) = (entrypoint.filter(|e| !e.is_empty()), command.filter(|c| !c.is_empty()));
+    let image_command = if entrypoint.is_some() { None } else { config.cmd().clone() };
+    let entrypoint = entrypoint.or(config.entrypoint().clone()).unwrap_or_default();
+    let arguments = [entrypoint, command.or(image_command).unwrap_or_default()].concat();
+    if arguments.is_empty() {
+        return Err(Error::Invalid("no command is given, and the image has none".into()));
+    }
+    Ok(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_program_is_chosen_as_docker_does() {
+        let image = |config| {
+            let value = json!({ "architecture": "amd64", "os": "linux", "config": config,
+                "rootfs": { "type": "layers", "diff_ids": [] } });
+            serde_json::from_value::<ImageConfiguration>(value).unwrap()
+        };
+        let words = |text: &str| Some(text.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        let both = image(json!({ "Entrypoint": ["entry"], "Cmd": ["image"] }));
+        let chosen = |entrypoint, command| program(entrypoint, command, &both).unwrap().join(" ");
+        assert_eq!(chosen(None, None), "entry image");
+        assert_eq!(chosen(None, words("own")), "entry own");
+        assert_eq!(chosen(words("other"), None), "other");
+        assert_eq!(chosen(words(""), words("own")), "entry own");
+        assert!(program(None, None, &image(json!({}))).is_err());
     }
 }

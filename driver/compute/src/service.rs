@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloud::{Keystone, Neutron, Placement};
-use image::{RegistryOptions, Store};
 use model::{Database, heartbeat};
 use oslo::{Server, Target};
-use sandbox::{Host, HostOptions, prove_kvm};
+use sandbox::{Host, prove_kvm};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -21,12 +20,10 @@ use crate::{error, recovery};
 const RETRY: Duration = Duration::from_secs(2);
 /// Some of Zun's periods are maxima; ours are no longer than this.
 const REPORT_MAX: Duration = Duration::from_secs(60);
-const MEBIBYTE: u64 = 1 << 20;
-const GIBIBYTE: u64 = 1 << 30;
 
 /// Says whether this host can run sandboxes.
 pub async fn check(options: &Options) -> ExitCode {
-    let proven = async { Ok::<_, error::Error>(prove_kvm(&Host::new(host_options(options))?).await?) };
+    let proven = async { Ok::<_, error::Error>(prove_kvm(&Host::new(options.host())?).await?) };
     match proven.await {
         Ok(took) => {
             println!("kvm: a guest was ready after {} ms", took.as_millis());
@@ -53,11 +50,11 @@ pub async fn run(options: Options) -> ExitCode {
 async fn serve(options: Options) -> Result<(), String> {
     let options = Arc::new(options);
     let stop = stop_on_signal()?;
-    let host = Host::new(host_options(&options)).map_err(|e| e.to_string())?;
+    let host = Host::new(options.host()).map_err(|e| e.to_string())?;
     let took = prove_kvm(&host).await.map_err(|e| format!("this host cannot run sandboxes: {e}"))?;
     tracing::info!("KVM works: a guest was ready after {} ms", took.as_millis());
-    let images = Store::open(options.kata.state_path.join("images"), registry_options(&options)?)
-        .map_err(|e| e.to_string())?;
+    let images = options.image_store()?;
+    images.remove_leftovers().map_err(|e| e.to_string())?;
 
     let database = options.database_url()?.pool(options.database.max_pool_size);
     let ready = async {
@@ -142,36 +139,4 @@ async fn periodic_tasks(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) 
         }
         manager.delete_auto_removed().await;
     }
-}
-
-fn host_options(options: &Options) -> HostOptions {
-    let kata = &options.kata;
-    HostOptions {
-        folder: kata.state_path.join("sandboxes"),
-        shim: kata.shim.clone(),
-        kernel: kata.kernel.clone(),
-        image: kata.image.clone(),
-        memory_overhead_mib: kata.memory_overhead,
-        log_file_bytes: kata.log_file_size * MEBIBYTE,
-        log_files: kata.log_files,
-    }
-}
-
-fn registry_options(options: &Options) -> Result<RegistryOptions, String> {
-    let kata = &options.kata;
-    let names = kata.insecure_registries.split(',').map(str::trim).filter(|name| !name.is_empty());
-    let certificates = match &kata.registry_ca_file {
-        Some(path) => {
-            vec![
-                std::fs::read(path)
-                    .map_err(|e| format!("[kata] registry_ca_file {}: {e}", path.display()))?,
-            ]
-        }
-        None => Vec::new(),
-    };
-    Ok(RegistryOptions {
-        plain_http: names.map(str::to_owned).collect(),
-        certificates,
-        image_bytes_max: kata.image_size_max * GIBIBYTE,
-    })
 }

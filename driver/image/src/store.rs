@@ -45,17 +45,20 @@ struct Record {
 }
 
 impl Store {
-    /// Opens the store in `folder`, made if there is none. What a crash left half done is removed.
+    /// Opens the store in `folder`, made if there is none. Several processes may have it open.
     pub fn open(folder: PathBuf, options: RegistryOptions) -> Result<Self> {
-        let temporary = folder.join("tmp");
-        if temporary.exists() {
-            fs::remove_dir_all(&temporary).map_err(Error::io("remove", &temporary))?;
-        }
         for name in ["rootfs", "config", "refs", "tmp"] {
             let path = folder.join(name);
             fs::create_dir_all(&path).map_err(Error::io("make", &path))?;
         }
         Ok(Self { folder, options, making: Mutex::default() })
+    }
+
+    /// Removes what a crash left half done. A pull that another process is about fails.
+    pub fn remove_leftovers(&self) -> Result<()> {
+        let temporary = self.folder.join("tmp");
+        fs::remove_dir_all(&temporary).map_err(Error::io("remove", &temporary))?;
+        fs::create_dir(&temporary).map_err(Error::io("make", &temporary))
     }
 
     /// The image that `reference` names, fetched as `policy` says.
@@ -200,7 +203,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let left = folder.path().join("tmp/half");
         fs::create_dir_all(&left).unwrap();
-        Store::open(folder.path().to_owned(), RegistryOptions::default()).unwrap();
+        let store = Store::open(folder.path().to_owned(), RegistryOptions::default()).unwrap();
+        assert!(left.exists());
+        store.remove_leftovers().unwrap();
         assert!(!left.exists() && folder.path().join("tmp").exists());
     }
 

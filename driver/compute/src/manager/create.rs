@@ -1,23 +1,20 @@
 //! `container_create`: image, ports, disk, and, where asked, the first start.
 
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use image::{Credentials, Image, ImageConfiguration, ImageReference, PullPolicy};
-use model::{Changes, Container, Json, Registry, RequestedNetwork, Status, TaskState};
-use sandbox::{ContainerSpec, ContainerUser};
+use image::{Credentials, Image, ImageReference, PullPolicy};
+use model::{Changes, Container, Registry, RequestedNetwork, Status, TaskState};
 use serde_json::Value;
 
 use super::Manager;
 use super::dispatch::Arguments;
 use crate::error::{Error, Result};
 use crate::networking::{self, Attachment};
-use crate::record::Record;
+use crate::record::{ContainerRequest, Record};
 
 const IMAGE_DRIVER: &str = "docker";
 const RUNTIME: &str = "kata";
-const SIGTERM: u32 = 15;
 const HOSTNAME_MAX: usize = 63;
 
 impl Manager {
@@ -82,7 +79,7 @@ impl Manager {
         sandbox.create(u64::try_from(container.disk.unwrap_or(1)).unwrap_or(1)).await?;
         record.attachments = networking::attach(&self.neutron, container, self.hostname(), networks).await?;
         tracing::info!("the ports are ready");
-        let written = record.write(sandbox.path(), container.uuid);
+        let written = record.write(sandbox.path());
         if written.is_err() {
             networking::detach(&self.neutron, &record.attachments).await;
         }
@@ -151,19 +148,8 @@ impl Manager {
     }
 
     fn new_record(&self, container: &Container, image: &Image) -> Result<Record> {
-        let config = image.configuration.config().clone().unwrap_or_default();
         let default = &self.options.default;
-        let arguments = program(container, &image.configuration)?;
-        let environment = config.env().iter().flatten().cloned();
-        let own = container
-            .environment
-            .iter()
-            .flat_map(|map| &map.0)
-            .map(|(name, value)| format!("{name}={value}"));
-        let directory =
-            container.workdir.clone().filter(|path| !path.is_empty()).or(config.working_dir().clone());
-        let user = config.user().clone().unwrap_or_default();
-        let (user, group) = user.split_once(':').unwrap_or((&user, ""));
+        let own = container.environment.iter().flat_map(|map| &map.0);
         let memory = container.memory.as_deref().filter(|memory| !memory.is_empty());
         let memory_mib = match memory {
             Some(memory) => {
@@ -171,29 +157,19 @@ impl Manager {
             }
             None => default.default_memory,
         };
-        let signal = config.stop_signal().as_deref().map(sandbox::signal_number).transpose()?;
-        Ok(Record {
-            rootfs: image.rootfs.clone(),
-            container: ContainerSpec {
-                id: container.uuid.to_string(),
-                arguments,
-                environment: environment.chain(own).collect(),
-                directory: directory
-                    .filter(|path| !path.is_empty())
-                    .map_or_else(|| "/".into(), PathBuf::from),
-                user: ContainerUser {
-                    user: if user.is_empty() { "0".into() } else { user.to_owned() },
-                    group: group.to_owned(),
-                },
-                hostname: hostname(container),
-                cpus: container.cpu.unwrap_or(default.default_cpu),
-                memory_mib,
-                terminal: container.tty.unwrap_or(false),
-                interactive: container.interactive.unwrap_or(false),
-            },
-            stop_signal: signal.unwrap_or(SIGTERM),
-            attachments: Vec::new(),
-        })
+        let asked = ContainerRequest {
+            id: container.uuid.to_string(),
+            entrypoint: container.entrypoint.as_ref().map(|json| json.0.clone()),
+            command: container.command.as_ref().map(|json| json.0.clone()),
+            environment: own.map(|(name, value)| format!("{name}={value}")).collect(),
+            directory: container.workdir.clone(),
+            hostname: hostname(container),
+            cpus: container.cpu.unwrap_or(default.default_cpu),
+            memory_mib,
+            terminal: container.tty.unwrap_or(false),
+            interactive: container.interactive.unwrap_or(false),
+        };
+        Record::new(asked, image)
     }
 }
 
@@ -227,21 +203,6 @@ fn is_empty(value: &Value) -> bool {
         Value::Array(list) => list.is_empty(),
         _ => false,
     }
-}
-
-/// Docker's rule: an entry point of the container's own replaces the image's, and its command with it.
-fn program(container: &Container, image: &ImageConfiguration) -> Result<Vec<String>> {
-    let own =
-        |list: &Option<Json<Vec<String>>>| list.as_ref().map(|json| json.0.clone()).filter(|l| !l.is_empty());
-    let config = image.config().clone().unwrap_or_default();
-    let (entrypoint, command) = (own(&container.entrypoint), own(&container.command));
-    let image_command = if entrypoint.is_some() { None } else { config.cmd().clone() };
-    let entrypoint = entrypoint.or(config.entrypoint().clone()).unwrap_or_default();
-    let arguments = [entrypoint, command.or(image_command).unwrap_or_default()].concat();
-    if arguments.is_empty() {
-        return Err(Error::Invalid("no command is given, and the image has none".into()));
-    }
-    Ok(arguments)
 }
 
 fn hostname(container: &Container) -> String {

@@ -80,7 +80,7 @@ impl Manager {
     }
 
     fn record(&self, uuid: ContainerUuid) -> Result<Record> {
-        Record::read(self.sandbox(uuid).path(), uuid)
+        Record::read(self.sandbox(uuid).path())
     }
 
     /// Removes all that this host has of a container: shim, taps, files, and its ports.

@@ -1,0 +1,63 @@
+//! Sandboxes without OpenStack, and an operator's look into all of a host.
+
+use cloud_tests::cloud::{Cloud, Said, in_cloud};
+
+const PROGRAM: [&str; 4] =
+    ["target/release/zun-kata-compute", "--config-file", ".cache/devstack/etc/host/zun-kata.conf", "sandbox"];
+
+fn sandbox(cloud: &Cloud, arguments: &[&str]) -> Said {
+    cloud.on_host(&[&PROGRAM[..], arguments].concat())
+}
+
+/// The line of a sandbox in the list, its words separated by one space.
+fn listed(cloud: &Cloud, name: &str) -> Option<String> {
+    let list = sandbox(cloud, &["list"]).ok();
+    let line = list.lines().find(|line| line.split_whitespace().next() == Some(name))?;
+    Some(line.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn an_operator_runs_an_image_without_openstack() {
+    in_cloud(|cloud| {
+        let small = ["run", "--memory", "64", "--disk", "1"];
+        let ended = sandbox(
+            cloud,
+            &[&small[..], &["--wait", "--env", "A=b", "busybox", "sh", "-c", "echo $A; exit 3"]].concat(),
+        );
+        assert_eq!((ended.status, ended.out.as_str()), (3, "b\n"), "{ended:?}");
+
+        let name =
+            sandbox(cloud, &[&small[..], &["busybox", "sh", "-c", "echo begun; sleep 100000"]].concat());
+        let name = name.ok().trim().to_owned();
+        assert_eq!(listed(cloud, &name).unwrap(), format!("{name} operator running runs"));
+        let exec = sandbox(cloud, &["exec", &name, "sh", "-c", "echo in it; exit 4"]);
+        assert_eq!((exec.status, exec.out.as_str()), (4, "in it\n"), "{exec:?}");
+        assert_eq!(sandbox(cloud, &["logs", &name]).ok(), "begun\n");
+        assert!(sandbox(cloud, &["stats", &name]).ok().contains("of 64 MiB"));
+        sandbox(cloud, &["pause", &name]).ok();
+        assert_eq!(listed(cloud, &name).unwrap(), format!("{name} operator paused runs"));
+        sandbox(cloud, &["resume", &name]).ok();
+        sandbox(cloud, &["delete", &name]).ok();
+        assert_eq!(listed(cloud, &name), None);
+
+        let missing = sandbox(cloud, &["delete", &name]);
+        assert!(missing.status != 0 && missing.err.contains(&name), "{missing:?}");
+        let unknown = sandbox(cloud, &[&small[..], &["no-such-image", "true"]].concat());
+        assert!(unknown.status != 0 && unknown.err.contains("no-such-image"), "{unknown:?}");
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn an_operator_looks_into_zuns_sandboxes_and_deletes_none() {
+    in_cloud(|cloud| {
+        let uuid = cloud.run_busybox("echo of Zun; sleep 100000");
+        assert_eq!(listed(cloud, &uuid).unwrap(), format!("{uuid} Zun running runs"));
+        assert_eq!(sandbox(cloud, &["logs", &uuid]).ok(), "of Zun\n");
+        let refused = sandbox(cloud, &["delete", &uuid]);
+        assert!(refused.status != 0 && refused.err.contains("openstack appcontainer"), "{refused:?}");
+        assert_eq!(sandbox(cloud, &["exec", &uuid, "true"]).status, 0);
+        cloud.delete(&uuid);
+    });
+}
