@@ -67,6 +67,19 @@ async fn a_guest_has_the_cpus_that_were_asked_for() {
     assert!(refused.to_string().contains("32"), "{refused}");
 }
 
+/// A driver of what is not there costs each start the time that it waits for an answer.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn a_guest_looks_for_no_devices_that_its_machine_lacks() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start("c", 1.0).await;
+    sandbox.run(&spec("c", &LONG)).await.unwrap();
+    let buses = sandbox.exec(fixture::exec("c", &["ls", "/sys/bus"])).await.unwrap().output;
+    assert!(buses.contains("virtio"), "{buses}");
+    assert!(!buses.lines().any(|bus| ["serio", "pci", "acpi", "usb"].contains(&bus)), "{buses}");
+    sandbox.delete().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs KVM; tests/run takes it into the lab"]
 async fn thirty_two_cpus() {

@@ -15,9 +15,9 @@ use crate::virtio::{Block, Interrupt, MmioTransport, Net, Rng, VirtioDevice, Vso
 use crate::{Error, Result, boot};
 
 /// What every guest of this machine model is told: no devices to probe for but those named, reset through the
-/// keyboard controller at once on a panic, console on the serial port but quiet.
+/// keyboard controller's port at once on a panic, console on the serial port but quiet.
 pub const BASE_COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 reboot=k panic=-1 nomodule \
-     i8042.noaux i8042.nomux i8042.dumbkbd i8042.nopnp 8250.nr_uarts=1 tsc=reliable no_timer_check";
+     8250.nr_uarts=1 tsc=reliable no_timer_check";
 
 /// How a guest came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
