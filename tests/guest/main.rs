@@ -67,6 +67,43 @@ async fn a_guest_has_the_cpus_that_were_asked_for() {
     assert!(refused.to_string().contains("32"), "{refused}");
 }
 
+/// Resident memory of a sandbox's shim, its guest's included, in MiB.
+async fn resident_mib(sandbox: &sandbox::Sandbox) -> u64 {
+    let Situation::Live(state) = sandbox.situation().await else { panic!("it does not live") };
+    let status = std::fs::read_to_string(format!("/proc/{}/status", state.shim_pid)).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+}
+
+/// Waits until the shim's resident memory is as it should be.
+async fn wait_for_resident(sandbox: &sandbox::Sandbox, what: &str, good: impl Fn(u64) -> bool) {
+    let mut now = 0;
+    for _ in 0..600 {
+        now = resident_mib(sandbox).await;
+        if good(now) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("not within a minute: {what}: {now} MiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn memory_that_a_guest_frees_goes_back_to_the_host() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start("c", 1.0).await;
+    sandbox.run(&spec("c", &LONG)).await.unwrap();
+    let before = resident_mib(&sandbox).await;
+    let fill = "dd if=/dev/zero of=/dev/shm/x bs=1M count=60 2>/dev/null";
+    assert_eq!(sandbox.exec(fixture::exec("c", &["sh", "-c", fill])).await.unwrap().status, 0);
+    wait_for_resident(&sandbox, "the guest has taken memory", |now| now > before + 50).await;
+    sandbox.exec(fixture::exec("c", &["rm", "/dev/shm/x"])).await.unwrap();
+    wait_for_resident(&sandbox, "the guest gives memory back", |now| now < before + 20).await;
+    assert_eq!(sandbox.exec(fixture::exec("c", &["sh", "-c", fill])).await.unwrap().status, 0);
+    sandbox.delete().await.unwrap();
+}
+
 /// A driver of what is not there costs each start the time that it waits for an answer.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs KVM; tests/run takes it into the lab"]

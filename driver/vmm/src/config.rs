@@ -44,7 +44,7 @@ impl MachineConfig {
                 layout::MIN_MEMORY_MIB
             )));
         }
-        let devices = self.disks.len() + self.nics.len() + usize::from(self.vsock.is_some()) + 1;
+        let devices = self.device_count();
         if devices > layout::MAX_VIRTIO_DEVICES {
             return Err(Error::Config(format!(
                 "{devices} virtio devices asked for, {} are possible",
@@ -52,6 +52,11 @@ impl MachineConfig {
             )));
         }
         Ok(())
+    }
+
+    /// Virtio devices that the machine has: those named here, a source of entropy and a balloon.
+    pub(crate) fn device_count(&self) -> usize {
+        self.disks.len() + self.nics.len() + usize::from(self.vsock.is_some()) + 2
     }
 }
 

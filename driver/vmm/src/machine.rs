@@ -11,7 +11,7 @@ use crate::console::ConsoleRing;
 use crate::cpu::{VcpuEnd, VcpuSet, install_kick_handler};
 use crate::layout::{KVM_TSS, SERIAL_IRQ, VIRTIO_IRQ_BASE, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE};
 use crate::memory::{self, Memory};
-use crate::virtio::{Block, Interrupt, MmioTransport, Net, Rng, VirtioDevice, Vsock};
+use crate::virtio::{Balloon, Block, Interrupt, MmioTransport, Net, Rng, VirtioDevice, Vsock};
 use crate::{Error, Result, boot};
 
 /// What every guest of this machine model is told: no devices to probe for but those named, reset through the
@@ -58,8 +58,7 @@ impl Machine {
         create_interrupt_controllers(&vm)?;
 
         let vcpu_count = config.vcpus;
-        let device_count = config.disks.len() + config.nics.len() + usize::from(config.vsock.is_some()) + 1;
-        let entry = boot::load(&memory, &config, &command_line(&config.command_line, device_count))?;
+        let entry = boot::load(&memory, &config, &command_line(&config.command_line, config.device_count()))?;
         boot::write_mp_table(&memory, vcpu_count)?;
 
         let console = ConsoleRing::default();
@@ -169,6 +168,7 @@ fn devices(config: MachineConfig) -> Result<Vec<Box<dyn VirtioDevice>>> {
         devices.push(Box::new(Vsock::new(vsock)?));
     }
     devices.push(Box::new(Rng::new()?));
+    devices.push(Box::new(Balloon));
     Ok(devices)
 }
 

@@ -3,6 +3,7 @@
 //! Each device has one worker thread while its driver is active. The worker owns the device and its queues, so
 //! that no lock is held while a queue is served; a reset ends the worker and takes the device back.
 
+mod balloon;
 mod block;
 mod interrupt;
 mod mmio;
@@ -15,6 +16,7 @@ mod worker;
 use virtio_queue::{DescriptorChain, Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
+pub use balloon::Balloon;
 pub use block::Block;
 pub use interrupt::Interrupt;
 pub use mmio::MmioTransport;
