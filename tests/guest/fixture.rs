@@ -11,6 +11,8 @@ use tempfile::TempDir;
 /// Bytes of one log file; the kernel's own and the agent's lines are not in it.
 pub const LOG_FILE_BYTES: u64 = 200_000;
 const STATE: &str = "/var/lib/zun-kata";
+/// `ud2`, and two bytes that are never reached.
+const UNDEFINED_INSTRUCTION: [u8; 4] = [0x0f, 0x0b, 0x90, 0x90];
 
 pub struct Fixture {
     folder: TempDir,
@@ -83,6 +85,12 @@ impl Fixture {
         fs::write(&self.options.kernel, vec![0; 1 << 20]).unwrap();
     }
 
+    /// Replaces the kernel by one whose only instruction is not defined: with no handler the processor shuts down.
+    pub fn kernel_that_faults(&mut self) {
+        self.options.kernel = self.folder.path().join("faults");
+        fs::write(&self.options.kernel, elf_with_pvh_entry(&UNDEFINED_INSTRUCTION)).unwrap();
+    }
+
     /// No process of a sandbox is left, and no folder.
     pub fn assert_clean(&self) {
         let folder = self.options.folder.display().to_string();
@@ -90,6 +98,30 @@ impl Fixture {
         assert_eq!(String::from_utf8_lossy(&left.stdout), "");
         assert_eq!(self.host().list().unwrap(), Vec::<String>::new());
     }
+}
+
+/// An ELF file that holds `code`, and a note that names it as the PVH entry point.
+fn elf_with_pvh_entry(code: &[u8; 4]) -> Vec<u8> {
+    const ADDRESS: u64 = 0x100_0000;
+    const HEADERS: u64 = 64 + 2 * 56;
+    const PVH_ENTRY: u32 = 18;
+    let words = |values: &[u64]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+    let halves = |values: &[u32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+    let program_header = |kind: u32, offset: u64, address: u64, size: u64| {
+        [halves(&[kind, 7]), words(&[offset, address, address, size, size, 4])].concat()
+    };
+    let note = [halves(&[4, 8, PVH_ENTRY]), b"Xen\0".to_vec(), words(&[ADDRESS])].concat();
+    [
+        b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec(),
+        words(&[ADDRESS, 64, 0]),
+        // Flags, header sizes and counts: two program headers, no sections.
+        halves(&[0, 64 | 56 << 16, 2, 0]),
+        program_header(1, HEADERS, ADDRESS, code.len() as u64),
+        program_header(4, HEADERS + code.len() as u64, 0, note.len() as u64),
+        code.to_vec(),
+        note,
+    ]
+    .concat()
 }
 
 fn shell(script: &str, folder: &Path) {

@@ -189,6 +189,19 @@ async fn a_guest_that_panics_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn a_processor_that_shuts_down_is_told() {
+    let mut fixture = Fixture::new();
+    fixture.kernel_that_faults();
+    let sandbox = fixture.host().sandbox("c");
+    sandbox.create(1).await.unwrap();
+    let error = sandbox.start(&fixture.spec(1.0)).await.unwrap_err();
+    assert!(error.to_string().contains("triple fault"), "{error}");
+    sandbox.delete().await.unwrap();
+    fixture.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
 async fn a_paused_guest_stands_still_and_ends_in_order() {
     let fixture = Fixture::new();
     let sandbox = fixture.start("c", 2.0).await;

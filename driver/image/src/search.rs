@@ -25,12 +25,14 @@ pub struct SearchResult {
     pub star_count: u64,
 }
 
+/// What Docker Hub answers.
+#[derive(Deserialize)]
+struct Found {
+    results: Vec<SearchResult>,
+}
+
 /// Searches Docker Hub, the only registry that has a search.
 pub async fn search(image: &ImageReference) -> Result<Vec<SearchResult>> {
-    #[derive(Deserialize)]
-    struct Found {
-        results: Vec<SearchResult>,
-    }
     if image.registry() != DOCKER_HUB {
         return Err(Error::Search(image.registry().to_owned()));
     }
@@ -57,4 +59,28 @@ pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
         error = cause;
     }
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docker_hubs_answer_is_read() {
+        let answer = r#"{"num_pages": 1, "num_results": 2, "page": 1, "page_size": 25, "query": "busybox", "results": [
+            {"name": "busybox", "description": "Busybox base image.", "is_automated": false, "is_official": true,
+             "is_trusted": false, "star_count": 3000},
+            {"name": "somebody/busybox"}]}"#;
+        let found: Found = serde_json::from_str(answer).unwrap();
+        assert_eq!((found.results[0].is_official, found.results[0].star_count), (true, 3000));
+        assert_eq!((found.results[1].name.as_str(), found.results[1].star_count), ("somebody/busybox", 0));
+    }
+
+    #[tokio::test]
+    async fn a_registry_without_a_search_is_named() {
+        let image = ImageReference::parse("registry.example/app", None).unwrap();
+        assert!(
+            matches!(search(&image).await, Err(Error::Search(registry)) if registry == "registry.example")
+        );
+    }
 }
