@@ -7,6 +7,7 @@
 mod containers;
 mod error;
 mod files;
+mod identity;
 mod init;
 mod network;
 mod process;

@@ -10,6 +10,8 @@ use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, new_connection};
 
 use crate::error::{Error, Result};
 
+const HARDWARE_ADDRESS_SIZE: usize = 6;
+
 /// A connection to the kernel's routing tables.
 pub struct Network(Handle);
 
@@ -28,10 +30,18 @@ impl Network {
             .await
     }
 
-    /// Gives the interface with the hardware address in `interface` its name, MTU and addresses, and starts it.
+    /// Gives an interface its hardware address, name, MTU and addresses, and starts it. It is found by its permanent
+    /// address, or by its present one.
     pub async fn update_interface(&self, interface: &Interface) -> Result<()> {
-        let index = self.index_of(&interface.hwAddr).await?;
-        let mut change = LinkUnspec::new_with_index(index);
+        let mut change;
+        let index;
+        if interface.devicePath.is_empty() {
+            index = self.index_of(&interface.hwAddr).await?;
+            change = LinkUnspec::new_with_index(index);
+        } else {
+            index = self.index_of(&interface.devicePath).await?;
+            change = LinkUnspec::new_with_index(index).address(parse_hex(&interface.hwAddr)?);
+        }
         if !interface.name.is_empty() {
             change = change.name(interface.name.clone());
         }
@@ -73,7 +83,7 @@ impl Network {
         let mut links = self.0.link().get().execute();
         while let Some(link) = links.try_next().await.map_err(netlink("list the interfaces"))? {
             let matches = link.attributes.iter().any(|attribute| match attribute {
-                LinkAttribute::Address(bytes) => hex(bytes) == wanted,
+                LinkAttribute::Address(bytes) | LinkAttribute::PermAddress(bytes) => hex(bytes) == wanted,
                 _ => false,
             });
             if matches {
@@ -123,6 +133,12 @@ fn hex(bytes: &[u8]) -> String {
     octets.join(":")
 }
 
+fn parse_hex(address: &str) -> Result<Vec<u8>> {
+    let octets = address.split(':').map(|octet| u8::from_str_radix(octet, 16));
+    let octets: Vec<_> = octets.collect::<std::result::Result<_, _>>().map_err(|_| Error::Address(address.to_owned()))?;
+    if octets.len() == HARDWARE_ADDRESS_SIZE { Ok(octets) } else { Err(Error::Address(address.to_owned())) }
+}
+
 fn parse_ip(text: &str) -> Result<IpAddr> {
     text.parse().map_err(|_| Error::Address(text.to_owned()))
 }
@@ -162,6 +178,14 @@ mod tests {
         for (dest, gateway) in [("", ""), ("10.1.0.0/16", "fd00::1"), ("10.1.0.0/16", "x"), ("x", "10.0.0.1")]
         {
             assert!(route_message(&route(dest, gateway)).is_err(), "{dest:?} through {gateway:?}");
+        }
+    }
+
+    #[test]
+    fn a_hardware_address_has_six_octets() {
+        assert_eq!(parse_hex("fa:16:3e:00:A1:ff").unwrap(), [0xfa, 0x16, 0x3e, 0, 0xa1, 0xff]);
+        for bad in ["", "fa:16:3e:00:a1", "fa:16:3e:00:a1:ff:00", "fa:16:3e:00:a1:xx"] {
+            assert!(parse_hex(bad).is_err(), "{bad:?} was taken");
         }
     }
 

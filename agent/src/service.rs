@@ -6,8 +6,8 @@ use std::sync::Arc;
 use agent_protocol::messages::{
     AgentDetails, CloseStdinRequest, CopyFileRequest, CreateContainerRequest, CreateSandboxRequest,
     DestroySandboxRequest, Empty, ExecProcessRequest, GuestDetailsRequest, GuestDetailsResponse, Interface,
-    ReadStreamRequest, ReadStreamResponse, RemoveContainerRequest, Routes, SignalProcessRequest,
-    StartContainerRequest, StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest,
+    ReadStreamRequest, ReadStreamResponse, RemoveContainerRequest, ReseedRandomDevRequest, Routes,
+    SetGuestDateTimeRequest, SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest,
     UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
     WriteStreamResponse,
 };
@@ -22,6 +22,7 @@ use ttrpc::asynchronous::{Server, TtrpcContext};
 use crate::containers::Containers;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::identity;
 use crate::network::Network;
 use crate::reaper::Reaper;
 
@@ -102,6 +103,24 @@ impl AgentService for Agent {
 
     async fn copy_file(&self, _: &TtrpcContext, request: CopyFileRequest) -> ttrpc::Result<Empty> {
         files::copy(&request)?;
+        empty()
+    }
+
+    async fn reseed_random_dev(
+        &self,
+        _: &TtrpcContext,
+        request: ReseedRandomDevRequest,
+    ) -> ttrpc::Result<Empty> {
+        identity::reseed(&request.data)?;
+        empty()
+    }
+
+    async fn set_guest_date_time(
+        &self,
+        _: &TtrpcContext,
+        request: SetGuestDateTimeRequest,
+    ) -> ttrpc::Result<Empty> {
+        identity::set_time(request.Sec, request.Usec)?;
         empty()
     }
 

@@ -70,14 +70,21 @@ async fn wait_for_device(path: &Path) -> Result<()> {
     if !path.starts_with("/dev") {
         return Err(Error::Path { path: path.to_owned(), reason: "a disk must be below /dev".into() });
     }
+    // A disk's slot is there from the start; it gets a size when the host puts a disk into it.
     let appeared = async {
-        while !path.exists() {
+        while !has_size(path) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     tokio::time::timeout(DEVICE_TIMEOUT, appeared)
         .await
         .map_err(|_| Error::Path { path: path.to_owned(), reason: "the disk did not appear".into() })
+}
+
+fn has_size(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    let size = std::fs::read_to_string(Path::new("/sys/class/block").join(name).join("size"));
+    size.is_ok_and(|sectors| sectors.trim() != "0") && path.exists()
 }
 
 fn create_directories(driver_options: &[String]) -> Result<()> {

@@ -23,39 +23,58 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Seconds of one start.
 struct Ours {
+    /// From the caller's request.
     ready: f64,
+    /// From the shim's first instruction.
     created: f64,
-    entered_to_agent: f64,
+    entered: f64,
+    agent: f64,
+    network: f64,
 }
 
 pub fn run() {
     let runtime = Runtime::new().unwrap();
     let folder = tempfile::tempdir_in("/var/lib/zun-kata").unwrap();
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut cold, mut theirs, mut restored) = (Vec::new(), Vec::new(), Vec::new());
+    let making = runtime.block_on(start_ours(folder.path(), Some("benchmark")));
     for round in 0..ROUNDS {
-        ours.push(runtime.block_on(start_ours(folder.path())));
+        cold.push(runtime.block_on(start_ours(folder.path(), None)));
         theirs.push(runtime.block_on(start_microvm(folder.path(), 100 + round as u32)));
+        restored.push(runtime.block_on(start_ours(folder.path(), Some("benchmark"))));
     }
-    let of = |value: fn(&Ours) -> f64| median(ours.iter().map(value).collect());
-    let (own, qemu) = (of(|one| one.ready), median(theirs));
-    println!(
-        "Seconds from the start of the VMM's process to the agent's first answer, medians of {ROUNDS} starts each"
-    );
-    println!(
-        "kata-shim     {own:.2}   (machine built after {:.3}, guest kernel to agent {:.2})",
-        of(|one| one.created),
-        of(|one| one.entered_to_agent)
-    );
-    println!("QEMU microvm  {qemu:.2}");
-    println!("ratio         {:.2}", own / qemu);
+    let qemu = median(theirs);
+    println!("Seconds, medians of {ROUNDS} starts each; columns after the first count from the shim's first instruction");
+    println!("                 answer   built  entered  agent  network");
+    print_row("making template", &[making]);
+    let own = print_row("cold", &cold);
+    let template = print_row("from template", &restored);
+    println!("QEMU microvm      {qemu:6.3}");
+    println!("cold / QEMU microvm  {:.2}", own / qemu);
+    println!("from template / cold {:.3}", template / own);
 }
 
-async fn start_ours(folder: &Path) -> Ours {
+/// Prints the medians, and gives the one to the agent's answer.
+fn print_row(name: &str, starts: &[Ours]) -> f64 {
+    let of = |value: fn(&Ours) -> f64| median(starts.iter().map(value).collect());
+    let agent = of(|one| one.agent);
+    println!(
+        "{name:16}  {:6.3}  {:6.3}  {:6.3}  {agent:6.3}  {:6.3}",
+        of(|one| one.ready),
+        of(|one| one.created),
+        of(|one| one.entered),
+        of(|one| one.network)
+    );
+    agent
+}
+
+async fn start_ours(folder: &Path, template_group: Option<&str>) -> Ours {
     let options = HostOptions {
         folder: folder.join("sandboxes"),
         shim: top().join("target/release/kata-shim"),
         kernel: devstack().join("vmlinux"),
         image: devstack().join("guest.initrd"),
+        templates: folder.join("templates"),
+        template_bytes: 1 << 30,
         memory_overhead_mib: OVERHEAD_MIB,
         log_file_bytes: 1 << 20,
         log_files: 1,
@@ -67,6 +86,7 @@ async fn start_ours(folder: &Path) -> Ours {
         rootfs: None,
         network: GuestNetwork::default(),
         ends_with: None,
+        template_group: template_group.map(str::to_owned),
     };
     let sandbox = Host::new(options).unwrap().sandbox("benchmark");
     std::fs::create_dir(sandbox.path()).unwrap();
@@ -74,12 +94,17 @@ async fn start_ours(folder: &Path) -> Ours {
     sandbox.start(&spec).await.unwrap();
     let ready = began.elapsed().as_secs_f64();
     let Situation::Live(state) = sandbox.situation().await else { panic!("the guest is gone") };
+    if std::env::var_os("VERBOSE").is_some() {
+        println!("{state:?} {}", std::fs::read_to_string(sandbox.path().join("shim.log")).unwrap());
+    }
     sandbox.delete().await.unwrap();
-    let between = |from: Stage, to: Stage| (state.stages[&to] - state.stages[&from]) as f64 / 1e6;
+    let since = |stage: Stage| (state.stages[&stage] - state.stages[&Stage::ShimStarted]) as f64 / 1e6;
     Ours {
         ready,
-        created: between(Stage::ShimStarted, Stage::VmCreated),
-        entered_to_agent: between(Stage::KernelEntered, Stage::AgentReady),
+        created: since(Stage::VmCreated),
+        entered: since(Stage::GuestEntered),
+        agent: since(Stage::AgentReady),
+        network: since(Stage::NetworkReady),
     }
 }
 

@@ -29,6 +29,8 @@ impl Fixture {
             shim: top().join("target/release/kata-shim"),
             kernel: devstack().join("vmlinux"),
             image: devstack().join("guest.initrd"),
+            templates: folder.path().join("templates"),
+            template_bytes: 1 << 30,
             memory_overhead_mib: 64,
             log_file_bytes: LOG_FILE_BYTES,
             log_files: 3,
@@ -58,6 +60,7 @@ impl Fixture {
             rootfs: Some(self.rootfs.clone()),
             network: GuestNetwork::default(),
             ends_with: Some("c".into()),
+            template_group: None,
         }
     }
 

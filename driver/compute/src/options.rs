@@ -95,6 +95,10 @@ pub struct Kata {
     pub kernel: PathBuf,
     /// The guest image.
     pub image: PathBuf,
+    /// Which sandboxes go on from a common template.
+    pub template_scope: TemplateScope,
+    /// MiB that templates may take together.
+    pub template_cache_size: u64,
     /// Memory in MiB that a guest gets above its containers'.
     pub memory_overhead: u64,
     /// MiB of one log file.
@@ -111,6 +115,30 @@ pub struct Kata {
     pub vif_plugging_timeout: u64,
     /// Whether a port that does not become active in time is an error.
     pub vif_plugging_is_fatal: bool,
+}
+
+/// Which sandboxes go on from a common template. They have its kernel's address layout and its unwritten pages in
+/// common, which the timing of a neighbour's accesses could tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TemplateScope {
+    /// Those of one project.
+    Project,
+    /// All of this host.
+    Host,
+    /// None: each guest boots.
+    None,
+}
+
+impl TemplateScope {
+    /// The group of sandboxes with which those of `owner` share templates.
+    pub fn group(self, owner: &str) -> Option<String> {
+        match self {
+            Self::Project => Some(format!("owner {owner}")),
+            Self::Host => Some("host".into()),
+            Self::None => None,
+        }
+    }
 }
 
 impl Default for Defaults {
@@ -176,6 +204,8 @@ impl Default for Kata {
             shim: "/usr/libexec/zun-kata/kata-shim".into(),
             kernel: "/usr/share/zun-kata/vmlinux".into(),
             image: "/usr/share/zun-kata/guest.initrd".into(),
+            template_scope: TemplateScope::Project,
+            template_cache_size: 4096,
             memory_overhead: 64,
             log_file_size: 10,
             log_files: 3,
@@ -223,6 +253,8 @@ impl Options {
             shim: kata.shim.clone(),
             kernel: kata.kernel.clone(),
             image: kata.image.clone(),
+            templates: kata.state_path.join("templates"),
+            template_bytes: kata.template_cache_size * MEBIBYTE,
             memory_overhead_mib: kata.memory_overhead,
             log_file_bytes: kata.log_file_size * MEBIBYTE,
             log_files: kata.log_files,
@@ -270,7 +302,7 @@ mod tests {
 
     const GOOD: &str = "[DEFAULT]\nhost = h\ndebug = true\n[database]\nconnection = mysql+pymysql://u:p@h/zun\n\
         [keystone_auth]\nauth_url = http://h/v3\nusername = zun\nproject_name = service\n\
-        [compute]\ncpu_allocation_ratio = 4.0\n[kata]\nlog_files = 7\n";
+        [compute]\ncpu_allocation_ratio = 4.0\n[kata]\nlog_files = 7\ntemplate_scope = host\n";
 
     #[test]
     fn an_operators_file_is_read() {
@@ -278,6 +310,7 @@ mod tests {
         assert!(options.default.debug);
         assert_eq!((options.default.host.as_str(), options.compute.topic.as_str()), ("h", "zun-compute"));
         assert_eq!((options.compute.cpu_allocation_ratio, options.kata.log_files), (Some(4.0), 7));
+        assert_eq!(options.kata.template_scope, TemplateScope::Host);
     }
 
     #[test]
@@ -285,6 +318,7 @@ mod tests {
         let error = |from: &str, to: &str| read(&GOOD.replace(from, to)).err().unwrap();
         assert!(error("mysql+pymysql", "sqlite").contains("sqlite:// is not supported"));
         assert_eq!(error("username = zun", ""), "[keystone_auth] username is missing");
+        assert!(error("template_scope = host", "template_scope = all").contains("template_scope"));
         assert!(error("log_files = 7", "log_files = many").contains("log_files"));
         assert!(error("host = h", "transport_url = kafka://h").contains("only rabbit:// is supported"));
     }

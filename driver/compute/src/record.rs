@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::networking::Attachment;
+use crate::options::TemplateScope;
 
 const NAME: &str = "container.json";
 const SIGTERM: u32 = 15;
@@ -16,6 +17,8 @@ const SIGTERM: u32 = 15;
 pub struct ContainerRequest {
     /// The identifier of the container and of its sandbox.
     pub id: String,
+    /// Whose it is: with other owners it shares no template, unless the operator lets all share them.
+    pub owner: String,
     /// Replaces the image's entry point, and with it the image's command.
     pub entrypoint: Option<Vec<String>>,
     /// Replaces the image's command.
@@ -39,6 +42,9 @@ pub struct ContainerRequest {
 /// A container on this host.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
+    /// Whose the container is.
+    #[serde(default)]
+    pub owner: String,
     /// The image's file system.
     pub rootfs: PathBuf,
     /// The container.
@@ -61,6 +67,7 @@ impl Record {
         let (user, group) = user.split_once(':').unwrap_or((&user, ""));
         let signal = config.stop_signal().as_deref().map(sandbox::signal_number).transpose()?;
         Ok(Self {
+            owner: asked.owner,
             rootfs: image.rootfs.clone(),
             container: ContainerSpec {
                 id: asked.id,
@@ -83,7 +90,7 @@ impl Record {
     }
 
     /// The sandbox that the container needs.
-    pub fn sandbox_spec(&self) -> SandboxSpec {
+    pub fn sandbox_spec(&self, scope: TemplateScope) -> SandboxSpec {
         SandboxSpec {
             cpus: self.container.cpus,
             memory_mib: self.container.memory_mib,
@@ -94,6 +101,7 @@ impl Record {
                 dns: self.attachments.iter().flat_map(|attachment| attachment.dns.clone()).collect(),
             },
             ends_with: Some(self.container.id.clone()),
+            template_group: scope.group(&self.owner),
         }
     }
 

@@ -15,6 +15,9 @@ use crate::record::{ContainerRequest, Record};
 const NAME_MAX: usize = 63;
 const MEBIBYTE: u64 = 1 << 20;
 
+/// The owner of sandboxes that are no project's.
+const OPERATOR: &str = "operator";
+
 /// What to do.
 #[derive(Subcommand)]
 pub enum SandboxCommand {
@@ -147,12 +150,13 @@ impl<'a> Sandboxes<'a> {
         let store = self.options.image_store().map_err(Error::Invalid)?;
         let image = store.image(&reference, run.pull, None).await?;
         let record = Record::new(run.request(&name), &image)?;
-        record.sandbox_spec().validate()?;
+        let spec = record.sandbox_spec(self.options.kata.template_scope);
+        spec.validate()?;
         let sandbox = self.operators.sandbox(&name);
         sandbox.create(run.disk).await?;
         let started = async {
             record.write(sandbox.path())?;
-            sandbox.start(&record.sandbox_spec()).await?;
+            sandbox.start(&spec).await?;
             Ok(sandbox.run(&record.container).await?)
         };
         if let Err(e) = started.await {
@@ -230,6 +234,7 @@ impl Run {
     fn request(&self, name: &str) -> ContainerRequest {
         ContainerRequest {
             id: name.to_owned(),
+            owner: OPERATOR.into(),
             entrypoint: None,
             command: Some(self.command.clone()),
             environment: self.environment.clone(),

@@ -13,6 +13,8 @@ pub enum Error {
     Memory { asked: u64, least: u64 },
     #[error("{asked} CPUs are more than the {most} that a sandbox can have")]
     Cpus { asked: f32, most: u8 },
+    #[error("{asked} network interfaces are more than the {most} that a sandbox can have")]
+    Nics { asked: usize, most: u8 },
     #[error("the disk of the container cannot be made: {0}")]
     Disk(String),
     #[error("the sandbox did not start: {0}")]

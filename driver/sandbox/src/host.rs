@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal as UnixSignal, kill};
 use nix::unistd::Pid;
 use shim_control::{
-    Client, ClientError, ContainerExit, Exec, ExecResult, Phase, SandboxDir, SandboxState, Signal,
-    SignalTarget, Stats,
+    Client, ClientError, ContainerExit, Exec, ExecResult, Origin, Phase, SandboxDir, SandboxPlan, SandboxState,
+    Signal, SignalTarget, Stats,
 };
 
 use crate::container::ContainerSpec;
@@ -16,6 +16,7 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::launch::{self, SandboxSpec};
 use crate::logs::{self, LogQuery};
+use crate::templates::Templates;
 
 /// How long a shim that was killed may take to go.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,6 +35,10 @@ pub struct HostOptions {
     pub image: PathBuf,
     /// Memory that a guest gets above its containers', in MiB.
     pub memory_overhead_mib: u64,
+    /// Where templates are kept, on the same file system as `folder`.
+    pub templates: PathBuf,
+    /// Bytes that all templates together may take.
+    pub template_bytes: u64,
     /// Bytes of one log file.
     pub log_file_bytes: u64,
     /// Log files kept.
@@ -44,6 +49,7 @@ pub struct HostOptions {
 #[derive(Debug, Clone)]
 pub struct Host {
     options: HostOptions,
+    templates: Templates,
 }
 
 /// One sandbox, running or not.
@@ -52,6 +58,7 @@ pub struct Sandbox {
     id: String,
     folder: SandboxDir,
     options: HostOptions,
+    templates: Templates,
 }
 
 /// What has become of a sandbox.
@@ -81,13 +88,15 @@ impl Host {
             .mode(0o700)
             .create(folder)
             .map_err(Error::io("make", folder))?;
-        Ok(Self { options })
+        let templates = Templates::open(&options.templates, options.template_bytes)?;
+        Ok(Self { options, templates })
     }
 
     /// The sandbox `id`, whether it exists or not.
     pub fn sandbox(&self, id: &str) -> Sandbox {
         let folder = SandboxDir::new(self.options.folder.join(id));
-        Sandbox { id: id.to_owned(), folder, options: self.options.clone() }
+        let (options, templates) = (self.options.clone(), self.templates.clone());
+        Sandbox { id: id.to_owned(), folder, options, templates }
     }
 
     /// Identifiers of all sandboxes that have a folder.
@@ -121,12 +130,32 @@ impl Sandbox {
         self.folder.path()
     }
 
-    /// Boots the guest and waits until it is ready.
+    /// Brings the guest up and waits until it is ready. A template that turns out to be of no use is forgotten, and the
+    /// guest boots.
     pub async fn start(&self, spec: &SandboxSpec) -> Result<SandboxState> {
         spec.validate()?;
         let disk = self.disk();
-        let plan = spec.plan(&self.id, &self.options, Some(disk.as_path()).filter(|disk| disk.exists()));
-        self.folder.write_plan(&plan).map_err(Error::io("write the plan in", self.folder.path()))?;
+        let mut plan = spec.plan(&self.id, &self.options, Some(disk.as_path()).filter(|disk| disk.exists()));
+        let Some(group) = &spec.template_group else { return self.launch(&plan).await };
+        let start = self.templates.start(group, &plan, &self.options.shim)?;
+        plan.origin = start.origin.clone();
+        let mut launched = self.launch(&plan).await;
+        if let (Err(e), Origin::Template(template)) = (&launched, &start.origin) {
+            tracing::warn!(template = %template.display(), "a template is forgotten, the guest boots: {e}");
+            self.templates.discard(template)?;
+            plan.origin = Origin::Boot;
+            launched = self.launch(&plan).await;
+        }
+        if launched.is_ok()
+            && let Err(e) = self.templates.finish(start, &self.folder.template())
+        {
+            tracing::warn!("the sandbox goes on without its template being kept: {e}");
+        }
+        launched
+    }
+
+    async fn launch(&self, plan: &SandboxPlan) -> Result<SandboxState> {
+        self.folder.write_plan(plan).map_err(Error::io("write the plan in", self.folder.path()))?;
         let started = launch::start(&self.folder, &self.options).await;
         if started.is_err() {
             self.kill().await?;

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use shim_control::{Client, ClientError, Disk, LogLimits, Nic, Phase, SandboxDir, SandboxPlan, SandboxState};
+use shim_control::{
+    Client, ClientError, Disk, DiskSlot, LogLimits, Nic, Origin, Phase, SandboxDir, SandboxPlan, SandboxState,
+};
 
 use crate::error::{Error, Result};
 use crate::host::HostOptions;
@@ -17,6 +19,12 @@ pub const VCPUS_MAX: u8 = 32;
 pub const MEMORY_MIN_MIB: u64 = 16;
 /// Longest wait for a shim's word on its guest; longer than the shim waits for the guest.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Slots for disks that each sandbox has: a container's image and what it writes, and volumes.
+const DISK_SLOTS: [DiskSlot; 4] =
+    [DiskSlot::ReadOnly, DiskSlot::ReadWrite, DiskSlot::ReadWrite, DiskSlot::ReadWrite];
+/// Slots for interfaces that each sandbox has.
+const NIC_SLOTS: u8 = 4;
 
 /// A sandbox as its caller wants it.
 #[derive(Debug, Clone)]
@@ -33,6 +41,8 @@ pub struct SandboxSpec {
     pub network: GuestNetwork,
     /// The container whose end ends the sandbox.
     pub ends_with: Option<String>,
+    /// The group of sandboxes with which it may share a template; none boots and shares nothing.
+    pub template_group: Option<String>,
 }
 
 /// A guest's network.
@@ -50,6 +60,9 @@ impl SandboxSpec {
         if self.memory_mib < MEMORY_MIN_MIB {
             return Err(Error::Memory { asked: self.memory_mib, least: MEMORY_MIN_MIB });
         }
+        if self.network.nics.len() > usize::from(NIC_SLOTS) {
+            return Err(Error::Nics { asked: self.network.nics.len(), most: NIC_SLOTS });
+        }
         if self.cpus > f32::from(VCPUS_MAX) {
             return Err(Error::Cpus { asked: self.cpus, most: VCPUS_MAX });
         }
@@ -59,11 +72,10 @@ impl SandboxSpec {
     pub(crate) fn plan(&self, id: &str, options: &HostOptions, disk: Option<&Path>) -> SandboxPlan {
         let image = self.rootfs.as_deref().map(|path| Disk {
             path: path.to_owned(),
-            read_only: true,
             serial: "image".into(),
         });
         let writable =
-            disk.map(|path| Disk { path: path.to_owned(), read_only: false, serial: "writable".into() });
+            disk.map(|path| Disk { path: path.to_owned(), serial: "writable".into() });
         SandboxPlan {
             id: id.to_owned(),
             vcpus: self.cpus.ceil().clamp(1.0, f32::from(VCPUS_MAX)) as u8,
@@ -73,6 +85,9 @@ impl SandboxSpec {
             hostname: self.hostname.clone(),
             dns: self.network.dns.clone(),
             hosts: self.hosts(),
+            origin: Origin::Boot,
+            disk_slots: DISK_SLOTS.to_vec(),
+            nic_slots: NIC_SLOTS,
             disks: image.into_iter().chain(writable).collect(),
             nics: self.network.nics.clone(),
             ends_with: self.ends_with.clone(),

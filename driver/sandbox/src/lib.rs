@@ -11,6 +11,7 @@ mod launch;
 mod logs;
 mod probe;
 mod signals;
+mod templates;
 
 pub use container::{ContainerSpec, process};
 pub use error::{Error, Result};

@@ -29,6 +29,7 @@ pub async fn prove_kvm(host: &Host) -> Result<Duration> {
         rootfs: None,
         network: GuestNetwork::default(),
         ends_with: None,
+        template_group: None,
     };
     let began = Instant::now();
     let started = sandbox.start(&spec).await;

@@ -7,8 +7,6 @@ pub enum Error {
     Io { what: String, source: io::Error },
     #[error(transparent)]
     Machine(#[from] vmm::Error),
-    #[error(transparent)]
-    Mac(#[from] vmm::ParseMacError),
     #[error("{}", agent_message(.0))]
     Agent(#[from] ttrpc::Error),
     #[error("the guest's agent did not answer within {0} s")]

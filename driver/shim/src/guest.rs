@@ -1,22 +1,30 @@
-//! What a fresh guest is told: its name, its files, its network.
+//! What a fresh guest is told: the time, random bytes, its name, its files, its network.
 
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
 
 use agent_protocol::SANDBOX_DIR;
 use agent_protocol::messages::{
-    CopyFileRequest, CreateSandboxRequest, IPAddress, IPFamily, Interface, Route, Routes,
-    UpdateInterfaceRequest, UpdateRoutesRequest,
+    CopyFileRequest, CreateSandboxRequest, IPAddress, IPFamily, Interface, ReseedRandomDevRequest, Route,
+    Routes, SetGuestDateTimeRequest, UpdateInterfaceRequest, UpdateRoutesRequest,
 };
 use agent_protocol::service::AgentServiceClient;
 use protobuf::MessageField;
 use shim_control::{Nic, NicAddress, NicRoute, SandboxPlan};
+use time::OffsetDateTime;
 
 use crate::agent::deadline;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::machine::slot_address;
+
+/// Bytes that a guest's generator is seeded with, twice the size of its key.
+const SEED_SIZE: usize = 64;
 
 /// Sets the guest up as the plan says.
 pub async fn set_up(agent: &AgentServiceClient, plan: &SandboxPlan) -> Result<()> {
+    make_unique(agent).await?;
     let sandbox = CreateSandboxRequest {
         hostname: plan.hostname.clone(),
         dns: plan.dns.iter().map(IpAddr::to_string).collect(),
@@ -25,8 +33,8 @@ pub async fn set_up(agent: &AgentServiceClient, plan: &SandboxPlan) -> Result<()
     };
     agent.create_sandbox(deadline(), &sandbox).await?;
     write_file(agent, "hosts", &plan.hosts).await?;
-    for nic in &plan.nics {
-        let interface = MessageField::some(interface(nic));
+    for (slot, nic) in (0..).zip(&plan.nics) {
+        let interface = MessageField::some(interface(slot, nic));
         agent
             .update_interface(deadline(), &UpdateInterfaceRequest { interface, ..Default::default() })
             .await?;
@@ -35,6 +43,22 @@ pub async fn set_up(agent: &AgentServiceClient, plan: &SandboxPlan) -> Result<()
         let routes = MessageField::some(routes);
         agent.update_routes(deadline(), &UpdateRoutesRequest { routes, ..Default::default() }).await?;
     }
+    Ok(())
+}
+
+/// A guest that goes on from a template has the template's clock and its generator's state, and so has one that made
+/// it: both are replaced before any container starts.
+async fn make_unique(agent: &AgentServiceClient) -> Result<()> {
+    let mut data = vec![0; SEED_SIZE];
+    File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut data)).map_err(Error::io("read random bytes"))?;
+    agent.reseed_random_dev(deadline(), &ReseedRandomDevRequest { data, ..Default::default() }).await?;
+    let now = OffsetDateTime::now_utc();
+    let time = SetGuestDateTimeRequest {
+        Sec: now.unix_timestamp(),
+        Usec: i64::from(now.microsecond()),
+        ..Default::default()
+    };
+    agent.set_guest_date_time(deadline(), &time).await?;
     Ok(())
 }
 
@@ -51,8 +75,9 @@ async fn write_file(agent: &AgentServiceClient, name: &str, text: &str) -> Resul
     Ok(())
 }
 
-fn interface(nic: &Nic) -> Interface {
+fn interface(slot: u8, nic: &Nic) -> Interface {
     Interface {
+        devicePath: slot_address(slot).to_string(),
         name: nic.name.clone(),
         mtu: u64::from(nic.mtu),
         hwAddr: nic.mac.clone(),

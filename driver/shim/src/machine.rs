@@ -1,10 +1,14 @@
 //! From a sandbox's plan to its machine.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 
-use shim_control::{SandboxDir, SandboxPlan};
-use vmm::{DiskAccess, DiskConfig, Machine, MachineConfig, NicConfig, VsockConfig};
+use shim_control::{Disk, DiskSlot, Nic, Origin, SandboxDir, SandboxPlan};
+use vmm::{
+    BootConfig, DiskAccess, DiskConfig, MacAddress, Machine, MachineConfig, NicConfig, Snapshot, SnapshotFiles,
+    VsockConfig,
+};
 
 use crate::error::{Error, Result};
 use crate::tap;
@@ -12,35 +16,142 @@ use crate::tap;
 /// Each machine has its own host socket, so that all guests can have the same context identifier.
 const GUEST_CID: u32 = 3;
 
+/// A machine that runs, and what is opened for it.
+pub struct Started {
+    /// The machine.
+    pub machine: Machine,
+    /// Whether it goes on from a template.
+    pub from_template: bool,
+    /// What is to be put into its slots.
+    pub media: Media,
+    /// Where its state is to be saved.
+    pub template: Option<TemplateFiles>,
+}
+
 /// Opens what the plan names and starts the machine.
-pub fn start(folder: &SandboxDir, plan: &SandboxPlan) -> Result<Machine> {
+pub fn start(folder: &SandboxDir, plan: &SandboxPlan) -> Result<Started> {
     let listener =
         UnixListener::bind(folder.vsock_socket()).map_err(Error::io("listen for vsock clients"))?;
-    let disks = plan.disks.iter().map(open_disk).collect::<Result<_>>()?;
-    let nics = plan.nics.iter().map(open_nic).collect::<Result<_>>()?;
-    let config = MachineConfig {
-        vcpus: plan.vcpus,
-        memory_mib: plan.memory_mib,
+    let media = Media::open(plan)?;
+    let template = match plan.origin {
+        Origin::BootAndSave => Some(TemplateFiles::create(folder)?),
+        Origin::Boot | Origin::Template(_) => None,
+    };
+    if let Origin::Template(path) = &plan.origin {
+        match restore(plan, &listener, path) {
+            Ok(machine) => return Ok(Started { machine, from_template: true, media, template }),
+            Err(e) => tracing::warn!("the template {} is not used, the guest boots: {e}", path.display()),
+        }
+    }
+    let boot = BootConfig {
         kernel: plan.kernel.clone(),
         initrd: plan.image.clone(),
         command_line: String::new(),
-        disks,
-        nics,
-        vsock: Some(VsockConfig { cid: GUEST_CID, listener }),
     };
-    Ok(Machine::start(config)?)
+    let machine = Machine::boot(config(plan, &listener)?, &boot)?;
+    Ok(Started { machine, from_template: false, media, template })
 }
 
-fn open_disk(disk: &shim_control::Disk) -> Result<DiskConfig> {
+fn restore(plan: &SandboxPlan, listener: &UnixListener, template: &Path) -> Result<Machine> {
+    let snapshot = Snapshot::open(template)?;
+    Ok(Machine::restore(config(plan, listener)?, &snapshot)?)
+}
+
+fn config(plan: &SandboxPlan, listener: &UnixListener) -> Result<MachineConfig> {
+    let listener = listener.try_clone().map_err(Error::io("copy the vsock listener"))?;
+    Ok(MachineConfig {
+        vcpus: plan.vcpus,
+        memory_mib: plan.memory_mib,
+        disk_slots: plan.disk_slots.iter().map(access).collect(),
+        nic_slots: (0..plan.nic_slots).map(slot_address).collect(),
+        vsock: Some(VsockConfig { cid: GUEST_CID, listener }),
+    })
+}
+
+fn access(slot: &DiskSlot) -> DiskAccess {
+    match slot {
+        DiskSlot::ReadOnly => DiskAccess::ReadOnly,
+        DiskSlot::ReadWrite => DiskAccess::ReadWrite,
+    }
+}
+
+/// The permanent address of an interface's slot, by which the agent finds it: locally administered, and never on a wire.
+pub fn slot_address(slot: u8) -> MacAddress {
+    MacAddress([0x02, b'z', b'u', b'n', 0, slot])
+}
+
+/// Disks and interfaces, open, that the machine gets once its guest is up.
+pub struct Media {
+    disks: Vec<DiskConfig>,
+    nics: Vec<NicConfig>,
+}
+
+impl Media {
+    fn open(plan: &SandboxPlan) -> Result<Self> {
+        let disks = plan.disks.iter().zip(&plan.disk_slots).map(|(disk, slot)| open_disk(disk, *slot));
+        Ok(Self {
+            disks: disks.collect::<Result<_>>()?,
+            nics: plan.nics.iter().map(open_nic).collect::<Result<_>>()?,
+        })
+    }
+
+    /// Puts them into the machine's slots.
+    pub fn insert(self, machine: &Machine) -> Result<()> {
+        for (slot, disk) in self.disks.into_iter().enumerate() {
+            machine.insert_disk(slot, disk)?;
+        }
+        for (slot, nic) in self.nics.into_iter().enumerate() {
+            machine.insert_nic(slot, nic)?;
+        }
+        Ok(())
+    }
+}
+
+fn open_disk(disk: &Disk, slot: DiskSlot) -> Result<DiskConfig> {
     let file = File::options()
         .read(true)
-        .write(!disk.read_only)
+        .write(slot == DiskSlot::ReadWrite)
         .open(&disk.path)
         .map_err(Error::io(format!("open disk {}", disk.path.display())))?;
-    let access = if disk.read_only { DiskAccess::ReadOnly } else { DiskAccess::ReadWrite };
-    Ok(DiskConfig { file, access, serial: disk.serial.clone() })
+    Ok(DiskConfig { file, serial: disk.serial.clone() })
 }
 
-fn open_nic(nic: &shim_control::Nic) -> Result<NicConfig> {
-    Ok(NicConfig { tap: tap::open(&nic.tap)?, mac: nic.mac.parse()?, mtu: nic.mtu })
+fn open_nic(nic: &Nic) -> Result<NicConfig> {
+    Ok(NicConfig { tap: tap::open(&nic.tap)? })
+}
+
+/// The files of a template in the making, which get their name once they are whole.
+pub struct TemplateFiles {
+    files: SnapshotFiles,
+    making: PathBuf,
+    made: PathBuf,
+}
+
+impl TemplateFiles {
+    fn create(folder: &SandboxDir) -> Result<Self> {
+        let made = folder.template();
+        let making = made.with_extension("new");
+        for path in [&made, &making] {
+            match fs::remove_dir_all(path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("remove an old template")(e));
+                }
+                _ => {}
+            }
+        }
+        fs::create_dir(&making).map_err(Error::io("make a folder for a template"))?;
+        Ok(Self { files: SnapshotFiles::create(&making)?, making, made })
+    }
+
+    /// Saves the machine's state; if that fails, nothing is left.
+    pub fn save(self, machine: &Machine) -> Result<()> {
+        let saved = machine.snapshot(&self.files).map_err(Error::from).and_then(|()| {
+            fs::rename(&self.making, &self.made).map_err(Error::io("give a template its name"))
+        });
+        if saved.is_err() {
+            // What cannot be removed goes with the sandbox's folder.
+            let _ = fs::remove_dir_all(&self.making);
+        }
+        saved
+    }
 }

@@ -18,6 +18,7 @@ use vmm::{GuestExit, Machine};
 use crate::containers::{self, SharedLog};
 use crate::error::{Error, Result};
 use crate::log::Log;
+use crate::machine::{Media, Started, TemplateFiles};
 use crate::{agent, guest, machine, server};
 
 /// How long a guest that was asked to end may take.
@@ -30,10 +31,17 @@ pub struct Supervisor {
     folder: SandboxDir,
     plan: SandboxPlan,
     machine: Machine,
+    preparations: Mutex<Option<Preparations>>,
     agent: OnceCell<AgentServiceClient>,
     log: SharedLog,
     output: Mutex<BTreeMap<String, JoinHandle<()>>>,
     state: watch::Sender<SandboxState>,
+}
+
+/// What is done with a guest whose agent answers before anything else.
+struct Preparations {
+    media: Media,
+    template: Option<TemplateFiles>,
 }
 
 /// Runs the sandbox of `folder` until its guest is gone.
@@ -41,18 +49,19 @@ pub fn run(folder: SandboxDir) -> Result<()> {
     let mut stages = BTreeMap::from([(Stage::ShimStarted, now())]);
     let plan = folder.read_plan().map_err(Error::io("read the sandbox's plan"))?;
     let started = machine::start(&folder, &plan);
-    if let Ok(machine) = &started {
-        stages.insert(Stage::VmCreated, microseconds(machine.created_at()));
-        stages.insert(Stage::KernelEntered, now());
+    if let Ok(started) = &started {
+        stages.insert(Stage::VmCreated, microseconds(started.machine.created_at()));
+        stages.insert(Stage::GuestEntered, now());
     }
     let state = SandboxState {
         shim_pid: std::process::id(),
         phase: Phase::Booting,
         containers: BTreeMap::new(),
+        from_template: started.as_ref().is_ok_and(|started| started.from_template),
         stages,
     };
-    let machine = match started {
-        Ok(machine) => machine,
+    let Started { machine, media, template, .. } = match started {
+        Ok(started) => started,
         Err(e) => {
             let failed = SandboxState { phase: Phase::Failed { reason: e.to_string() }, ..state };
             folder.write_state(&failed).map_err(Error::io("write the sandbox's state"))?;
@@ -69,6 +78,7 @@ pub fn run(folder: SandboxDir) -> Result<()> {
             folder,
             plan,
             machine,
+            preparations: Mutex::new(Some(Preparations { media, template })),
             agent: OnceCell::new(),
             log: Arc::new(Mutex::new(log)),
             output: Mutex::default(),
@@ -99,15 +109,35 @@ impl Supervisor {
         }
     }
 
-    async fn set_up_guest(&self) -> Result<()> {
-        let agent = agent::connect(&self.folder.vsock_socket()).await?;
+    async fn set_up_guest(self: &Arc<Self>) -> Result<()> {
+        let socket = self.folder.vsock_socket();
+        let mut agent = agent::connect(&socket).await?;
         self.reached(Stage::AgentReady);
+        let preparations = self.preparations.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Preparations { media, template }) = preparations else { return Ok(()) };
+        if let Some(template) = template {
+            drop(agent);
+            self.save_template(template).await?;
+            agent = agent::connect(&socket).await?;
+        }
+        media.insert(&self.machine)?;
         guest::set_up(&agent, &self.plan).await?;
         self.agent.set(agent).ok();
         self.update(|state| {
             state.phase = Phase::Ready;
             state.stages.insert(Stage::NetworkReady, now());
         });
+        Ok(())
+    }
+
+    /// A sandbox does without the template that it was to make.
+    async fn save_template(self: &Arc<Self>, template: TemplateFiles) -> Result<()> {
+        let supervisor = Arc::clone(self);
+        let saved = tokio::task::spawn_blocking(move || template.save(&supervisor.machine)).await;
+        match saved.map_err(|_| Error::Lost)? {
+            Ok(()) => self.reached(Stage::TemplateSaved),
+            Err(e) => tracing::warn!("no template is made: {e}"),
+        }
         Ok(())
     }
 

@@ -10,7 +10,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::ConsoleRing;
 use crate::layout::{RESET_PORT, SERIAL_PORT, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE};
-use crate::virtio::MmioTransport;
+use crate::snapshot::SerialState;
+use crate::virtio::{Medium, MmioTransport, TransportState};
+use crate::{Error, Result};
 
 const RESET_COMMAND: u8 = 0xfe;
 const SERIAL_REGISTERS: u16 = 8;
@@ -35,9 +37,12 @@ impl Deref for SerialInterrupt {
     }
 }
 
+type SerialPort = Serial<SerialInterrupt, NoEvents, ConsoleRing>;
+
 /// All devices that a guest can address. An access to nothing reads as ones and writes nowhere, as on hardware.
 pub struct Bus {
-    serial: Mutex<Serial<SerialInterrupt, NoEvents, ConsoleRing>>,
+    serial: Mutex<SerialPort>,
+    console: ConsoleRing,
     virtio: Vec<Mutex<MmioTransport>>,
 }
 
@@ -45,7 +50,8 @@ impl Bus {
     /// A bus with a serial port that writes to `console`, and `virtio` devices in window order.
     pub fn new(interrupt: SerialInterrupt, console: ConsoleRing, virtio: Vec<MmioTransport>) -> Self {
         Self {
-            serial: Mutex::new(Serial::new(interrupt, console)),
+            serial: Mutex::new(Serial::new(interrupt, console.clone())),
+            console,
             virtio: virtio.into_iter().map(Mutex::new).collect(),
         }
     }
@@ -92,6 +98,35 @@ impl Bus {
         }
     }
 
+    /// Lets workers serve the devices again whose drivers are active.
+    pub fn resume_devices(&self) -> Result<()> {
+        // All are tried: a guest goes on better with most of its devices than with few.
+        self.virtio.iter().map(|device| lock(device).resume()).fold(Ok(()), Result::and)
+    }
+
+    /// Puts `medium` into the slot of device `index`, or takes out what is in it.
+    pub fn change_slot(&self, index: usize, medium: Option<Medium>) -> Result<()> {
+        let device = self.virtio.get(index).ok_or_else(|| Error::Slot(format!("there is no device {index}")))?;
+        lock(device).change(medium)
+    }
+
+    /// The state of all devices, which must have been stopped.
+    pub fn state(&self) -> Result<(SerialState, Vec<TransportState>)> {
+        let devices = self.virtio.iter().map(|device| lock(device).state()).collect::<Result<_>>()?;
+        Ok((save_serial(&lock(&self.serial)), devices))
+    }
+
+    /// Brings new devices to their states.
+    pub fn restore(&self, serial: &SerialState, devices: &[TransportState]) -> Result<()> {
+        if devices.len() != self.virtio.len() {
+            return Err(Error::Snapshot(format!("it has {} devices, not {}", devices.len(), self.virtio.len())));
+        }
+        let mut port = lock(&self.serial);
+        let interrupt = port.interrupt_evt().0.try_clone().map_err(Error::io("copy an event descriptor"))?;
+        *port = restore_serial(serial, SerialInterrupt(interrupt), self.console.clone())?;
+        self.virtio.iter().zip(devices).try_for_each(|(device, state)| lock(device).restore(state))
+    }
+
     fn device_at(&self, address: u64) -> Option<(MutexGuard<'_, MmioTransport>, u64)> {
         let relative = address.checked_sub(VIRTIO_MMIO_BASE)?;
         let index = usize::try_from(relative / VIRTIO_MMIO_SIZE).ok()?;
@@ -103,6 +138,39 @@ impl Bus {
 fn serial_offset(port: u16) -> Option<u8> {
     let offset = port.checked_sub(SERIAL_PORT).filter(|offset| *offset < SERIAL_REGISTERS)?;
     u8::try_from(offset).ok()
+}
+
+fn save_serial(port: &SerialPort) -> SerialState {
+    let state = port.state();
+    SerialState {
+        baud_divisor_low: state.baud_divisor_low,
+        baud_divisor_high: state.baud_divisor_high,
+        interrupt_enable: state.interrupt_enable,
+        interrupt_identification: state.interrupt_identification,
+        line_control: state.line_control,
+        line_status: state.line_status,
+        modem_control: state.modem_control,
+        modem_status: state.modem_status,
+        scratch: state.scratch,
+        in_buffer: state.in_buffer,
+    }
+}
+
+fn restore_serial(state: &SerialState, interrupt: SerialInterrupt, console: ConsoleRing) -> Result<SerialPort> {
+    let state = vm_superio::serial::SerialState {
+        baud_divisor_low: state.baud_divisor_low,
+        baud_divisor_high: state.baud_divisor_high,
+        interrupt_enable: state.interrupt_enable,
+        interrupt_identification: state.interrupt_identification,
+        line_control: state.line_control,
+        line_status: state.line_status,
+        modem_control: state.modem_control,
+        modem_status: state.modem_status,
+        scratch: state.scratch,
+        in_buffer: state.in_buffer.clone(),
+    };
+    Serial::from_state(&state, interrupt, NoEvents, console)
+        .map_err(|e| Error::Snapshot(format!("its serial port cannot be had: {e:?}")))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

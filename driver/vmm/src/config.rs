@@ -4,6 +4,8 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Result, layout};
 
 /// Everything that a machine is made of. Host resources come as open descriptors, so that the caller decides
@@ -14,18 +16,23 @@ pub struct MachineConfig {
     pub vcpus: u8,
     /// Guest memory in MiB.
     pub memory_mib: u64,
+    /// Slots for disks in guest order, and what the guest may do with a disk in each: the first is `/dev/vda`.
+    pub disk_slots: Vec<DiskAccess>,
+    /// Slots for network interfaces, and the permanent address of each.
+    pub nic_slots: Vec<MacAddress>,
+    /// The socket device, if the guest has one.
+    pub vsock: Option<VsockConfig>,
+}
+
+/// What a machine boots.
+#[derive(Debug)]
+pub struct BootConfig {
     /// An uncompressed ELF kernel (`vmlinux`) with a PVH entry note.
     pub kernel: PathBuf,
     /// The initial RAM disk, loaded as it is.
     pub initrd: PathBuf,
     /// Appended to the arguments that the machine itself gives to the kernel.
     pub command_line: String,
-    /// Disks in guest order: the first is `/dev/vda`.
-    pub disks: Vec<DiskConfig>,
-    /// Network interfaces in guest order.
-    pub nics: Vec<NicConfig>,
-    /// The socket device, if the guest has one.
-    pub vsock: Option<VsockConfig>,
 }
 
 impl MachineConfig {
@@ -56,12 +63,12 @@ impl MachineConfig {
 
     /// Virtio devices that the machine has: those named here, a source of entropy and a balloon.
     pub(crate) fn device_count(&self) -> usize {
-        self.disks.len() + self.nics.len() + usize::from(self.vsock.is_some()) + 2
+        self.disk_slots.len() + self.nic_slots.len() + usize::from(self.vsock.is_some()) + 2
     }
 }
 
-/// Whether the guest may change a disk. The file must have been opened to match.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether the guest may change the disk in a slot. The disk's file must have been opened to match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DiskAccess {
     /// Writes are refused by the device.
     ReadOnly,
@@ -74,8 +81,6 @@ pub enum DiskAccess {
 pub struct DiskConfig {
     /// The open image.
     pub file: File,
-    /// What the guest may do with it.
-    pub access: DiskAccess,
     /// At most 20 bytes that the guest reads as the disk's serial number.
     pub serial: String,
 }
@@ -85,10 +90,6 @@ pub struct DiskConfig {
 pub struct NicConfig {
     /// A descriptor of `/dev/net/tun` attached to a tap with `IFF_VNET_HDR`.
     pub tap: File,
-    /// The address that the guest's driver uses.
-    pub mac: MacAddress,
-    /// The largest packet that the guest should send, in bytes.
-    pub mtu: u16,
 }
 
 /// A virtio socket device whose host side is a Unix socket.

@@ -23,6 +23,10 @@ pub enum Error {
     Config(String),
     #[error("the guest's processors did not pause within {0} s")]
     Busy(u64),
+    #[error("a slot cannot be changed: {0}")]
+    Slot(String),
+    #[error("the snapshot cannot be used: {0}")]
+    Snapshot(String),
     #[error("KVM of this host cannot be used: {0}")]
     Unusable(String),
 }

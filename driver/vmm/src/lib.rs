@@ -1,8 +1,10 @@
 //! A virtual machine monitor for x86-64 Linux guests on KVM.
 //!
-//! [`Machine::start`] takes a [`MachineConfig`] and returns a running guest; [`Machine::wait`] tells how it
+//! [`Machine::boot`] takes a [`MachineConfig`] and returns a running guest; [`Machine::wait`] tells how it
 //! ended. The guest is booted directly from an ELF kernel through the PVH protocol and sees a serial port, a
-//! reset port and virtio-mmio devices, nothing else. This crate knows no containers.
+//! reset port and virtio-mmio devices, nothing else. Its disks and interfaces are slots, filled while it runs, so
+//! that [`Machine::restore`] can go on from another machine's snapshot with other disks and interfaces. This crate
+//! knows no containers.
 
 mod boot;
 mod bus;
@@ -10,12 +12,17 @@ mod config;
 mod console;
 mod cpu;
 mod error;
+mod hardware;
 mod layout;
 mod machine;
 mod memory;
+mod snapshot;
 pub mod virtio;
 
-pub use config::{DiskAccess, DiskConfig, MacAddress, MachineConfig, NicConfig, ParseMacError, VsockConfig};
+pub use config::{
+    BootConfig, DiskAccess, DiskConfig, MacAddress, MachineConfig, NicConfig, ParseMacError, VsockConfig,
+};
 pub use console::ConsoleRing;
 pub use error::{Error, Result};
 pub use machine::{BASE_COMMAND_LINE, GuestExit, Machine};
+pub use snapshot::{Snapshot, SnapshotFiles};

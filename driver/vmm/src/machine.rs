@@ -1,23 +1,27 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
-use kvm_ioctls::{Cap, Kvm, VmFd};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use kvm_ioctls::{Kvm, VmFd};
 
-use crate::bus::{Bus, SerialInterrupt};
-use crate::config::MachineConfig;
+use crate::bus::Bus;
+use crate::config::{BootConfig, DiskConfig, MachineConfig, NicConfig};
 use crate::console::ConsoleRing;
 use crate::cpu::{VcpuEnd, VcpuSet, install_kick_handler};
-use crate::layout::{KVM_TSS, SERIAL_IRQ, VIRTIO_IRQ_BASE, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE};
-use crate::memory::{self, Memory};
-use crate::virtio::{Balloon, Block, Interrupt, MmioTransport, Net, Rng, VirtioDevice, Vsock};
+use crate::hardware::{Hardware, placement};
+use crate::memory::{Content, GuestRam};
+use crate::snapshot::{self, MachineState, Shape, Snapshot, SnapshotFiles};
+use crate::virtio::{Clients, Medium};
 use crate::{Error, Result, boot};
 
 /// What every guest of this machine model is told: no devices to probe for but those named, reset through the
 /// keyboard controller's port at once on a panic, console on the serial port but quiet.
 pub const BASE_COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 reboot=k panic=-1 nomodule \
      8250.nr_uarts=1 tsc=reliable no_timer_check";
+
+/// How long host programs may take to leave the socket device before a snapshot.
+const CLIENTS_TIMEOUT: Duration = Duration::from_secs(5);
+const CLIENTS_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How a guest came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,54 +40,50 @@ pub enum GuestExit {
 
 /// A running guest.
 pub struct Machine {
+    shape: Shape,
     vcpus: Mutex<VcpuSet>,
     bus: Arc<Bus>,
     console: ConsoleRing,
+    clients: Clients,
     ended: Mutex<mpsc::Receiver<VcpuEnd>>,
     stop: mpsc::Sender<VcpuEnd>,
     created_at: SystemTime,
-    _vm: VmFd,
-    _memory: Memory,
+    kvm: Kvm,
+    vm: VmFd,
+    ram: GuestRam,
 }
 
 impl Machine {
-    /// Builds the machine and lets its first vCPU enter the kernel.
-    pub fn start(config: MachineConfig) -> Result<Self> {
-        config.validate()?;
+    /// Builds a machine and lets its first vCPU enter the kernel.
+    pub fn boot(config: MachineConfig, boot: &BootConfig) -> Result<Self> {
+        let (shape, devices) = (Shape::of(&config), config.device_count());
+        let hardware = Hardware::assemble(config, Content::Zeros)?;
+        let memory = hardware.ram.memory();
+        let entry = boot::load(memory, boot, &command_line(&boot.command_line, devices))?;
+        boot::write_mp_table(memory, shape.vcpus)?;
+        hardware.vcpus.boot(entry)?;
+        Self::run(hardware, shape)
+    }
+
+    /// Builds a machine and lets its vCPUs go on where those of the snapshot were.
+    pub fn restore(config: MachineConfig, snapshot: &Snapshot) -> Result<Self> {
+        let shape = Shape::of(&config);
+        let state = snapshot.state_for(&shape)?;
+        let hardware = Hardware::assemble(config, Content::Copy(snapshot.memory()))?;
+        snapshot::restore_controllers(&hardware.vm, &state.controllers)?;
+        hardware.vcpus.restore(&state.vcpus)?;
+        hardware.bus.restore(&state.serial, &state.devices)?;
+        Self::run(hardware, shape)
+    }
+
+    fn run(hardware: Hardware, shape: Shape) -> Result<Self> {
         install_kick_handler()?;
-        let kvm = open_kvm()?;
-        let vm = kvm.create_vm().map_err(Error::kvm("create a virtual machine"))?;
-        let memory = memory::allocate(config.memory_mib)?;
-        memory::register(&vm, &memory)?;
-        create_interrupt_controllers(&vm)?;
-
-        let vcpu_count = config.vcpus;
-        let entry = boot::load(&memory, &config, &command_line(&config.command_line, config.device_count()))?;
-        boot::write_mp_table(&memory, vcpu_count)?;
-
-        let console = ConsoleRing::default();
-        let serial = event_fd()?;
-        vm.register_irqfd(&serial, SERIAL_IRQ).map_err(Error::kvm("connect the serial interrupt"))?;
-        let transports = devices(config)?
-            .into_iter()
-            .enumerate()
-            .map(|(index, device)| attach(&vm, &memory, index, device))
-            .collect::<Result<Vec<_>>>()?;
-        let bus = Arc::new(Bus::new(SerialInterrupt(serial), console.clone(), transports));
-
+        let Hardware { kvm, vm, ram, vcpus, bus, console, clients } = hardware;
         let created_at = SystemTime::now();
         let (stop, ended) = mpsc::channel();
-        let vcpus = VcpuSet::start(&kvm, &vm, vcpu_count, entry, Arc::clone(&bus), stop.clone())?;
-        Ok(Self {
-            vcpus: Mutex::new(vcpus),
-            bus,
-            console,
-            ended: Mutex::new(ended),
-            stop,
-            created_at,
-            _vm: vm,
-            _memory: memory,
-        })
+        let vcpus = Mutex::new(VcpuSet::start(vcpus, &bus, &stop)?);
+        let ended = Mutex::new(ended);
+        Ok(Self { shape, vcpus, bus, console, clients, ended, stop, created_at, kvm, vm, ram })
     }
 
     /// Blocks until the guest ends, then ends its threads. To be called once.
@@ -117,6 +117,80 @@ impl Machine {
         self.vcpus().resume();
     }
 
+    /// Puts a disk into an empty slot.
+    pub fn insert_disk(&self, slot: usize, disk: DiskConfig) -> Result<()> {
+        self.change_slot(self.disk(slot)?, Some(Medium::Disk(disk)))
+    }
+
+    /// Takes a disk out. The guest must have stopped using it: what it still asks of it fails.
+    pub fn eject_disk(&self, slot: usize) -> Result<()> {
+        self.change_slot(self.disk(slot)?, None)
+    }
+
+    /// Connects the interface in an empty slot.
+    pub fn insert_nic(&self, slot: usize, nic: NicConfig) -> Result<()> {
+        self.change_slot(self.nic(slot)?, Some(Medium::Nic(nic)))
+    }
+
+    /// Takes an interface off its tap.
+    pub fn eject_nic(&self, slot: usize) -> Result<()> {
+        self.change_slot(self.nic(slot)?, None)
+    }
+
+    fn disk(&self, slot: usize) -> Result<usize> {
+        let count = self.shape.disk_slots.len();
+        (slot < count)
+            .then_some(slot)
+            .ok_or_else(|| Error::Slot(format!("the machine has {count} slots for disks, not {}", slot + 1)))
+    }
+
+    fn nic(&self, slot: usize) -> Result<usize> {
+        let count = self.shape.nic_slots.len();
+        (slot < count).then_some(self.shape.disk_slots.len() + slot).ok_or_else(|| {
+            Error::Slot(format!("the machine has {count} slots for interfaces, not {}", slot + 1))
+        })
+    }
+
+    fn change_slot(&self, index: usize, medium: Option<Medium>) -> Result<()> {
+        self.bus.change_slot(index, medium)
+    }
+
+    /// Writes the machine's state to `files`, and goes on. All slots must be empty, and host programs must have left
+    /// the socket device or be about to.
+    pub fn snapshot(&self, files: &SnapshotFiles) -> Result<()> {
+        self.wait_for_clients()?;
+        let vcpus = self.vcpus();
+        vcpus.pause()?;
+        self.bus.stop_devices();
+        let written = self.write_snapshot(&vcpus, files);
+        let resumed = self.bus.resume_devices();
+        vcpus.resume();
+        written.and(resumed)
+    }
+
+    fn write_snapshot(&self, vcpus: &VcpuSet, files: &SnapshotFiles) -> Result<()> {
+        let (serial, devices) = self.bus.state()?;
+        let state = MachineState {
+            shape: self.shape.clone(),
+            vcpus: vcpus.states(&self.kvm)?,
+            controllers: snapshot::save_controllers(&self.vm)?,
+            serial,
+            devices,
+        };
+        files.write(&state, self.ram.memory())
+    }
+
+    fn wait_for_clients(&self) -> Result<()> {
+        let deadline = Instant::now() + CLIENTS_TIMEOUT;
+        while self.clients.count() > 0 {
+            if Instant::now() > deadline {
+                return Err(Error::Snapshot("a host program stays connected to the guest".into()));
+            }
+            thread::sleep(CLIENTS_INTERVAL);
+        }
+        Ok(())
+    }
+
     /// When all was built and no vCPU had run yet.
     pub fn created_at(&self) -> SystemTime {
         self.created_at
@@ -132,58 +206,12 @@ impl Machine {
     }
 }
 
-fn open_kvm() -> Result<Kvm> {
-    let kvm = Kvm::new().map_err(|e| Error::Unusable(format!("/dev/kvm cannot be opened: {e}")))?;
-    for (capability, name) in [
-        (Cap::Irqchip, "an in-kernel interrupt controller"),
-        (Cap::Ioeventfd, "ioeventfd"),
-        (Cap::Irqfd, "irqfd"),
-        (Cap::UserMemory, "user memory"),
-        (Cap::SetTssAddr, "a movable TSS"),
-    ] {
-        if !kvm.check_extension(capability) {
-            return Err(Error::Unusable(format!("it lacks {name}")));
-        }
+impl Drop for Machine {
+    /// No thread may use guest memory once its mappings go.
+    fn drop(&mut self) {
+        self.vcpus().stop();
+        self.bus.stop_devices();
     }
-    Ok(kvm)
-}
-
-/// Interrupt controllers, and the PIT: Linux without ACPI calibrates its local APIC timer with it.
-fn create_interrupt_controllers(vm: &VmFd) -> Result<()> {
-    vm.set_tss_address(KVM_TSS).map_err(Error::kvm("place the TSS"))?;
-    vm.create_irq_chip().map_err(Error::kvm("create the interrupt controllers"))?;
-    let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-    vm.create_pit2(pit).map_err(Error::kvm("create the timer"))
-}
-
-fn devices(config: MachineConfig) -> Result<Vec<Box<dyn VirtioDevice>>> {
-    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
-    for disk in config.disks {
-        devices.push(Box::new(Block::new(disk)?));
-    }
-    for nic in config.nics {
-        devices.push(Box::new(Net::new(nic)?));
-    }
-    if let Some(vsock) = config.vsock {
-        devices.push(Box::new(Vsock::new(vsock)?));
-    }
-    devices.push(Box::new(Rng::new()?));
-    devices.push(Box::new(Balloon));
-    Ok(devices)
-}
-
-fn attach(vm: &VmFd, memory: &Memory, index: usize, device: Box<dyn VirtioDevice>) -> Result<MmioTransport> {
-    let (window, irq) = placement(index);
-    let line = event_fd()?;
-    vm.register_irqfd(&line, irq).map_err(Error::kvm("connect a device's interrupt"))?;
-    let transport = MmioTransport::new(device, memory.clone(), Interrupt::new(line))?;
-    transport.register_notifications(vm, window)?;
-    Ok(transport)
-}
-
-/// Register window and interrupt line of device `index`.
-fn placement(index: usize) -> (u64, u32) {
-    (VIRTIO_MMIO_BASE + index as u64 * VIRTIO_MMIO_SIZE, VIRTIO_IRQ_BASE + index as u32)
 }
 
 fn command_line(extra: &str, device_count: usize) -> String {
@@ -196,10 +224,6 @@ fn command_line(extra: &str, device_count: usize) -> String {
         line.push_str(extra);
     }
     line
-}
-
-pub(crate) fn event_fd() -> Result<EventFd> {
-    EventFd::new(EFD_NONBLOCK).map_err(Error::io("create an event descriptor"))
 }
 
 #[cfg(test)]

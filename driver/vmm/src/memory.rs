@@ -1,8 +1,15 @@
 //! Guest memory: one or two regions around the device hole below 4 GiB.
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::ptr;
+
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{
+    Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
+};
 
 use crate::layout::{MMIO_GAP_END, MMIO_GAP_START};
 use crate::{Error, Result};
@@ -10,18 +17,114 @@ use crate::{Error, Result};
 /// Guest memory as every part of this crate sees it.
 pub type Memory = GuestMemoryMmap<()>;
 
-/// Maps `mebibytes` of anonymous memory; pages are taken from the host as the guest touches them.
-pub fn allocate(mebibytes: u64) -> Result<Memory> {
-    let size = mebibytes
-        .checked_mul(1 << 20)
-        .ok_or_else(|| Error::Memory { mebibytes, reason: "the size does not fit 64 bits".into() })?;
-    let ranges = ranges(size).into_iter().map(|(start, size)| {
-        usize::try_from(size).map(|size| (GuestAddress(start), size)).map_err(|e| e.to_string())
-    });
-    let ranges: Vec<_> = ranges
-        .collect::<std::result::Result<_, _>>()
-        .map_err(|reason| Error::Memory { mebibytes, reason })?;
-    Memory::from_ranges(&ranges).map_err(|e| Error::Memory { mebibytes, reason: e.to_string() })
+/// Size of a huge page, to which the host's and the guest's addresses of a page must agree for KVM to map one.
+const HUGE_PAGE: usize = 2 << 20;
+const PROTECTION: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+const FLAGS: libc::c_int = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+
+/// What guest memory holds before the guest runs.
+#[derive(Clone, Copy)]
+pub enum Content<'a> {
+    /// Zeros, in huge pages where the host has them.
+    Zeros,
+    /// What the file holds from its start on, one region after the other. What the guest writes stays its own.
+    Copy(&'a File),
+}
+
+/// The mappings of a guest's memory. They go when this is dropped, after every clone of `memory` is out of use.
+pub struct GuestRam {
+    memory: Memory,
+    _mappings: Vec<Mapping>,
+}
+
+impl GuestRam {
+    /// Maps `mebibytes` of memory; pages are taken from the host as the guest touches them.
+    pub fn map(mebibytes: u64, content: Content<'_>) -> Result<Self> {
+        let impossible = |reason: String| Error::Memory { mebibytes, reason };
+        let size =
+            mebibytes.checked_mul(1 << 20).ok_or_else(|| impossible("the size does not fit 64 bits".into()))?;
+        let mut offset = 0;
+        let (mut regions, mut mappings) = (Vec::new(), Vec::new());
+        for (start, size) in ranges(size) {
+            let length = usize::try_from(size).map_err(|e| impossible(e.to_string()))?;
+            let mapping = Mapping::new(length, content, offset).map_err(|e| impossible(e.to_string()))?;
+            let region = mapping.region(start).ok_or_else(|| impossible("its addresses overflow".into()))?;
+            regions.push(region);
+            mappings.push(mapping);
+            offset += size;
+        }
+        let memory = Memory::from_regions(regions).map_err(|e| impossible(e.to_string()))?;
+        Ok(Self { memory, _mappings: mappings })
+    }
+
+    /// The memory. Clones must not outlive `self`.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+}
+
+/// A range of this process's addresses that begins at a huge page's boundary.
+struct Mapping {
+    reserved: *mut libc::c_void,
+    reserved_length: usize,
+    start: *mut libc::c_void,
+    length: usize,
+}
+
+// SAFETY: the pointers name a range that belongs to this value alone; they are read only to make a region and to unmap.
+unsafe impl Send for Mapping {}
+// SAFETY: nothing is written through a shared reference.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(length: usize, content: Content<'_>, offset: u64) -> io::Result<Self> {
+        let reserved_length = length.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::InvalidInput)?;
+        let reserving = FLAGS | libc::MAP_ANONYMOUS;
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing that exists.
+        let reserved =
+            unsafe { libc::mmap(ptr::null_mut(), reserved_length, libc::PROT_NONE, reserving, -1, 0) };
+        if reserved == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = reserved.wrapping_byte_add(reserved.align_offset(HUGE_PAGE));
+        let mapping = Self { reserved, reserved_length, start, length };
+        mapping.fill(content, offset)?;
+        Ok(mapping)
+    }
+
+    fn fill(&self, content: Content<'_>, offset: u64) -> io::Result<()> {
+        let (flags, fd) = match content {
+            Content::Zeros => (libc::MAP_ANONYMOUS, -1),
+            Content::Copy(file) => (0, file.as_raw_fd()),
+        };
+        let offset = offset.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: the range lies within the reservation, which nobody else uses, so that replacing it is harmless.
+        let mapped = unsafe {
+            libc::mmap(self.start, self.length, PROTECTION, FLAGS | flags | libc::MAP_FIXED, fd, offset)
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        if matches!(content, Content::Zeros) {
+            // SAFETY: advice on a range of our own. A kernel without huge pages refuses it, which costs only time.
+            unsafe { libc::madvise(self.start, self.length, libc::MADV_HUGEPAGE) };
+        }
+        Ok(())
+    }
+
+    fn region(&self, start: u64) -> Option<GuestRegionMmap<()>> {
+        // SAFETY: the range was mapped by `fill` with these protections and flags, and `GuestRam` keeps it mapped as
+        // long as the region is in use.
+        let region = unsafe { MmapRegion::build_raw(self.start.cast(), self.length, PROTECTION, FLAGS) }.ok()?;
+        GuestRegionMmap::new(region, GuestAddress(start))
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new`, and nothing uses it any more when its owner goes.
+        unsafe { libc::munmap(self.reserved, self.reserved_length) };
+    }
 }
 
 /// Splits `size` bytes of memory into (start, length) ranges that leave the device hole free.
@@ -52,6 +155,10 @@ pub fn register(vm: &VmFd, memory: &Memory) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use vm_memory::Bytes;
+
     use super::*;
 
     #[test]
@@ -63,7 +170,26 @@ mod tests {
 
     #[test]
     fn an_impossible_size_is_an_error() {
-        assert!(matches!(allocate(u64::MAX), Err(Error::Memory { .. })));
-        assert!(matches!(allocate(1 << 40), Err(Error::Memory { .. })));
+        assert!(matches!(GuestRam::map(u64::MAX, Content::Zeros), Err(Error::Memory { .. })));
+        assert!(matches!(GuestRam::map(1 << 40, Content::Zeros), Err(Error::Memory { .. })));
+    }
+
+    #[test]
+    fn host_and_guest_addresses_agree_on_huge_pages() {
+        let ram = GuestRam::map(64, Content::Zeros).unwrap();
+        let region = ram.memory().iter().next().unwrap();
+        assert_eq!(region.as_ptr() as usize % HUGE_PAGE, 0);
+    }
+
+    #[test]
+    fn what_a_guest_writes_does_not_reach_the_file() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 4096]).unwrap();
+        file.set_len(64 << 20).unwrap();
+        let ram = GuestRam::map(64, Content::Copy(&file)).unwrap();
+        ram.memory().write_obj(1u8, GuestAddress(1)).unwrap();
+        let other = GuestRam::map(64, Content::Copy(&file)).unwrap();
+        let read = |ram: &GuestRam| ram.memory().read_obj::<[u8; 2]>(GuestAddress(0)).unwrap();
+        assert_eq!((read(&ram), read(&other)), ([7, 1], [7, 7]));
     }
 }

@@ -75,7 +75,7 @@ impl Manager {
         tracing::info!("the image is ready");
         let sandbox = self.sandbox(container.uuid);
         let mut record = self.new_record(container, &image)?;
-        record.sandbox_spec().validate()?;
+        record.sandbox_spec(self.options.kata.template_scope).validate()?;
         sandbox.create(u64::try_from(container.disk.unwrap_or(1)).unwrap_or(1)).await?;
         record.attachments = networking::attach(&self.neutron, container, self.hostname(), networks).await?;
         tracing::info!("the ports are ready");
@@ -159,6 +159,7 @@ impl Manager {
         };
         let asked = ContainerRequest {
             id: container.uuid.to_string(),
+            owner: container.project_id.clone().unwrap_or_default(),
             entrypoint: container.entrypoint.as_ref().map(|json| json.0.clone()),
             command: container.command.as_ref().map(|json| json.0.clone()),
             environment: own.map(|(name, value)| format!("{name}={value}")).collect(),

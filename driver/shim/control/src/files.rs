@@ -48,6 +48,11 @@ impl SandboxDir {
         self.0.join("console.log")
     }
 
+    /// The template that the shim has made, if it was asked to; there once it is whole.
+    pub fn template(&self) -> PathBuf {
+        self.0.join("template")
+    }
+
     /// Reads the plan.
     pub fn read_plan(&self) -> io::Result<SandboxPlan> {
         read_json(&self.0.join("plan.json"))
@@ -103,6 +108,7 @@ mod tests {
             shim_pid: 7,
             phase: Phase::Failed { reason: "the guest panicked".into() },
             containers: BTreeMap::from([("a".into(), None)]),
+            from_template: true,
             stages: BTreeMap::new(),
         };
         sandbox.write_state(&state).unwrap();

@@ -22,9 +22,15 @@ pub struct SandboxPlan {
     pub dns: Vec<IpAddr>,
     /// The text of `/etc/hosts`.
     pub hosts: String,
-    /// Disks in guest order: the first is `/dev/vda`.
+    /// How the guest comes up.
+    pub origin: Origin,
+    /// Slots for disks in guest order, the first being `/dev/vda`, and whether a guest may only read what is in one.
+    pub disk_slots: Vec<DiskSlot>,
+    /// Number of slots for network interfaces.
+    pub nic_slots: u8,
+    /// Disks to begin with, each in the slot of its place here.
     pub disks: Vec<Disk>,
-    /// Network interfaces in guest order.
+    /// Network interfaces to begin with, each in the slot of its place here.
     pub nics: Vec<Nic>,
     /// The container whose end ends the sandbox.
     pub ends_with: Option<String>,
@@ -32,13 +38,33 @@ pub struct SandboxPlan {
     pub log: LogLimits,
 }
 
+/// How a guest comes up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// It boots.
+    Boot,
+    /// It boots, and once its agent answers its state is saved as a template in the sandbox's folder.
+    BootAndSave,
+    /// It goes on from the template in this folder, or boots where that cannot be.
+    Template(PathBuf),
+}
+
+/// What a guest may do with the disk in a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskSlot {
+    /// Read.
+    ReadOnly,
+    /// Read and write.
+    ReadWrite,
+}
+
 /// A raw disk image on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
     /// The image.
     pub path: PathBuf,
-    /// Whether the guest may only read.
-    pub read_only: bool,
     /// The serial number that the guest sees, at most 20 bytes.
     pub serial: String,
 }

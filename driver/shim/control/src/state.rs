@@ -30,10 +30,12 @@ pub enum Stage {
     ShimStarted,
     /// The machine is built.
     VmCreated,
-    /// Its first vCPU enters the kernel.
-    KernelEntered,
+    /// Its vCPUs run: in the kernel's first instruction, or where a template's were.
+    GuestEntered,
     /// The agent answered its first call.
     AgentReady,
+    /// The guest's state was saved as a template.
+    TemplateSaved,
     /// The guest's network is set up.
     NetworkReady,
     /// The container's process waits.
@@ -62,6 +64,8 @@ pub struct SandboxState {
     pub phase: Phase,
     /// Containers that have been started, and how they ended, if they have.
     pub containers: BTreeMap<String, Option<ContainerExit>>,
+    /// Whether the guest goes on from a template, rather than having booted.
+    pub from_template: bool,
     /// When each stage was reached, in microseconds since the epoch.
     pub stages: BTreeMap<Stage, u64>,
 }

@@ -1,5 +1,6 @@
 //! Direct boot of a Linux kernel.
 
+mod mapped;
 mod mptable;
 mod pvh;
 

@@ -2,7 +2,7 @@
 //! paging, and finds memory map, command line and initial RAM disk through one structure.
 
 use std::ffi::CString;
-use std::fs::File;
+use std::io::Cursor;
 use std::path::Path;
 
 use linux_loader::configurator::pvh::PvhBootConfigurator;
@@ -12,7 +12,8 @@ use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::config::MachineConfig;
+use super::mapped::MappedFile;
+use crate::config::BootConfig;
 use crate::layout::{
     COMMAND_LINE, COMMAND_LINE_MAX, HIGH_MEMORY, MMIO_GAP_START, MP_TABLE, PVH_MEMORY_MAP, PVH_MODULES,
     PVH_START_INFO,
@@ -35,7 +36,7 @@ pub struct Entry {
 }
 
 /// Loads kernel, initial RAM disk and command line, and describes them to the kernel.
-pub fn load(memory: &Memory, config: &MachineConfig, command_line: &str) -> Result<Entry> {
+pub fn load(memory: &Memory, config: &BootConfig, command_line: &str) -> Result<Entry> {
     let instruction = load_kernel(memory, &config.kernel)?;
     let initrd = load_initrd(memory, &config.initrd)?;
     write_command_line(memory, command_line)?;
@@ -43,12 +44,8 @@ pub fn load(memory: &Memory, config: &MachineConfig, command_line: &str) -> Resu
     Ok(Entry { instruction: instruction.0, start_info: PVH_START_INFO.0 })
 }
 
-fn open(path: &Path) -> Result<File> {
-    File::open(path).map_err(|source| Error::Open { path: path.to_owned(), source })
-}
-
 fn load_kernel(memory: &Memory, path: &Path) -> Result<GuestAddress> {
-    let mut file = open(path)?;
+    let mut file = Cursor::new(MappedFile::open(path)?);
     let unusable = |reason: String| Error::Kernel { path: path.to_owned(), reason };
     let loaded =
         Elf::load(memory, None, &mut file, Some(HIGH_MEMORY)).map_err(|e| unusable(e.to_string()))?;
@@ -60,16 +57,15 @@ fn load_kernel(memory: &Memory, path: &Path) -> Result<GuestAddress> {
 
 /// Puts the initial RAM disk as high as possible below the device hole, away from the kernel.
 fn load_initrd(memory: &Memory, path: &Path) -> Result<(GuestAddress, u64)> {
-    let mut file = open(path)?;
-    let size = file.metadata().map_err(Error::io("measure the initial RAM disk"))?.len();
+    let file = MappedFile::open(path)?;
+    let size = file.as_ref().len() as u64;
     let top = memory.find_region(HIGH_MEMORY).map_or(0, |region| region.len()).min(MMIO_GAP_START);
     let start = top.checked_sub(size).map(|start| start & !(PAGE - 1)).filter(|start| *start > HIGH_MEMORY.0);
     let Some(start) = start else {
         return Err(Error::Config(format!("an initial RAM disk of {size} bytes does not fit guest memory")));
     };
     let address = GuestAddress(start);
-    let length = usize::try_from(size).map_err(|e| Error::Config(e.to_string()))?;
-    memory.read_exact_volatile_from(address, &mut file, length)?;
+    memory.write_slice(file.as_ref(), address)?;
     Ok((address, size))
 }
 
@@ -121,39 +117,46 @@ fn memory_map(memory: &Memory) -> Vec<hvm_memmap_table_entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::allocate;
+    use crate::memory::{Content, GuestRam};
+
+    fn guest() -> GuestRam {
+        GuestRam::map(64, Content::Zeros).unwrap()
+    }
 
     #[test]
     fn the_map_has_no_legacy_hole() {
         let map: Vec<_> =
-            memory_map(&allocate(64).unwrap()).iter().map(|e| (e.addr, e.addr + e.size)).collect();
+            memory_map(guest().memory()).iter().map(|e| (e.addr, e.addr + e.size)).collect();
         assert_eq!(map, [(0, 0x9_fc00), (0x10_0000, 64 << 20)]);
     }
 
     #[test]
     fn a_kernel_that_is_none_is_named() {
-        let memory = allocate(64).unwrap();
+        let guest = guest();
+        let memory = guest.memory();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"not a kernel").unwrap();
-        let error = load_kernel(&memory, file.path()).unwrap_err();
+        let error = load_kernel(memory, file.path()).unwrap_err();
         assert!(error.to_string().contains(&*file.path().to_string_lossy()), "{error}");
-        assert!(matches!(load_kernel(&memory, Path::new("/nonexistent")), Err(Error::Open { .. })));
+        assert!(matches!(load_kernel(memory, Path::new("/nonexistent")), Err(Error::Open { .. })));
     }
 
     #[test]
     fn an_initrd_larger_than_memory_is_refused() {
-        let memory = allocate(64).unwrap();
+        let guest = guest();
+        let memory = guest.memory();
         let file = tempfile::tempfile().unwrap();
         file.set_len(128 << 20).unwrap();
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-        assert!(matches!(load_initrd(&memory, Path::new(&path)), Err(Error::Config(_))));
+        assert!(matches!(load_initrd(memory, Path::new(&path)), Err(Error::Config(_))));
     }
 
     #[test]
     fn a_long_command_line_is_refused() {
-        let memory = allocate(64).unwrap();
-        assert!(write_command_line(&memory, &"x".repeat(COMMAND_LINE_MAX - 1)).is_ok());
-        assert!(write_command_line(&memory, &"x".repeat(COMMAND_LINE_MAX)).is_err());
-        assert!(write_command_line(&memory, "a\0b").is_err());
+        let guest = guest();
+        let memory = guest.memory();
+        assert!(write_command_line(memory, &"x".repeat(COMMAND_LINE_MAX - 1)).is_ok());
+        assert!(write_command_line(memory, &"x".repeat(COMMAND_LINE_MAX)).is_err());
+        assert!(write_command_line(memory, "a\0b").is_err());
     }
 }

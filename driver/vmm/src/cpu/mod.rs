@@ -3,6 +3,8 @@
 mod cpuid;
 mod orders;
 mod registers;
+mod state;
 mod vcpu;
 
-pub use vcpu::{VcpuEnd, VcpuSet, install_kick_handler};
+pub use state::VcpuState;
+pub use vcpu::{VcpuEnd, VcpuSet, Vcpus, install_kick_handler};

@@ -1,6 +1,6 @@
 use std::io;
 use std::os::unix::thread::JoinHandleExt;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use super::orders::{Order, Orders, Turn};
+use super::state::{self, VcpuState};
 use super::{cpuid, registers};
 use crate::boot::Entry;
 use crate::bus::Bus;
@@ -39,36 +40,54 @@ pub fn install_kick_handler() -> Result<()> {
         .map_err(|e| Error::Io { what: "install the vCPU signal", source: io::Error::from(e) })
 }
 
+/// The virtual CPUs of a machine that does not run yet.
+pub struct Vcpus(Vec<VcpuFd>);
+
+impl Vcpus {
+    /// Creates `count` virtual CPUs.
+    pub fn create(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Self> {
+        let supported =
+            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("read the host's CPUID"))?;
+        (0..count).map(|index| create(vm, index, count, &supported)).collect::<Result<_>>().map(Self)
+    }
+
+    /// Prepares them to boot a kernel.
+    pub fn boot(&self, entry: Entry) -> Result<()> {
+        for vcpu in &self.0 {
+            registers::set_common_state(vcpu)?;
+        }
+        self.0.first().map_or(Ok(()), |first| registers::set_boot_state(first, entry))
+    }
+
+    /// Brings them to the states of a snapshot.
+    pub fn restore(&self, states: &[VcpuState]) -> Result<()> {
+        if states.len() != self.0.len() {
+            return Err(Error::Snapshot(format!("it has {} vCPUs, not {}", states.len(), self.0.len())));
+        }
+        self.0.iter().zip(states).try_for_each(|(vcpu, saved)| state::restore(vcpu, saved))
+    }
+}
+
 /// The vCPU threads of one machine.
 #[derive(Debug)]
 pub struct VcpuSet {
+    vcpus: Vec<Arc<Mutex<VcpuFd>>>,
     threads: Vec<JoinHandle<()>>,
     orders: Arc<Orders>,
 }
 
 impl VcpuSet {
-    /// Creates `count` vCPUs and starts their threads. The first vCPU to end sends why to `ended`.
-    pub fn start(
-        kvm: &Kvm,
-        vm: &VmFd,
-        count: u8,
-        entry: Entry,
-        bus: Arc<Bus>,
-        ended: mpsc::Sender<VcpuEnd>,
-    ) -> Result<Self> {
-        let supported =
-            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("read the host's CPUID"))?;
-        let vcpus = (0..count)
-            .map(|index| create(vm, index, count, &supported, entry))
-            .collect::<Result<Vec<_>>>()?;
-        let orders = Arc::new(Orders::new());
-        let mut set = Self { threads: Vec::new(), orders: Arc::clone(&orders) };
-        for (index, vcpu) in vcpus.into_iter().enumerate() {
-            let (bus, ended, orders) = (Arc::clone(&bus), ended.clone(), Arc::clone(&orders));
+    /// Starts the threads. The first vCPU to end sends why to `ended`.
+    pub fn start(vcpus: Vcpus, bus: &Arc<Bus>, ended: &mpsc::Sender<VcpuEnd>) -> Result<Self> {
+        let vcpus = vcpus.0.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
+        let mut set = Self { vcpus, threads: Vec::new(), orders: Arc::new(Orders::new()) };
+        for (index, vcpu) in set.vcpus.iter().enumerate() {
+            let (vcpu, bus, ended, orders) =
+                (Arc::clone(vcpu), Arc::clone(bus), ended.clone(), Arc::clone(&set.orders));
             let thread = thread::Builder::new()
                 .name(format!("vcpu{index}"))
                 .spawn(move || {
-                    let end = run(vcpu, &bus, &orders);
+                    let end = run(&vcpu, &bus, &orders);
                     // Nobody listens any more only when the machine is being dropped.
                     let _ = ended.send(end);
                 })
@@ -76,6 +95,12 @@ impl VcpuSet {
             set.threads.push(thread);
         }
         Ok(set)
+    }
+
+    /// The states of all vCPUs, which must be paused.
+    pub fn states(&self, kvm: &Kvm) -> Result<Vec<VcpuState>> {
+        let registers = state::model_specific_registers(kvm)?;
+        self.vcpus.iter().map(|vcpu| state::save(&mut lock(vcpu), &registers)).collect()
     }
 
     /// Takes all vCPUs out of the guest; their threads wait. If one does not come out, all go on.
@@ -130,41 +155,48 @@ impl Drop for VcpuSet {
     }
 }
 
-fn create(vm: &VmFd, index: u8, count: u8, supported: &CpuId, entry: Entry) -> Result<VcpuFd> {
+fn create(vm: &VmFd, index: u8, count: u8, supported: &CpuId) -> Result<VcpuFd> {
     let vcpu = vm.create_vcpu(u64::from(index)).map_err(Error::kvm("create a vCPU"))?;
     let mut leaves = supported.clone();
     cpuid::adapt(&mut leaves, index, count);
     vcpu.set_cpuid2(&leaves).map_err(Error::kvm("set a vCPU's CPUID"))?;
-    registers::set_common_state(&vcpu)?;
-    if index == 0 {
-        registers::set_boot_state(&vcpu, entry)?;
-    }
     Ok(vcpu)
 }
 
-fn run(mut vcpu: VcpuFd, bus: &Bus, orders: &Orders) -> VcpuEnd {
+/// A vCPU is locked by its thread while it is in the guest or its exit is handled, and free while it is paused.
+fn run(vcpu: &Mutex<VcpuFd>, bus: &Bus, orders: &Orders) -> VcpuEnd {
     loop {
-        match orders.next() {
+        let turn = orders.next();
+        let mut vcpu = lock(vcpu);
+        match turn {
             Turn::Enter => {}
             // The guest's watchdogs forgive time that it did not have; one without kvmclock has none to tell.
             Turn::EnterAfterPause => vcpu.kvmclock_ctrl().unwrap_or(()),
             Turn::End => return VcpuEnd::Stopped,
         }
-        match vcpu.run() {
-            Ok(VcpuExit::IoOut(port, data)) => {
-                if bus.port_write(port, data) {
-                    return VcpuEnd::Reset;
-                }
-            }
-            Ok(VcpuExit::IoIn(port, data)) => bus.port_read(port, data),
-            Ok(VcpuExit::MmioRead(address, data)) => bus.mmio_read(address, data),
-            Ok(VcpuExit::MmioWrite(address, data)) => bus.mmio_write(address, data),
-            Ok(VcpuExit::Shutdown) => return VcpuEnd::TripleFault,
-            Ok(VcpuExit::Intr | VcpuExit::Hlt) => {}
-            Ok(VcpuExit::SystemEvent(..)) => return VcpuEnd::Reset,
-            Ok(exit) => return VcpuEnd::KvmError(format!("{exit:?}")),
-            Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {}
-            Err(e) => return VcpuEnd::KvmError(format!("KVM_RUN failed: {e}")),
+        if let Some(end) = enter(&mut vcpu, bus) {
+            return end;
         }
     }
+}
+
+/// Runs the guest until it leaves, and does what it left for.
+fn enter(vcpu: &mut VcpuFd, bus: &Bus) -> Option<VcpuEnd> {
+    match vcpu.run() {
+        Ok(VcpuExit::IoOut(port, data)) => return bus.port_write(port, data).then_some(VcpuEnd::Reset),
+        Ok(VcpuExit::IoIn(port, data)) => bus.port_read(port, data),
+        Ok(VcpuExit::MmioRead(address, data)) => bus.mmio_read(address, data),
+        Ok(VcpuExit::MmioWrite(address, data)) => bus.mmio_write(address, data),
+        Ok(VcpuExit::Shutdown) => return Some(VcpuEnd::TripleFault),
+        Ok(VcpuExit::Intr | VcpuExit::Hlt) => {}
+        Ok(VcpuExit::SystemEvent(..)) => return Some(VcpuEnd::Reset),
+        Ok(exit) => return Some(VcpuEnd::KvmError(format!("{exit:?}"))),
+        Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {}
+        Err(e) => return Some(VcpuEnd::KvmError(format!("KVM_RUN failed: {e}"))),
+    }
+    None
+}
+
+fn lock(vcpu: &Mutex<VcpuFd>) -> MutexGuard<'_, VcpuFd> {
+    vcpu.lock().unwrap_or_else(PoisonError::into_inner)
 }

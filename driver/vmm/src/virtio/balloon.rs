@@ -41,7 +41,7 @@ impl VirtioDevice for Balloon {
         &CONFIG
     }
 
-    fn serve(&mut self, mut active: Active) -> Result<()> {
+    fn serve(&mut self, active: &mut Active) -> Result<()> {
         let poll = Poll::new()?;
         for (token, notification) in (0..).zip(&active.notifications) {
             poll.add(notification, token, EventSet::IN)?;
@@ -52,7 +52,7 @@ impl VirtioDevice for Balloon {
                 match usize::try_from(ready.token) {
                     Ok(index) if index < QUEUE_SIZES.len() => {
                         drain(&active.notifications[index]);
-                        serve_queue(&mut active, index)?;
+                        serve_queue(active, index)?;
                     }
                     _ => return Ok(()),
                 }

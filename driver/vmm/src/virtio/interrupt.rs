@@ -5,6 +5,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// `InterruptStatus` bit of a used buffer (virtio 1.2 §4.2.2).
 const USED_BUFFER: u32 = 1;
+/// `InterruptStatus` bit of a changed configuration.
+const CONFIG_CHANGED: u32 = 2;
 
 /// A device's interrupt line with its status register, shared by transport and worker.
 #[derive(Clone)]
@@ -21,7 +23,23 @@ impl Interrupt {
 
     /// Says that buffers were used.
     pub fn queue(&self) {
-        self.status.fetch_or(USED_BUFFER, Ordering::SeqCst);
+        self.raise(USED_BUFFER);
+    }
+
+    /// Says that the configuration space has changed.
+    pub fn config(&self) {
+        self.raise(CONFIG_CHANGED);
+    }
+
+    /// Sets the register to what it was; bits that the driver has not seen are told again.
+    pub fn restore(&self, status: u32) {
+        if status != 0 {
+            self.raise(status);
+        }
+    }
+
+    fn raise(&self, bits: u32) {
+        self.status.fetch_or(bits, Ordering::SeqCst);
         if let Err(e) = self.line.write(1) {
             tracing::warn!("an interrupt cannot be raised: {e}");
         }

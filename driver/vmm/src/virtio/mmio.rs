@@ -7,11 +7,10 @@ use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
 };
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use virtio_queue::{Queue, QueueT};
-use vmm_sys_util::eventfd::EventFd;
+use virtio_queue::QueueT;
 
-use super::{Active, Interrupt, VirtioDevice, Worker};
-use crate::machine::event_fd;
+use super::backend::Backend;
+use super::{Interrupt, Medium, TransportState, VirtioDevice};
 use crate::memory::Memory;
 use crate::{Error, Result};
 
@@ -51,25 +50,14 @@ const DRIVER: u32 = ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
 const FEATURES_OK: u32 = DRIVER | VIRTIO_CONFIG_S_FEATURES_OK;
 const DRIVER_OK: u32 = FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK;
 
-/// Whether the device is with the transport or with its worker.
-enum Owner {
-    Transport(Box<dyn VirtioDevice>),
-    Worker(Worker),
-    /// The worker panicked; only a new machine mends that.
-    Lost,
-}
-
 /// One device's register window.
 pub struct MmioTransport {
-    owner: Owner,
+    backend: Backend,
     device_type: u32,
     offered: u64,
     config: Vec<u8>,
-    memory: Memory,
+    config_generation: u32,
     interrupt: Interrupt,
-    notifications: Vec<EventFd>,
-    queue_sizes: &'static [u16],
-    queues: Vec<Queue>,
     selected_queue: usize,
     device_features_page: u32,
     driver_features_page: u32,
@@ -80,31 +68,25 @@ pub struct MmioTransport {
 impl MmioTransport {
     /// A window onto `device`, whose buffers are in `memory`.
     pub fn new(device: Box<dyn VirtioDevice>, memory: Memory, interrupt: Interrupt) -> Result<Self> {
-        let queue_sizes = device.queue_sizes();
-        let mut transport = Self {
+        Ok(Self {
             device_type: device.device_type(),
             offered: device.features() | (1 << VIRTIO_F_VERSION_1) | (1 << VIRTIO_RING_F_EVENT_IDX),
             config: device.config_space().to_vec(),
-            owner: Owner::Transport(device),
-            memory,
+            config_generation: 0,
+            backend: Backend::new(device, memory, interrupt.clone())?,
             interrupt,
-            notifications: queue_sizes.iter().map(|_| event_fd()).collect::<Result<_>>()?,
-            queue_sizes,
-            queues: Vec::new(),
             selected_queue: 0,
             device_features_page: 0,
             driver_features_page: 0,
             accepted: 0,
             status: 0,
-        };
-        transport.queues = transport.new_queues()?;
-        Ok(transport)
+        })
     }
 
     /// Lets KVM deliver queue notifications of the window at `base` without an exit to this process.
     pub fn register_notifications(&self, vm: &VmFd, base: u64) -> Result<()> {
         let address = IoEventAddress::Mmio(base + register::QUEUE_NOTIFY);
-        for (index, event) in (0u32..).zip(&self.notifications) {
+        for (index, event) in (0u32..).zip(self.backend.notifications()) {
             vm.register_ioevent(event, &address, index)
                 .map_err(Error::kvm("connect a queue's notification"))?;
         }
@@ -128,12 +110,66 @@ impl MmioTransport {
         }
     }
 
-    /// Ends the device's worker, if it has one, and resets the device.
+    /// Ends the device's worker, if it has one.
     pub fn stop(&mut self) {
-        self.owner = match std::mem::replace(&mut self.owner, Owner::Lost) {
-            Owner::Worker(worker) => worker.stop().map_or(Owner::Lost, Owner::Transport),
-            idle => idle,
-        };
+        self.backend.stop();
+    }
+
+    /// Lets a worker serve the device again, if its driver is active.
+    pub fn resume(&mut self) -> Result<()> {
+        if self.status == DRIVER_OK { self.backend.start(self.accepted) } else { Ok(()) }
+    }
+
+    /// Puts `medium` into the slot, or takes out what is in it, and tells the driver.
+    pub fn change(&mut self, medium: Option<Medium>) -> Result<()> {
+        self.stop();
+        let changed = self.backend.change(medium);
+        self.resume()?;
+        self.config = changed?;
+        self.config_generation = self.config_generation.wrapping_add(1);
+        if self.status == DRIVER_OK {
+            self.interrupt.config();
+        }
+        Ok(())
+    }
+
+    /// The state of a stopped device.
+    pub fn state(&mut self) -> Result<TransportState> {
+        let (selected_queue, accepted, status) = (self.selected_queue as u64, self.accepted, self.status);
+        let queues = self.backend.queues().ok_or_else(|| Error::Snapshot("a device still runs".into()))?;
+        Ok(TransportState {
+            device_type: self.device_type,
+            offered: self.offered,
+            queues: queues.iter().map(|queue| queue.state().into()).collect(),
+            selected_queue,
+            device_features_page: self.device_features_page,
+            driver_features_page: self.driver_features_page,
+            accepted,
+            status,
+            interrupt_status: self.interrupt.status(),
+            config_generation: self.config_generation,
+        })
+    }
+
+    /// Brings a new device to `state`, and lets a worker serve it if its driver was active.
+    pub fn restore(&mut self, state: &TransportState) -> Result<()> {
+        let sizes = self.backend.queue_sizes();
+        let fits = state.device_type == self.device_type
+            && state.offered == self.offered
+            && state.accepted & !state.offered == 0
+            && state.queues.iter().map(|queue| queue.max_size).eq(sizes.iter().copied());
+        let queues = self.backend.queues().filter(|_| fits);
+        *queues.ok_or_else(|| Error::Snapshot(format!("device {} is another one", self.device_type)))? =
+            state.queues.iter().map(|queue| queue.to_queue()).collect::<Result<_>>()?;
+        self.selected_queue = usize::try_from(state.selected_queue).unwrap_or(usize::MAX);
+        self.device_features_page = state.device_features_page;
+        self.driver_features_page = state.driver_features_page;
+        self.accepted = state.accepted;
+        self.status = state.status;
+        self.config_generation = state.config_generation;
+        self.interrupt.restore(state.interrupt_status);
+        self.backend.check_queues(self.uses_event_idx())?;
+        self.resume()
     }
 
     fn read_config(&self, start: u64, data: &mut [u8]) {
@@ -154,14 +190,13 @@ impl MmioTransport {
             register::VENDOR_ID => VENDOR,
             register::DEVICE_FEATURES => page(self.offered, self.device_features_page),
             register::QUEUE_NUM_MAX => {
-                self.queue_sizes.get(self.selected_queue).map_or(0, |size| u32::from(*size))
+                let sizes = self.backend.queue_sizes();
+                sizes.get(self.selected_queue).map_or(0, |size| u32::from(*size))
             }
-            register::QUEUE_READY => {
-                u32::from(self.queues.get(self.selected_queue).is_some_and(QueueT::ready))
-            }
+            register::QUEUE_READY => u32::from(self.backend.is_queue_ready(self.selected_queue)),
             register::INTERRUPT_STATUS => self.interrupt.status(),
             register::STATUS => self.status,
-            register::CONFIG_GENERATION => 0,
+            register::CONFIG_GENERATION => self.config_generation,
             _ => 0,
         }
     }
@@ -176,7 +211,7 @@ impl MmioTransport {
             register::STATUS => self.set_status(value),
             // Reached only where KVM did not take the notification.
             register::QUEUE_NOTIFY => {
-                if let Some(event) = self.notifications.get(value as usize)
+                if let Some(event) = self.backend.notifications().get(value as usize)
                     && let Err(e) = event.write(1)
                 {
                     tracing::warn!("a queue notification is lost: {e}");
@@ -203,7 +238,8 @@ impl MmioTransport {
         if self.status != FEATURES_OK {
             return;
         }
-        let Some(queue) = self.queues.get_mut(self.selected_queue) else { return };
+        let selected = self.selected_queue;
+        let Some(queue) = self.backend.queues().and_then(|queues| queues.get_mut(selected)) else { return };
         match offset {
             register::QUEUE_NUM => queue.set_size(u16::try_from(value).unwrap_or(0)),
             register::QUEUE_READY => queue.set_ready(value == 1),
@@ -238,7 +274,11 @@ impl MmioTransport {
     }
 
     fn activate(&mut self) {
-        match self.start_worker() {
+        let started = self
+            .backend
+            .check_queues(self.uses_event_idx())
+            .and_then(|()| self.backend.start(self.accepted));
+        match started {
             Ok(()) => self.status = DRIVER_OK,
             Err(e) => {
                 tracing::warn!(device_type = self.device_type, "a device cannot be activated: {e}");
@@ -247,49 +287,18 @@ impl MmioTransport {
         }
     }
 
-    fn start_worker(&mut self) -> Result<()> {
-        let event_idx = self.accepted & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
-        for queue in &mut self.queues {
-            queue.set_event_idx(event_idx);
-            if queue.ready() && !queue.is_valid(&self.memory) {
-                return Err(Error::Config("a queue lies outside guest memory".into()));
-            }
-        }
-        let unused = self.new_queues()?;
-        let copies = self.notifications.iter().map(EventFd::try_clone);
-        let active = Active {
-            memory: self.memory.clone(),
-            queues: std::mem::replace(&mut self.queues, unused),
-            notifications: copies
-                .collect::<std::io::Result<_>>()
-                .map_err(Error::io("copy a notification"))?,
-            interrupt: self.interrupt.clone(),
-            features: self.accepted,
-            stop: event_fd()?,
-        };
-        match std::mem::replace(&mut self.owner, Owner::Lost) {
-            Owner::Transport(device) => self.owner = Owner::Worker(Worker::start(device, active)?),
-            Owner::Worker(_) | Owner::Lost => return Err(Error::Config("the device is lost".into())),
-        }
-        Ok(())
+    fn uses_event_idx(&self) -> bool {
+        self.accepted & (1 << VIRTIO_RING_F_EVENT_IDX) != 0
     }
 
     fn reset(&mut self) {
-        self.stop();
-        if let Ok(queues) = self.new_queues() {
-            self.queues = queues;
-        }
+        self.backend.reset();
         self.interrupt.reset();
         self.selected_queue = 0;
         self.device_features_page = 0;
         self.driver_features_page = 0;
         self.accepted = 0;
         self.status = 0;
-    }
-
-    fn new_queues(&self) -> Result<Vec<Queue>> {
-        let queues = self.queue_sizes.iter().map(|size| Queue::new(*size));
-        queues.collect::<std::result::Result<_, _>>().map_err(|e| Error::Config(e.to_string()))
     }
 }
 
@@ -305,6 +314,8 @@ fn page(features: u64, page: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hardware::event_fd;
+    use crate::virtio::Active;
 
     const CONFIG: [u8; 4] = [1, 2, 3, 4];
 
@@ -323,7 +334,7 @@ mod tests {
         fn config_space(&self) -> &[u8] {
             &CONFIG
         }
-        fn serve(&mut self, active: Active) -> Result<()> {
+        fn serve(&mut self, active: &mut Active) -> Result<()> {
             let mut poll = libc::pollfd {
                 fd: std::os::fd::AsRawFd::as_raw_fd(&active.stop),
                 events: libc::POLLIN,
@@ -336,7 +347,7 @@ mod tests {
     }
 
     fn transport() -> MmioTransport {
-        let memory = crate::memory::allocate(64).unwrap();
+        let memory = Memory::from_ranges(&[(vm_memory::GuestAddress(0), 1 << 20)]).unwrap();
         MmioTransport::new(Box::new(Idle), memory, Interrupt::new(event_fd().unwrap())).unwrap()
     }
 
@@ -388,7 +399,7 @@ mod tests {
             set_up_queue(&mut transport, 0x1000);
             write(&mut transport, register::STATUS, DRIVER_OK);
             assert_eq!(read(&transport, register::STATUS), DRIVER_OK);
-            assert!(matches!(transport.owner, Owner::Worker(_)));
+            assert!(transport.backend.queues().is_none(), "a worker has them");
             write(&mut transport, register::STATUS, 0);
             assert_eq!(read(&transport, register::STATUS), 0);
         }
@@ -423,9 +434,10 @@ mod tests {
         write(&mut transport, register::STATUS, DRIVER_OK);
         write(&mut transport, register::QUEUE_NUM, 64);
         write(&mut transport, register::QUEUE_DESC_LOW, 0x9000);
-        assert!(matches!(transport.owner, Owner::Worker(_)));
-        assert!(transport.queues.iter().all(|queue| queue.desc_table() == 0));
+        assert!(transport.backend.queues().is_none(), "a worker has them");
         transport.stop();
+        let queue = &transport.backend.queues().unwrap()[0];
+        assert_eq!((queue.size(), queue.desc_table()), (16, 0x1000));
     }
 
     #[test]

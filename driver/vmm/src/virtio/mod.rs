@@ -2,7 +2,11 @@
 //!
 //! Each device has one worker thread while its driver is active. The worker owns the device and its queues, so
 //! that no lock is held while a queue is served; a reset ends the worker and takes the device back.
+//!
+//! Disks and interfaces are slots: a device that the guest finds at its start and that may be empty. What is put
+//! into one later, or taken out, the driver learns by an interrupt.
 
+mod backend;
 mod balloon;
 mod block;
 mod interrupt;
@@ -10,6 +14,7 @@ mod mmio;
 mod net;
 mod poll;
 mod rng;
+mod state;
 mod vsock;
 mod worker;
 
@@ -22,9 +27,10 @@ pub use interrupt::Interrupt;
 pub use mmio::MmioTransport;
 pub use net::Net;
 pub use rng::Rng;
-pub use vsock::Vsock;
-pub use worker::Worker;
+pub use state::TransportState;
+pub use vsock::{Clients, Vsock};
 
+use crate::config::{DiskConfig, NicConfig};
 use crate::memory::Memory;
 use crate::{Error, Result};
 
@@ -39,7 +45,27 @@ pub trait VirtioDevice: Send {
     /// The device's read-only configuration space.
     fn config_space(&self) -> &[u8];
     /// Serves the queues until `active.stop` is signalled. In-flight requests are finished before it returns.
-    fn serve(&mut self, active: Active) -> Result<()>;
+    fn serve(&mut self, active: &mut Active) -> Result<()>;
+    /// Whether there is anything to be served: an empty slot has no worker.
+    fn is_present(&self) -> bool {
+        true
+    }
+    /// Fills an empty slot.
+    fn insert(&mut self, _: Medium) -> Result<()> {
+        Err(Error::Slot("the device is no slot".into()))
+    }
+    /// Empties a slot.
+    fn eject(&mut self) -> Result<()> {
+        Err(Error::Slot("the device is no slot".into()))
+    }
+}
+
+/// What can be put into a slot.
+pub enum Medium {
+    /// A disk.
+    Disk(DiskConfig),
+    /// A network interface.
+    Nic(NicConfig),
 }
 
 /// A device's resources while its driver is active.

@@ -79,7 +79,7 @@ impl VirtioDevice for Rng {
         &[]
     }
 
-    fn serve(&mut self, mut active: Active) -> Result<()> {
+    fn serve(&mut self, active: &mut Active) -> Result<()> {
         let poll = Poll::new()?;
         poll.add(&active.notifications[0], QUEUE, EventSet::IN)?;
         poll.add(&active.stop, STOP, EventSet::IN)?;
@@ -89,7 +89,7 @@ impl VirtioDevice for Rng {
                     return Ok(());
                 }
                 drain(&active.notifications[0]);
-                self.serve_queue(&mut active)?;
+                self.serve_queue(active)?;
             }
         }
     }

@@ -5,7 +5,13 @@ use vmm_sys_util::eventfd::EventFd;
 use super::{Active, VirtioDevice};
 use crate::{Error, Result};
 
-type Served = Box<dyn VirtioDevice>;
+/// A device that is served, with what it is served with.
+pub struct Served {
+    /// The device.
+    pub device: Box<dyn VirtioDevice>,
+    /// Its queues, and the rest.
+    pub active: Active,
+}
 
 /// A thread that serves an active device.
 pub struct Worker {
@@ -15,16 +21,17 @@ pub struct Worker {
 
 impl Worker {
     /// Starts serving `device`.
-    pub fn start(mut device: Served, active: Active) -> Result<Self> {
+    pub fn start(device: Box<dyn VirtioDevice>, active: Active) -> Result<Self> {
         let stop = active.stop.try_clone().map_err(Error::io("copy an event descriptor"))?;
         let device_type = device.device_type();
+        let mut served = Served { device, active };
         let thread = thread::Builder::new()
             .name(format!("virtio{device_type}"))
             .spawn(move || {
-                if let Err(e) = device.serve(active) {
+                if let Err(e) = served.device.serve(&mut served.active) {
                     tracing::error!(device_type, "a virtio device stopped: {e}");
                 }
-                device
+                served
             })
             .map_err(Error::io("start a device thread"))?;
         Ok(Self { thread, stop })

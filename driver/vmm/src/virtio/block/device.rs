@@ -14,10 +14,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::request::{Operation, Piece, Request, SECTOR};
 use crate::config::{DiskAccess, DiskConfig};
-use crate::machine::event_fd;
+use crate::hardware::event_fd;
 use crate::memory::Memory;
 use crate::virtio::poll::{Poll, drain};
-use crate::virtio::{Active, VirtioDevice};
+use crate::virtio::{Active, Medium, VirtioDevice};
 use crate::{Error, Result};
 
 const QUEUE_SIZE: u16 = 128;
@@ -28,28 +28,43 @@ const COMPLETIONS: u64 = 2;
 const SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
 const CONFIG_SIZE: usize = 16;
 
-/// A disk on a raw file.
+/// A slot for a disk on a raw file.
 pub struct Block {
+    access: DiskAccess,
+    disk: Option<Disk>,
+    config: [u8; CONFIG_SIZE],
+}
+
+struct Disk {
     file: File,
     access: DiskAccess,
     capacity: u64,
     serial: [u8; VIRTIO_BLK_ID_BYTES as usize],
-    config: [u8; CONFIG_SIZE],
 }
 
 impl Block {
+    /// An empty slot: the driver sees a disk of no size.
+    pub fn new(access: DiskAccess) -> Self {
+        Self { access, disk: None, config: config(0) }
+    }
+}
+
+fn config(capacity: u64) -> [u8; CONFIG_SIZE] {
+    let mut config = [0; CONFIG_SIZE];
+    config[..8].copy_from_slice(&(capacity / SECTOR).to_le_bytes());
+    config[12..].copy_from_slice(&SEGMENTS.to_le_bytes());
+    config
+}
+
+impl Disk {
     /// A disk as large as the whole sectors of its file.
-    pub fn new(disk: DiskConfig) -> Result<Self> {
+    fn new(disk: DiskConfig, access: DiskAccess) -> Result<Self> {
         let length = disk.file.metadata().map_err(Error::io("measure a disk image"))?.len();
-        let sectors = length / SECTOR;
-        let mut config = [0; CONFIG_SIZE];
-        config[..8].copy_from_slice(&sectors.to_le_bytes());
-        config[12..].copy_from_slice(&SEGMENTS.to_le_bytes());
         let mut serial = [0; VIRTIO_BLK_ID_BYTES as usize];
         let bytes = disk.serial.as_bytes();
         let kept = bytes.len().min(serial.len());
         serial[..kept].copy_from_slice(&bytes[..kept]);
-        Ok(Self { file: disk.file, access: disk.access, capacity: sectors * SECTOR, serial, config })
+        Ok(Self { file: disk.file, access, capacity: length / SECTOR * SECTOR, serial })
     }
 
     /// Whether `length` bytes from `offset` on are whole sectors of the disk.
@@ -81,8 +96,33 @@ impl VirtioDevice for Block {
         &self.config
     }
 
-    fn serve(&mut self, active: Active) -> Result<()> {
-        Server::new(self, active)?.run()
+    fn is_present(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    fn insert(&mut self, medium: Medium) -> Result<()> {
+        match medium {
+            Medium::Disk(_) if self.disk.is_some() => Err(Error::Slot("it has a disk already".into())),
+            Medium::Disk(disk) => {
+                let disk = Disk::new(disk, self.access)?;
+                self.config = config(disk.capacity);
+                self.disk = Some(disk);
+                Ok(())
+            }
+            Medium::Nic(_) => Err(Error::Slot("it takes a disk, not an interface".into())),
+        }
+    }
+
+    fn eject(&mut self) -> Result<()> {
+        self.config = config(0);
+        self.disk.take().map(drop).ok_or_else(|| Error::Slot("it has no disk".into()))
+    }
+
+    fn serve(&mut self, active: &mut Active) -> Result<()> {
+        match &self.disk {
+            Some(disk) => Server::new(disk, active)?.run(),
+            None => Ok(()),
+        }
     }
 }
 
@@ -94,8 +134,8 @@ struct InFlight {
 
 /// The worker's state while a driver is active.
 struct Server<'a> {
-    disk: &'a Block,
-    active: Active,
+    disk: &'a Disk,
+    active: &'a mut Active,
     ring: IoUring,
     completed: EventFd,
     in_flight: HashMap<u64, InFlight>,
@@ -103,7 +143,7 @@ struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    fn new(disk: &'a Block, active: Active) -> Result<Self> {
+    fn new(disk: &'a Disk, active: &'a mut Active) -> Result<Self> {
         let ring = IoUring::new(u32::from(QUEUE_SIZE)).map_err(Error::io("create an io_uring"))?;
         let completed = event_fd()?;
         ring.submitter()

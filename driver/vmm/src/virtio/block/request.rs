@@ -150,7 +150,7 @@ mod tests {
     const WRITE: u16 = VRING_DESC_F_WRITE as u16;
 
     fn parse(type_: u32, sector: u64, buffers: &[(u64, u32, u16)]) -> Result<Request, Malformed> {
-        let memory = crate::memory::allocate(64).unwrap();
+        let memory = Memory::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap();
         memory.write_obj(type_, GuestAddress(0x10000)).unwrap();
         memory.write_obj(sector, GuestAddress(0x10008)).unwrap();
         let mock = MockSplitQueue::new(&memory, 16);

@@ -1,4 +1,6 @@
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use virtio_queue::{DescriptorChain, QueueOwnedT};
@@ -21,21 +23,37 @@ const TOKEN_STOP: u64 = 2;
 /// Largest data of one packet, Linux's own limit.
 const DATA_MAX: u32 = 64 * 1024;
 
+/// Counts the host programs that are connected, or about to be.
+#[derive(Debug, Clone, Default)]
+pub struct Clients(Arc<AtomicUsize>);
+
+impl Clients {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn set(&self, count: usize) {
+        self.0.store(count, Ordering::SeqCst);
+    }
+}
+
 /// The socket device.
 pub struct Vsock {
+    clients: Clients,
     cid: u64,
     listener: UnixListener,
     config: [u8; 8],
 }
 
 impl Vsock {
-    /// A device for the guest with the context identifier in `config`.
-    pub fn new(config: VsockConfig) -> Result<Self> {
+    /// A device for the guest with the context identifier in `config`, which keeps `clients` true.
+    pub fn new(config: VsockConfig, clients: Clients) -> Result<Self> {
         if config.cid < 3 {
             return Err(Error::Config(format!("the vsock context identifier {} is reserved", config.cid)));
         }
         let cid = u64::from(config.cid);
-        Ok(Self { cid, listener: config.listener, config: cid.to_le_bytes() })
+        Ok(Self { clients, cid, listener: config.listener, config: cid.to_le_bytes() })
     }
 }
 
@@ -56,7 +74,7 @@ impl VirtioDevice for Vsock {
         &self.config
     }
 
-    fn serve(&mut self, active: Active) -> Result<()> {
+    fn serve(&mut self, active: &mut Active) -> Result<()> {
         let poll = Poll::new()?;
         poll.add(&active.notifications[RECEIVE], TOKEN_RECEIVE, EventSet::IN)?;
         poll.add(&active.notifications[TRANSMIT], TOKEN_TRANSMIT, EventSet::IN)?;
@@ -74,13 +92,14 @@ impl VirtioDevice for Vsock {
             }
             server.transmit(&poll)?;
             server.receive(&poll)?;
+            self.clients.set(server.muxer.clients());
         }
     }
 }
 
 struct Server<'a> {
     cid: u64,
-    active: Active,
+    active: &'a mut Active,
     muxer: Muxer<'a>,
     buffer: Vec<u8>,
 }

@@ -7,7 +7,7 @@ mod device;
 mod handshake;
 mod muxer;
 
-pub use device::Vsock;
+pub use device::{Clients, Vsock};
 
 /// Context identifier of the host.
 const HOST_CID: u64 = 2;

@@ -83,6 +83,11 @@ impl<'a> Muxer<'a> {
         }
     }
 
+    /// Host programs that are connected, or in their handshake.
+    pub fn clients(&self) -> usize {
+        self.handshakes.len() + self.connections.len()
+    }
+
     /// Whether a packet waits for the guest.
     pub fn has_packet(&self) -> bool {
         !self.resets.is_empty() || !self.ready.is_empty()
@@ -113,7 +118,7 @@ impl<'a> Muxer<'a> {
                     return Ok(());
                 }
             };
-            if self.handshakes.len() + self.connections.len() >= CLIENTS_MAX {
+            if self.clients() >= CLIENTS_MAX {
                 tracing::warn!("a vsock client is refused: there are {CLIENTS_MAX} already");
                 continue;
             }

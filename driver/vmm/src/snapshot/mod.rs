@@ -1,0 +1,75 @@
+//! A machine's state in two files, from which other machines go on.
+//!
+//! `memory` is the guest's memory, sparse, mapped by every restored machine as its own copy; `state` is the rest. A
+//! machine can be restored only on the host and since the boot on which it was saved: the caller sees to that.
+
+mod controllers;
+mod files;
+
+use serde::{Deserialize, Serialize};
+
+pub use controllers::{Controllers, restore as restore_controllers, save as save_controllers};
+pub use files::{Snapshot, SnapshotFiles};
+
+use crate::config::{DiskAccess, MachineConfig};
+use crate::cpu::VcpuState;
+use crate::virtio::TransportState;
+
+/// What must be the same in a restored machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Number of vCPUs.
+    pub vcpus: u8,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Slots for disks.
+    pub disk_slots: Vec<DiskAccess>,
+    /// Permanent addresses of the slots for interfaces.
+    pub nic_slots: Vec<[u8; 6]>,
+    /// The guest's context identifier, if it has a socket device.
+    pub cid: Option<u32>,
+}
+
+impl Shape {
+    /// The shape of a machine to be.
+    pub fn of(config: &MachineConfig) -> Self {
+        Self {
+            vcpus: config.vcpus,
+            memory_mib: config.memory_mib,
+            disk_slots: config.disk_slots.clone(),
+            nic_slots: config.nic_slots.iter().map(|mac| mac.0).collect(),
+            cid: config.vsock.as_ref().map(|vsock| vsock.cid),
+        }
+    }
+}
+
+/// All of a machine but its memory.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MachineState {
+    /// What a restored machine must have in common.
+    pub shape: Shape,
+    /// One for each vCPU.
+    pub vcpus: Vec<VcpuState>,
+    /// Interrupt controllers, timer, clock.
+    pub controllers: Controllers,
+    /// The serial port.
+    pub serial: SerialState,
+    /// One for each device, in the order of their windows.
+    pub devices: Vec<TransportState>,
+}
+
+/// The serial port's registers; the names are those of the 16550.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct SerialState {
+    pub baud_divisor_low: u8,
+    pub baud_divisor_high: u8,
+    pub interrupt_enable: u8,
+    pub interrupt_identification: u8,
+    pub line_control: u8,
+    pub line_status: u8,
+    pub modem_control: u8,
+    pub modem_status: u8,
+    pub scratch: u8,
+    pub in_buffer: Vec<u8>,
+}

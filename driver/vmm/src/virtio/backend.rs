@@ -1,0 +1,144 @@
+
+use virtio_queue::{Queue, QueueT};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::worker::{Served, Worker};
+use super::{Active, Interrupt, Medium, VirtioDevice};
+use crate::hardware::event_fd;
+use crate::memory::Memory;
+use crate::{Error, Result};
+
+/// A device with its queues: at rest, or served by its worker.
+pub struct Backend {
+    memory: Memory,
+    interrupt: Interrupt,
+    notifications: Vec<EventFd>,
+    queue_sizes: &'static [u16],
+    owner: Owner,
+}
+
+enum Owner {
+    Rest(Box<dyn VirtioDevice>, Vec<Queue>),
+    Worker(Worker),
+    /// The worker panicked; only a new machine mends that.
+    Lost,
+}
+
+impl Backend {
+    /// A device at rest, its queues not set up.
+    pub fn new(device: Box<dyn VirtioDevice>, memory: Memory, interrupt: Interrupt) -> Result<Self> {
+        let queue_sizes = device.queue_sizes();
+        Ok(Self {
+            memory,
+            interrupt,
+            notifications: queue_sizes.iter().map(|_| event_fd()).collect::<Result<_>>()?,
+            queue_sizes,
+            owner: Owner::Rest(device, new_queues(queue_sizes)?),
+        })
+    }
+
+    /// Signalled when the driver has put buffers into a queue, one for each queue.
+    pub fn notifications(&self) -> &[EventFd] {
+        &self.notifications
+    }
+
+    /// Largest size of each queue.
+    pub fn queue_sizes(&self) -> &'static [u16] {
+        self.queue_sizes
+    }
+
+    /// The queues, while no worker has them.
+    pub fn queues(&mut self) -> Option<&mut Vec<Queue>> {
+        match &mut self.owner {
+            Owner::Rest(_, queues) => Some(queues),
+            Owner::Worker(_) | Owner::Lost => None,
+        }
+    }
+
+    /// Whether queue `index` is ready.
+    pub fn is_queue_ready(&self, index: usize) -> bool {
+        match &self.owner {
+            Owner::Rest(_, queues) => queues.get(index).is_some_and(QueueT::ready),
+            Owner::Worker(_) | Owner::Lost => false,
+        }
+    }
+
+    /// Checks the queues that the driver has set up.
+    pub fn check_queues(&mut self, event_idx: bool) -> Result<()> {
+        let memory = self.memory.clone();
+        for queue in self.queues().ok_or_else(lost)? {
+            queue.set_event_idx(event_idx);
+            if queue.ready() && !queue.is_valid(&memory) {
+                return Err(Error::Config("a queue lies outside guest memory".into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a worker serve the device, if there is anything in it to be served.
+    pub fn start(&mut self, features: u64) -> Result<()> {
+        let (device, queues) = match std::mem::replace(&mut self.owner, Owner::Lost) {
+            Owner::Rest(device, queues) if device.is_present() => (device, queues),
+            Owner::Lost => return Err(lost()),
+            other => {
+                self.owner = other;
+                return Ok(());
+            }
+        };
+        let copies = self.notifications.iter().map(EventFd::try_clone);
+        let active = Active {
+            memory: self.memory.clone(),
+            queues,
+            notifications: copies
+                .collect::<std::io::Result<_>>()
+                .map_err(Error::io("copy a notification"))?,
+            interrupt: self.interrupt.clone(),
+            features,
+            stop: event_fd()?,
+        };
+        // What the driver put into its queues while nobody served them is found at once.
+        for event in &self.notifications {
+            event.write(1).map_err(Error::io("signal a notification"))?;
+        }
+        self.owner = Owner::Worker(Worker::start(device, active)?);
+        Ok(())
+    }
+
+    /// Ends the worker, if there is one; the queues stay as they are.
+    pub fn stop(&mut self) {
+        self.owner = match std::mem::replace(&mut self.owner, Owner::Lost) {
+            Owner::Worker(worker) => match worker.stop() {
+                Some(Served { device, active }) => Owner::Rest(device, active.queues),
+                None => Owner::Lost,
+            },
+            rest => rest,
+        };
+    }
+
+    /// Ends the worker and forgets the queues.
+    pub fn reset(&mut self) {
+        self.stop();
+        if let (Owner::Rest(_, queues), Ok(unused)) = (&mut self.owner, new_queues(self.queue_sizes)) {
+            *queues = unused;
+        }
+    }
+
+    /// Puts `medium` into a slot at rest, or takes out what is in it; gives the new configuration space.
+    pub fn change(&mut self, medium: Option<Medium>) -> Result<Vec<u8>> {
+        let Owner::Rest(device, _) = &mut self.owner else { return Err(lost()) };
+        match medium {
+            Some(medium) => device.insert(medium)?,
+            None => device.eject()?,
+        }
+        Ok(device.config_space().to_vec())
+    }
+}
+
+fn new_queues(sizes: &[u16]) -> Result<Vec<Queue>> {
+    let queues = sizes.iter().map(|size| Queue::new(*size));
+    queues.collect::<std::result::Result<_, _>>().map_err(|e| Error::Config(e.to_string()))
+}
+
+fn lost() -> Error {
+    Error::Config("the device is lost: its thread panicked".into())
+}
