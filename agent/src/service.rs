@@ -1,5 +1,6 @@
 //! `AgentService` on vsock.
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +15,9 @@ use agent_protocol::messages::{
 use agent_protocol::service::{AgentService, create_agent_service};
 use agent_protocol::{AGENT_PORT, SANDBOX_DIR, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY};
 use async_trait::async_trait;
+use nix::libc::VMADDR_CID_HOST;
 use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
 use protobuf::MessageField;
 use tokio::sync::Notify;
 use ttrpc::asynchronous::{Server, TtrpcContext};
@@ -44,12 +47,24 @@ pub async fn serve() -> Result<()> {
         .bind(&format!("vsock://-1:{AGENT_PORT}"))?
         .register_service(create_agent_service(Arc::clone(&agent) as Arc<_>));
     server.start().await?;
+    knock();
     destroyed.notified().await;
     agent.containers.remove_all().await;
     server.shutdown().await?;
     nix::unistd::sync();
     reboot(RebootMode::RB_AUTOBOOT).map_err(Error::io("stop the guest"))?;
     Ok(())
+}
+
+/// Tells the host that this agent listens, by trying to connect to it. Whether it lets us is of no matter.
+fn knock() {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let tried = socket(AddressFamily::Vsock, SockType::Stream, flags, None)
+        .and_then(|socket| connect(socket.as_raw_fd(), &VsockAddr::new(VMADDR_CID_HOST, AGENT_PORT)));
+    match tried {
+        Ok(()) | Err(nix::Error::EINPROGRESS) => {}
+        Err(e) => tracing::warn!("the host cannot be told that the agent listens: {e}"),
+    }
 }
 
 impl Agent {

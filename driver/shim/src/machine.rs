@@ -1,7 +1,7 @@
 //! From a sandbox's plan to its machine.
 
 use std::fs::{self, File};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use shim_control::{Disk, DiskSlot, Nic, Origin, SandboxDir, SandboxPlan};
@@ -22,6 +22,8 @@ pub struct Started {
     pub machine: Machine,
     /// Whether it goes on from a template.
     pub from_template: bool,
+    /// Readable when the guest's agent listens, as our own does it known.
+    pub knock: UnixStream,
     /// What is to be put into its slots.
     pub media: Media,
     /// Where its state is to be saved.
@@ -32,14 +34,16 @@ pub struct Started {
 pub fn start(folder: &SandboxDir, plan: &SandboxPlan) -> Result<Started> {
     let listener =
         UnixListener::bind(folder.vsock_socket()).map_err(Error::io("listen for vsock clients"))?;
+    let (knock, knocking) = UnixStream::pair().map_err(Error::io("make a pair of sockets"))?;
+    let vsock = Vsock { listener, knock: knocking };
     let media = Media::open(plan)?;
     let template = match plan.origin {
         Origin::BootAndSave => Some(TemplateFiles::create(folder)?),
         Origin::Boot | Origin::Template(_) => None,
     };
     if let Origin::Template(path) = &plan.origin {
-        match restore(plan, &listener, path) {
-            Ok(machine) => return Ok(Started { machine, from_template: true, media, template }),
+        match restore(plan, &vsock, path) {
+            Ok(machine) => return Ok(Started { machine, from_template: true, knock, media, template }),
             Err(e) => tracing::warn!("the template {} is not used, the guest boots: {e}", path.display()),
         }
     }
@@ -48,23 +52,37 @@ pub fn start(folder: &SandboxDir, plan: &SandboxPlan) -> Result<Started> {
         initrd: plan.image.clone(),
         command_line: String::new(),
     };
-    let machine = Machine::boot(config(plan, &listener)?, &boot)?;
-    Ok(Started { machine, from_template: false, media, template })
+    let machine = Machine::boot(config(plan, &vsock)?, &boot)?;
+    Ok(Started { machine, from_template: false, knock, media, template })
 }
 
-fn restore(plan: &SandboxPlan, listener: &UnixListener, template: &Path) -> Result<Machine> {
+/// The host side of the guest's socket device.
+struct Vsock {
+    listener: UnixListener,
+    knock: UnixStream,
+}
+
+impl Vsock {
+    /// A copy for one machine: where one cannot be restored another is booted.
+    fn config(&self) -> Result<VsockConfig> {
+        let listener = self.listener.try_clone().map_err(Error::io("copy the vsock listener"))?;
+        let knock = self.knock.try_clone().map_err(Error::io("copy a socket"))?;
+        Ok(VsockConfig { cid: GUEST_CID, listener, knock })
+    }
+}
+
+fn restore(plan: &SandboxPlan, vsock: &Vsock, template: &Path) -> Result<Machine> {
     let snapshot = Snapshot::open(template)?;
-    Ok(Machine::restore(config(plan, listener)?, &snapshot)?)
+    Ok(Machine::restore(config(plan, vsock)?, &snapshot)?)
 }
 
-fn config(plan: &SandboxPlan, listener: &UnixListener) -> Result<MachineConfig> {
-    let listener = listener.try_clone().map_err(Error::io("copy the vsock listener"))?;
+fn config(plan: &SandboxPlan, vsock: &Vsock) -> Result<MachineConfig> {
     Ok(MachineConfig {
         vcpus: plan.vcpus,
         memory_mib: plan.memory_mib,
         disk_slots: plan.disk_slots.iter().map(access).collect(),
         nic_slots: (0..plan.nic_slots).map(slot_address).collect(),
-        vsock: Some(VsockConfig { cid: GUEST_CID, listener }),
+        vsock: Some(vsock.config()?),
     })
 }
 

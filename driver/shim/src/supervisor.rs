@@ -11,6 +11,7 @@ use shim_control::{
     Stage, Stats,
 };
 use time::OffsetDateTime;
+use tokio::net::UnixStream;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
 use vmm::{GuestExit, Machine};
@@ -40,6 +41,7 @@ pub struct Supervisor {
 
 /// What is done with a guest whose agent answers before anything else.
 struct Preparations {
+    knock: std::os::unix::net::UnixStream,
     media: Media,
     template: Option<TemplateFiles>,
 }
@@ -60,7 +62,7 @@ pub fn run(folder: SandboxDir) -> Result<()> {
         from_template: started.as_ref().is_ok_and(|started| started.from_template),
         stages,
     };
-    let Started { machine, media, template, .. } = match started {
+    let Started { machine, knock, media, template, .. } = match started {
         Ok(started) => started,
         Err(e) => {
             let failed = SandboxState { phase: Phase::Failed { reason: e.to_string() }, ..state };
@@ -78,7 +80,7 @@ pub fn run(folder: SandboxDir) -> Result<()> {
             folder,
             plan,
             machine,
-            preparations: Mutex::new(Some(Preparations { media, template })),
+            preparations: Mutex::new(Some(Preparations { knock, media, template })),
             agent: OnceCell::new(),
             log: Arc::new(Mutex::new(log)),
             output: Mutex::default(),
@@ -111,14 +113,16 @@ impl Supervisor {
 
     async fn set_up_guest(self: &Arc<Self>) -> Result<()> {
         let socket = self.folder.vsock_socket();
-        let mut agent = agent::connect(&socket).await?;
-        self.reached(Stage::AgentReady);
         let preparations = self.preparations.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Preparations { media, template }) = preparations else { return Ok(()) };
+        let Some(Preparations { knock, media, template }) = preparations else { return Ok(()) };
+        let knock = knock.set_nonblocking(true).and_then(|()| UnixStream::from_std(knock));
+        let knock = knock.map_err(Error::io("watch for the guest's knock"))?;
+        let mut agent = agent::connect(&socket, &knock).await?;
+        self.reached(Stage::AgentReady);
         if let Some(template) = template {
             drop(agent);
             self.save_template(template).await?;
-            agent = agent::connect(&socket).await?;
+            agent = agent::connect(&socket, &knock).await?;
         }
         media.insert(&self.machine)?;
         guest::set_up(&agent, &self.plan).await?;

@@ -1,6 +1,6 @@
 use std::fmt;
 use std::fs::File;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -99,6 +99,8 @@ pub struct VsockConfig {
     pub cid: u32,
     /// Where host programs connect, sending `CONNECT <port>\n` first.
     pub listener: UnixListener,
+    /// Gets a byte when the guest tries to connect to the host. That is refused, but tells that the guest is up.
+    pub knock: UnixStream,
 }
 
 /// An Ethernet address.

@@ -1,4 +1,4 @@
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -43,6 +43,7 @@ pub struct Vsock {
     clients: Clients,
     cid: u64,
     listener: UnixListener,
+    knock: UnixStream,
     config: [u8; 8],
 }
 
@@ -53,7 +54,9 @@ impl Vsock {
             return Err(Error::Config(format!("the vsock context identifier {} is reserved", config.cid)));
         }
         let cid = u64::from(config.cid);
-        Ok(Self { clients, cid, listener: config.listener, config: cid.to_le_bytes() })
+        let VsockConfig { listener, knock, .. } = config;
+        knock.set_nonblocking(true).map_err(Error::io("make a socket non-blocking"))?;
+        Ok(Self { clients, cid, listener, knock, config: cid.to_le_bytes() })
     }
 }
 
@@ -79,7 +82,7 @@ impl VirtioDevice for Vsock {
         poll.add(&active.notifications[RECEIVE], TOKEN_RECEIVE, EventSet::IN)?;
         poll.add(&active.notifications[TRANSMIT], TOKEN_TRANSMIT, EventSet::IN)?;
         poll.add(&active.stop, TOKEN_STOP, EventSet::IN)?;
-        let muxer = Muxer::new(&self.listener, &poll)?;
+        let muxer = Muxer::new(&self.listener, &self.knock, &poll)?;
         let mut server = Server { cid: self.cid, active, muxer, buffer: vec![0; DATA_MAX as usize] };
         loop {
             for ready in poll.wait()? {

@@ -1,7 +1,8 @@
 //! All connections of one guest, and the clients that wait for one.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::unix::net::UnixListener;
+use std::io::Write;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use vmm_sys_util::epoll::EventSet;
 
@@ -22,6 +23,7 @@ const RESETS_MAX: usize = 256;
 /// The host side of the device.
 pub struct Muxer<'a> {
     listener: &'a UnixListener,
+    knock: &'a UnixStream,
     handshakes: BTreeMap<u32, Handshake>,
     connections: BTreeMap<u32, Connection>,
     /// Ports whose connections may have packets, in the order in which they are served.
@@ -31,12 +33,13 @@ pub struct Muxer<'a> {
 }
 
 impl<'a> Muxer<'a> {
-    /// A muxer for clients of `listener`, which is added to `poll`.
-    pub fn new(listener: &'a UnixListener, poll: &Poll) -> Result<Self> {
+    /// A muxer for clients of `listener`, which is added to `poll`. `knock` hears of a guest's own attempts.
+    pub fn new(listener: &'a UnixListener, knock: &'a UnixStream, poll: &Poll) -> Result<Self> {
         listener.set_nonblocking(true).map_err(Error::io("make the vsock listener non-blocking"))?;
         poll.add(listener, TOKEN_LISTENER, EventSet::IN)?;
         Ok(Self {
             listener,
+            knock,
             handshakes: BTreeMap::new(),
             connections: BTreeMap::new(),
             ready: VecDeque::new(),
@@ -76,6 +79,10 @@ impl<'a> Muxer<'a> {
                 self.settle(poll, header.host_port)
             }
             None if header.op != Op::Reset && self.resets.len() < RESETS_MAX => {
+                if header.op == Op::Request {
+                    // One byte that waits to be read says all.
+                    let _ = self.knock.write(&[0]);
+                }
                 self.resets.push_back(Header { op: Op::Reset, flags: 0, buf_alloc: 0, fwd_cnt: 0, ..header });
                 Ok(())
             }
