@@ -29,7 +29,8 @@ pub fn reseed(seed: &[u8]) -> Result<()> {
 /// Sets the clock to a time since the epoch.
 pub fn set_time(seconds: i64, microseconds: i64) -> Result<()> {
     let failed = Error::io("set the clock");
-    let Some(nanoseconds) = microseconds.checked_mul(MICROSECOND).filter(|part| (0..1_000_000_000).contains(part))
+    let Some(nanoseconds) =
+        microseconds.checked_mul(MICROSECOND).filter(|part| (0..1_000_000_000).contains(part))
     else {
         return Err(failed(nix::Error::EINVAL));
     };

@@ -135,7 +135,8 @@ fn hex(bytes: &[u8]) -> String {
 
 fn parse_hex(address: &str) -> Result<Vec<u8>> {
     let octets = address.split(':').map(|octet| u8::from_str_radix(octet, 16));
-    let octets: Vec<_> = octets.collect::<std::result::Result<_, _>>().map_err(|_| Error::Address(address.to_owned()))?;
+    let octets: Vec<_> =
+        octets.collect::<std::result::Result<_, _>>().map_err(|_| Error::Address(address.to_owned()))?;
     if octets.len() == HARDWARE_ADDRESS_SIZE { Ok(octets) } else { Err(Error::Address(address.to_owned())) }
 }
 

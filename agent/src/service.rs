@@ -8,9 +8,9 @@ use agent_protocol::messages::{
     AgentDetails, CloseStdinRequest, CopyFileRequest, CreateContainerRequest, CreateSandboxRequest,
     DestroySandboxRequest, Empty, ExecProcessRequest, GuestDetailsRequest, GuestDetailsResponse, Interface,
     ReadStreamRequest, ReadStreamResponse, RemoveContainerRequest, ReseedRandomDevRequest, Routes,
-    SetGuestDateTimeRequest, SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest,
-    UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
-    WriteStreamResponse,
+    SetGuestDateTimeRequest, SignalProcessRequest, StartContainerRequest, StatsContainerRequest,
+    StatsContainerResponse, TtyWinResizeRequest, UpdateInterfaceRequest, UpdateRoutesRequest,
+    WaitProcessRequest, WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
 };
 use agent_protocol::service::{AgentService, create_agent_service};
 use agent_protocol::{AGENT_PORT, SANDBOX_DIR, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY};

@@ -43,7 +43,9 @@ pub fn run() {
         restored.push(runtime.block_on(start_ours(folder.path(), Some("benchmark"))));
     }
     let qemu = median(theirs);
-    println!("Seconds, medians of {ROUNDS} starts each; columns after the first count from the shim's first instruction");
+    println!(
+        "Seconds, medians of {ROUNDS} starts each; columns after the first count from the shim's first instruction"
+    );
     println!("                 answer   built  entered  agent  network");
     print_row("making template", &[making]);
     let own = print_row("cold", &cold);
@@ -75,6 +77,9 @@ async fn start_ours(folder: &Path, template_group: Option<&str>) -> Ours {
         image: devstack().join("guest.initrd"),
         templates: folder.join("templates"),
         template_bytes: 1 << 30,
+        users: folder.join("users"),
+        first_user: 2_000_000_000,
+        cgroup: "zun-kata-tests".into(),
         memory_overhead_mib: OVERHEAD_MIB,
         log_file_bytes: 1 << 20,
         log_files: 1,

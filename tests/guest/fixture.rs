@@ -31,6 +31,9 @@ impl Fixture {
             image: devstack().join("guest.initrd"),
             templates: folder.path().join("templates"),
             template_bytes: 1 << 30,
+            users: folder.path().join("users"),
+            first_user: 2_000_000_000,
+            cgroup: "zun-kata-tests".into(),
             memory_overhead_mib: 64,
             log_file_bytes: LOG_FILE_BYTES,
             log_files: 3,
@@ -62,6 +65,11 @@ impl Fixture {
             ends_with: Some("c".into()),
             template_group: None,
         }
+    }
+
+    /// One that goes on from a template of its group.
+    pub fn spec_of_group(&self, group: &str) -> SandboxSpec {
+        SandboxSpec { template_group: Some(group.into()), ..self.spec(1.0) }
     }
 
     /// A sandbox whose guest is ready.
@@ -100,6 +108,10 @@ impl Fixture {
         let left = Command::new("pgrep").args(["-f", &folder]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&left.stdout), "");
         assert_eq!(self.host().list().unwrap(), Vec::<String>::new());
+        let users = fs::read_dir(self.folder.path().join("users")).unwrap();
+        assert_eq!(users.count(), 0, "users are given up");
+        let groups = fs::read_dir("/sys/fs/cgroup/zun-kata-tests").unwrap();
+        assert_eq!(groups.filter(|group| group.as_ref().unwrap().path().is_dir()).count(), 0, "and groups");
     }
 }
 

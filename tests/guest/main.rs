@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod confinement;
 mod fixture;
 
 use std::sync::Arc;
@@ -68,9 +69,8 @@ async fn a_guest_has_the_cpus_that_were_asked_for() {
 }
 
 /// Resident memory of a sandbox's shim, its guest's included, in MiB.
-async fn resident_mib(sandbox: &sandbox::Sandbox) -> u64 {
-    let Situation::Live(state) = sandbox.situation().await else { panic!("it does not live") };
-    let status = std::fs::read_to_string(format!("/proc/{}/status", state.shim_pid)).unwrap();
+fn resident_mib(sandbox: &sandbox::Sandbox) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", sandbox.shim_pid().unwrap())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
 }
@@ -79,7 +79,7 @@ async fn resident_mib(sandbox: &sandbox::Sandbox) -> u64 {
 async fn wait_for_resident(sandbox: &sandbox::Sandbox, what: &str, good: impl Fn(u64) -> bool) {
     let mut now = 0;
     for _ in 0..600 {
-        now = resident_mib(sandbox).await;
+        now = resident_mib(sandbox);
         if good(now) {
             return;
         }
@@ -94,7 +94,7 @@ async fn memory_that_a_guest_frees_goes_back_to_the_host() {
     let fixture = Fixture::new();
     let sandbox = fixture.start("c", 1.0).await;
     sandbox.run(&spec("c", &LONG)).await.unwrap();
-    let before = resident_mib(&sandbox).await;
+    let before = resident_mib(&sandbox);
     let fill = "dd if=/dev/zero of=/dev/shm/x bs=1M count=60 2>/dev/null";
     assert_eq!(sandbox.exec(fixture::exec("c", &["sh", "-c", fill])).await.unwrap().status, 0);
     wait_for_resident(&sandbox, "the guest has taken memory", |now| now > before + 50).await;
@@ -248,8 +248,7 @@ async fn a_shim_that_is_killed_ends_its_containers() {
     let fixture = Fixture::new();
     let sandbox = fixture.start("c", 1.0).await;
     sandbox.run(&spec("c", &LONG)).await.unwrap();
-    let Situation::Live(state) = sandbox.situation().await else { panic!("it does not live") };
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(state.shim_pid).unwrap());
+    let pid = sandbox.shim_pid().unwrap();
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     sandbox.kill().await.unwrap();
     let Situation::Over(state) = sandbox.situation().await else { panic!("it is not over") };
@@ -268,7 +267,7 @@ async fn a_log_is_rotated_and_kept() {
     assert_eq!(sandbox.wait("c").await.unwrap().status, 0);
     let logs = sandbox.logs(&query()).unwrap();
     assert!(logs.ends_with("line 39999\n"), "the end of the log is kept");
-    let files = std::fs::read_dir(sandbox.path()).unwrap().map(Result::unwrap);
+    let files = std::fs::read_dir(sandbox.path().join("run")).unwrap().map(Result::unwrap);
     let sizes: Vec<u64> = files
         .filter(|file| file.file_name().to_string_lossy().starts_with("container.log"))
         .map(|file| file.metadata().unwrap().len())

@@ -99,6 +99,10 @@ pub struct Kata {
     pub template_scope: TemplateScope,
     /// MiB that templates may take together.
     pub template_cache_size: u64,
+    /// The first of 65,536 users of this host as which shims run.
+    pub first_user: u32,
+    /// The control group below which each sandbox has its own.
+    pub cgroup: PathBuf,
     /// Memory in MiB that a guest gets above its containers'.
     pub memory_overhead: u64,
     /// MiB of one log file.
@@ -206,6 +210,8 @@ impl Default for Kata {
             image: "/usr/share/zun-kata/guest.initrd".into(),
             template_scope: TemplateScope::Project,
             template_cache_size: 4096,
+            first_user: 2_000_000_000,
+            cgroup: "zun-kata".into(),
             memory_overhead: 64,
             log_file_size: 10,
             log_files: 3,
@@ -255,6 +261,9 @@ impl Options {
             image: kata.image.clone(),
             templates: kata.state_path.join("templates"),
             template_bytes: kata.template_cache_size * MEBIBYTE,
+            users: kata.state_path.join("users"),
+            first_user: kata.first_user,
+            cgroup: kata.cgroup.clone(),
             memory_overhead_mib: kata.memory_overhead,
             log_file_bytes: kata.log_file_size * MEBIBYTE,
             log_files: kata.log_files,

@@ -15,6 +15,8 @@ pub enum Error {
     Cpus { asked: f32, most: u8 },
     #[error("{asked} network interfaces are more than the {most} that a sandbox can have")]
     Nics { asked: usize, most: u8 },
+    #[error("no user is left for another sandbox: all {count} are taken")]
+    Users { count: u32 },
     #[error("the disk of the container cannot be made: {0}")]
     Disk(String),
     #[error("the sandbox did not start: {0}")]

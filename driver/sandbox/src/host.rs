@@ -7,16 +7,18 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal as UnixSignal, kill};
 use nix::unistd::Pid;
 use shim_control::{
-    Client, ClientError, ContainerExit, Exec, ExecResult, Origin, Phase, SandboxDir, SandboxPlan, SandboxState,
-    Signal, SignalTarget, Stats,
+    Client, ClientError, ContainerExit, Exec, ExecResult, Origin, Phase, SandboxDir, SandboxPlan,
+    SandboxState, Signal, SignalTarget, Stats,
 };
 
+use crate::cgroup::{Cgroups, Limits};
 use crate::container::ContainerSpec;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::launch::{self, SandboxSpec};
+use crate::launch::{self, Allotment, SandboxSpec};
 use crate::logs::{self, LogQuery};
 use crate::templates::Templates;
+use crate::users::Users;
 
 /// How long a shim that was killed may take to go.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +41,12 @@ pub struct HostOptions {
     pub templates: PathBuf,
     /// Bytes that all templates together may take.
     pub template_bytes: u64,
+    /// Where it is kept which user of the host is which sandbox's.
+    pub users: PathBuf,
+    /// The first of the users that are sandboxes'.
+    pub first_user: u32,
+    /// The control group below which each sandbox has its own, relative to the root of all.
+    pub cgroup: PathBuf,
     /// Bytes of one log file.
     pub log_file_bytes: u64,
     /// Log files kept.
@@ -50,6 +58,8 @@ pub struct HostOptions {
 pub struct Host {
     options: HostOptions,
     templates: Templates,
+    users: Users,
+    cgroups: Option<Cgroups>,
 }
 
 /// One sandbox, running or not.
@@ -57,8 +67,7 @@ pub struct Host {
 pub struct Sandbox {
     id: String,
     folder: SandboxDir,
-    options: HostOptions,
-    templates: Templates,
+    host: Host,
 }
 
 /// What has become of a sandbox.
@@ -89,14 +98,18 @@ impl Host {
             .create(folder)
             .map_err(Error::io("make", folder))?;
         let templates = Templates::open(&options.templates, options.template_bytes)?;
-        Ok(Self { options, templates })
+        let users = Users::open(&options.users, options.first_user)?;
+        let cgroups = Cgroups::open(&options.cgroup)?;
+        if cgroups.is_none() {
+            tracing::warn!("this host has no cgroup v2: what sandboxes take is not limited");
+        }
+        Ok(Self { options, templates, users, cgroups })
     }
 
     /// The sandbox `id`, whether it exists or not.
     pub fn sandbox(&self, id: &str) -> Sandbox {
         let folder = SandboxDir::new(self.options.folder.join(id));
-        let (options, templates) = (self.options.clone(), self.templates.clone());
-        Sandbox { id: id.to_owned(), folder, options, templates }
+        Sandbox { id: id.to_owned(), folder, host: self.clone() }
     }
 
     /// Identifiers of all sandboxes that have a folder.
@@ -135,28 +148,38 @@ impl Sandbox {
     pub async fn start(&self, spec: &SandboxSpec) -> Result<SandboxState> {
         spec.validate()?;
         let disk = self.disk();
-        let mut plan = spec.plan(&self.id, &self.options, Some(disk.as_path()).filter(|disk| disk.exists()));
+        let Host { options, templates, .. } = &self.host;
+        let disk = Some(disk.as_path()).filter(|disk| disk.exists());
+        let mut plan = spec.plan(&self.id, options, disk, self.allot(spec)?);
         let Some(group) = &spec.template_group else { return self.launch(&plan).await };
-        let start = self.templates.start(group, &plan, &self.options.shim)?;
+        let start = templates.start(group, &plan, &options.shim)?;
         plan.origin = start.origin.clone();
         let mut launched = self.launch(&plan).await;
         if let (Err(e), Origin::Template(template)) = (&launched, &start.origin) {
             tracing::warn!(template = %template.display(), "a template is forgotten, the guest boots: {e}");
-            self.templates.discard(template)?;
+            templates.discard(template)?;
             plan.origin = Origin::Boot;
             launched = self.launch(&plan).await;
         }
         if launched.is_ok()
-            && let Err(e) = self.templates.finish(start, &self.folder.template())
+            && let Err(e) = templates.finish(start, &self.folder.run().template())
         {
             tracing::warn!("the sandbox goes on without its template being kept: {e}");
         }
         launched
     }
 
+    /// What it has for itself on this host; the same at each start.
+    fn allot(&self, spec: &SandboxSpec) -> Result<Allotment> {
+        let Host { options, users, cgroups, .. } = &self.host;
+        let limits = Limits { cpus: spec.cpus, memory_mib: spec.memory_mib + options.memory_overhead_mib };
+        let cgroup = cgroups.as_ref().map(|cgroups| cgroups.limit(&self.id, limits)).transpose()?;
+        Ok(Allotment { user: users.claim(self.folder.path())?, cgroup })
+    }
+
     async fn launch(&self, plan: &SandboxPlan) -> Result<SandboxState> {
         self.folder.write_plan(plan).map_err(Error::io("write the plan in", self.folder.path()))?;
-        let started = launch::start(&self.folder, &self.options).await;
+        let started = launch::start(&self.folder, &self.host.options).await;
         if started.is_err() {
             self.kill().await?;
         }
@@ -190,7 +213,7 @@ impl Sandbox {
     fn written_situation(&self) -> Situation {
         // Looked for first: what a shim wrote is final once it is gone.
         let shim_lives = self.shim_pid().is_some();
-        match self.folder.read_state() {
+        match self.folder.run().read_state() {
             Ok(state) if !state.is_live() => Situation::Over(state),
             Ok(state) if shim_lives => Situation::Live(state),
             // The shim died without a word: its containers ended with it, killed.
@@ -243,7 +266,7 @@ impl Sandbox {
 
     /// A container's log.
     pub fn logs(&self, query: &LogQuery) -> Result<String> {
-        logs::read(&self.folder.log(), query)
+        logs::read(&self.folder.run().log(), query)
     }
 
     /// Ends the guest in order. One that has ended is as good.
@@ -270,11 +293,15 @@ impl Sandbox {
     /// Ends the guest and removes all that belongs to the sandbox.
     pub async fn delete(&self) -> Result<()> {
         self.kill().await?;
+        if let Some(cgroups) = &self.host.cgroups {
+            cgroups.remove(&self.id).await?;
+        }
+        self.host.users.release(self.folder.path())?;
         self.remove_folder()
     }
 
     /// The shim's process, found by what it was started on: a number in a file may be another's by now.
-    fn shim_pid(&self) -> Option<Pid> {
+    pub fn shim_pid(&self) -> Option<Pid> {
         let wanted = self.folder.path().as_os_str().as_encoded_bytes();
         let processes = fs::read_dir("/proc").ok()?;
         processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).map(Pid::from_raw).find(
@@ -283,7 +310,7 @@ impl Sandbox {
                 let mut words = command.split(|byte| *byte == 0);
                 let program =
                     words.next().map(|word| Path::new(std::str::from_utf8(word).unwrap_or_default()));
-                let is_shim = program.and_then(Path::file_name) == self.options.shim.file_name();
+                let is_shim = program.and_then(Path::file_name) == self.host.options.shim.file_name();
                 is_shim && words.next() == Some(wanted)
             },
         )

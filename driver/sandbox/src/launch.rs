@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use shim_control::{
     Client, ClientError, Disk, DiskSlot, LogLimits, Nic, Origin, Phase, SandboxDir, SandboxPlan, SandboxState,
 };
+use tokio::io::AsyncReadExt;
 
 use crate::error::{Error, Result};
 use crate::host::HostOptions;
@@ -45,6 +47,14 @@ pub struct SandboxSpec {
     pub template_group: Option<String>,
 }
 
+/// What of the host a sandbox has for itself.
+pub struct Allotment {
+    /// Its user.
+    pub user: u32,
+    /// Its control group.
+    pub cgroup: Option<PathBuf>,
+}
+
 /// A guest's network.
 #[derive(Debug, Clone, Default)]
 pub struct GuestNetwork {
@@ -60,6 +70,9 @@ impl SandboxSpec {
         if self.memory_mib < MEMORY_MIN_MIB {
             return Err(Error::Memory { asked: self.memory_mib, least: MEMORY_MIN_MIB });
         }
+        if self.cpus <= 0.0 || !self.cpus.is_finite() {
+            return Err(Error::Cpus { asked: self.cpus, most: VCPUS_MAX });
+        }
         if self.network.nics.len() > usize::from(NIC_SLOTS) {
             return Err(Error::Nics { asked: self.network.nics.len(), most: NIC_SLOTS });
         }
@@ -69,13 +82,15 @@ impl SandboxSpec {
         Ok(())
     }
 
-    pub(crate) fn plan(&self, id: &str, options: &HostOptions, disk: Option<&Path>) -> SandboxPlan {
-        let image = self.rootfs.as_deref().map(|path| Disk {
-            path: path.to_owned(),
-            serial: "image".into(),
-        });
-        let writable =
-            disk.map(|path| Disk { path: path.to_owned(), serial: "writable".into() });
+    pub(crate) fn plan(
+        &self,
+        id: &str,
+        options: &HostOptions,
+        disk: Option<&Path>,
+        host: Allotment,
+    ) -> SandboxPlan {
+        let image = self.rootfs.as_deref().map(|path| Disk { path: path.to_owned(), serial: "image".into() });
+        let writable = disk.map(|path| Disk { path: path.to_owned(), serial: "writable".into() });
         SandboxPlan {
             id: id.to_owned(),
             vcpus: self.cpus.ceil().clamp(1.0, f32::from(VCPUS_MAX)) as u8,
@@ -85,6 +100,8 @@ impl SandboxSpec {
             hostname: self.hostname.clone(),
             dns: self.network.dns.clone(),
             hosts: self.hosts(),
+            user: host.user,
+            cgroup: host.cgroup,
             origin: Origin::Boot,
             disk_slots: DISK_SLOTS.to_vec(),
             nic_slots: NIC_SLOTS,
@@ -111,10 +128,14 @@ pub async fn start(folder: &SandboxDir, options: &HostOptions) -> Result<Sandbox
     let mut shim = tokio::process::Command::from(command(folder, options, log))
         .spawn()
         .map_err(Error::io("run", &options.shim))?;
-    let pid = shim.id();
-    tracing::debug!(pid, "shim started");
-    // Collects the process when it ends, however late that is.
-    let ended = tokio::spawn(async move { shim.wait().await });
+    // The process that was started makes another and ends; that one holds the pipe, into which nothing is written.
+    let lives = shim.stdout.take();
+    let ended = tokio::spawn(async move {
+        if let Some(mut lives) = lives {
+            let _ = lives.read(&mut [0; 1]).await;
+        }
+    });
+    shim.wait().await.map_err(Error::io("wait for", &options.shim))?;
     let client = Client::new(folder.control_socket());
     // The socket appears a little before the shim listens on it.
     let ready = async {
@@ -129,7 +150,7 @@ pub async fn start(folder: &SandboxDir, options: &HostOptions) -> Result<Sandbox
     };
     let state = match tokio::time::timeout(READY_TIMEOUT, ready).await {
         Ok(Ok(state)) => state,
-        Ok(Err(e)) => folder.read_state().map_err(|_| Error::Start(reason(folder, &e.to_string())))?,
+        Ok(Err(e)) => folder.run().read_state().map_err(|_| Error::Start(reason(folder, &e.to_string())))?,
         Err(_) => {
             return Err(Error::Start(format!(
                 "its shim does not answer within {} s",
@@ -161,13 +182,20 @@ fn command(folder: &SandboxDir, options: &HostOptions, log: File) -> Command {
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("RUST_LOG", "info")
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::from(log));
     command
 }
 
 fn forget_last_run(folder: &SandboxDir) -> Result<()> {
-    for path in [folder.control_socket(), folder.vsock_socket(), folder.path().join("state.json")] {
+    let run = folder.run();
+    match std::fs::DirBuilder::new().mode(0o700).create(run.path()) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Error::io("make", run.path())(e));
+        }
+        _ => {}
+    }
+    for path in [folder.control_socket(), run.vsock_socket(), run.state()] {
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", path)(e)),
             _ => {}

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cgroup;
 mod container;
 mod disk;
 mod error;
@@ -12,6 +13,7 @@ mod logs;
 mod probe;
 mod signals;
 mod templates;
+mod users;
 
 pub use container::{ContainerSpec, process};
 pub use error::{Error, Result};

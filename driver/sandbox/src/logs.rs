@@ -1,10 +1,9 @@
 //! Reading a container's log.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use shim_control::{LogEntry, LogStream};
+use shim_control::{LogEntry, LogStream, open_untrusted};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -49,7 +48,7 @@ impl LogQuery {
 pub fn read(path: &Path, query: &LogQuery) -> Result<String> {
     let mut entries = Vec::new();
     for file in files(path) {
-        let reader = BufReader::new(File::open(&file).map_err(Error::io("open", &file))?);
+        let reader = BufReader::new(open_untrusted(&file).map_err(Error::io("open", &file))?);
         for line in reader.lines() {
             let line = line.map_err(Error::io("read", &file))?;
             // A line that is being written just now is not whole.

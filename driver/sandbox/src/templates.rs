@@ -228,6 +228,8 @@ mod tests {
                 hostname: String::new(),
                 dns: Vec::new(),
                 hosts: String::new(),
+                user: 1,
+                cgroup: None,
                 origin: Origin::Boot,
                 disk_slots: vec![DiskSlot::ReadOnly],
                 nic_slots: 1,
@@ -300,7 +302,8 @@ mod tests {
         }
         assert!(matches!(fixture.start(&templates, "a").origin, Origin::Template(_)));
         fixture.make(&templates, "c", 1 << 20);
-        let left = ["a", "b", "c"].map(|group| matches!(fixture.start(&templates, group).origin, Origin::Template(_)));
+        let left = ["a", "b", "c"]
+            .map(|group| matches!(fixture.start(&templates, group).origin, Origin::Template(_)));
         assert_eq!(left, [true, false, true]);
     }
 

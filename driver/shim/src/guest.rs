@@ -1,7 +1,5 @@
 //! What a fresh guest is told: the time, random bytes, its name, its files, its network.
 
-use std::fs::File;
-use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -50,7 +48,7 @@ pub async fn set_up(agent: &AgentServiceClient, plan: &SandboxPlan) -> Result<()
 /// it: both are replaced before any container starts.
 async fn make_unique(agent: &AgentServiceClient) -> Result<()> {
     let mut data = vec![0; SEED_SIZE];
-    File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut data)).map_err(Error::io("read random bytes"))?;
+    getrandom::fill(&mut data).map_err(|e| Error::io("get random bytes")(std::io::Error::from(e)))?;
     agent.reseed_random_dev(deadline(), &ReseedRandomDevRequest { data, ..Default::default() }).await?;
     let now = OffsetDateTime::now_utc();
     let time = SetGuestDateTimeRequest {

@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use shim_control::{Disk, DiskSlot, Nic, Origin, SandboxDir, SandboxPlan};
+use shim_control::{Disk, DiskSlot, Nic, Origin, RunDir, SandboxPlan};
 use vmm::{
-    BootConfig, DiskAccess, DiskConfig, MacAddress, Machine, MachineConfig, NicConfig, Snapshot, SnapshotFiles,
-    VsockConfig,
+    Assembly, BootConfig, DiskAccess, DiskConfig, MacAddress, Machine, MachineConfig, NicConfig, Snapshot,
+    SnapshotFiles, VsockConfig,
 };
 
 use crate::error::{Error, Result};
@@ -16,10 +16,10 @@ use crate::tap;
 /// Each machine has its own host socket, so that all guests can have the same context identifier.
 const GUEST_CID: u32 = 3;
 
-/// A machine that runs, and what is opened for it.
-pub struct Started {
+/// A machine that is built, and what is opened for it.
+pub struct Prepared {
     /// The machine.
-    pub machine: Machine,
+    pub machine: Assembly,
     /// Whether it goes on from a template.
     pub from_template: bool,
     /// Readable when the guest's agent listens, as our own does it known.
@@ -30,8 +30,8 @@ pub struct Started {
     pub template: Option<TemplateFiles>,
 }
 
-/// Opens what the plan names and starts the machine.
-pub fn start(folder: &SandboxDir, plan: &SandboxPlan) -> Result<Started> {
+/// Opens what the plan names and builds the machine. After this nothing of the host need be opened any more.
+pub fn prepare(folder: &RunDir, plan: &SandboxPlan) -> Result<Prepared> {
     let listener =
         UnixListener::bind(folder.vsock_socket()).map_err(Error::io("listen for vsock clients"))?;
     let (knock, knocking) = UnixStream::pair().map_err(Error::io("make a pair of sockets"))?;
@@ -43,17 +43,14 @@ pub fn start(folder: &SandboxDir, plan: &SandboxPlan) -> Result<Started> {
     };
     if let Origin::Template(path) = &plan.origin {
         match restore(plan, &vsock, path) {
-            Ok(machine) => return Ok(Started { machine, from_template: true, knock, media, template }),
+            Ok(machine) => return Ok(Prepared { machine, from_template: true, knock, media, template }),
             Err(e) => tracing::warn!("the template {} is not used, the guest boots: {e}", path.display()),
         }
     }
-    let boot = BootConfig {
-        kernel: plan.kernel.clone(),
-        initrd: plan.image.clone(),
-        command_line: String::new(),
-    };
-    let machine = Machine::boot(config(plan, &vsock)?, &boot)?;
-    Ok(Started { machine, from_template: false, knock, media, template })
+    let boot =
+        BootConfig { kernel: plan.kernel.clone(), initrd: plan.image.clone(), command_line: String::new() };
+    let machine = Assembly::boot(config(plan, &vsock)?, &boot)?;
+    Ok(Prepared { machine, from_template: false, knock, media, template })
 }
 
 /// The host side of the guest's socket device.
@@ -71,9 +68,9 @@ impl Vsock {
     }
 }
 
-fn restore(plan: &SandboxPlan, vsock: &Vsock, template: &Path) -> Result<Machine> {
+fn restore(plan: &SandboxPlan, vsock: &Vsock, template: &Path) -> Result<Assembly> {
     let snapshot = Snapshot::open(template)?;
-    Ok(Machine::restore(config(plan, vsock)?, &snapshot)?)
+    Ok(Assembly::restore(config(plan, vsock)?, &snapshot)?)
 }
 
 fn config(plan: &SandboxPlan, vsock: &Vsock) -> Result<MachineConfig> {
@@ -138,7 +135,8 @@ fn open_nic(nic: &Nic) -> Result<NicConfig> {
     Ok(NicConfig { tap: tap::open(&nic.tap)? })
 }
 
-/// The files of a template in the making, which get their name once they are whole.
+/// The files of a template in the making, which get their name once they are whole. Paths are below the root that the
+/// shim has then.
 pub struct TemplateFiles {
     files: SnapshotFiles,
     making: PathBuf,
@@ -146,7 +144,7 @@ pub struct TemplateFiles {
 }
 
 impl TemplateFiles {
-    fn create(folder: &SandboxDir) -> Result<Self> {
+    fn create(folder: &RunDir) -> Result<Self> {
         let made = folder.template();
         let making = made.with_extension("new");
         for path in [&made, &making] {
@@ -158,17 +156,20 @@ impl TemplateFiles {
             }
         }
         fs::create_dir(&making).map_err(Error::io("make a folder for a template"))?;
-        Ok(Self { files: SnapshotFiles::create(&making)?, making, made })
+        let name = |path: &Path| path.file_name().map_or_else(PathBuf::new, PathBuf::from);
+        Ok(Self { files: SnapshotFiles::create(&making)?, making: name(&making), made: name(&made) })
     }
 
     /// Saves the machine's state; if that fails, nothing is left.
-    pub fn save(self, machine: &Machine) -> Result<()> {
+    pub fn save(self, machine: &Machine, folder: &RunDir) -> Result<()> {
+        let root = folder.path();
         let saved = machine.snapshot(&self.files).map_err(Error::from).and_then(|()| {
-            fs::rename(&self.making, &self.made).map_err(Error::io("give a template its name"))
+            fs::rename(root.join(&self.making), root.join(&self.made))
+                .map_err(Error::io("give a template its name"))
         });
         if saved.is_err() {
             // What cannot be removed goes with the sandbox's folder.
-            let _ = fs::remove_dir_all(&self.making);
+            let _ = fs::remove_dir_all(root.join(&self.making));
         }
         saved
     }

@@ -5,6 +5,7 @@ mod agent;
 mod containers;
 mod error;
 mod guest;
+mod jail;
 mod log;
 mod machine;
 mod server;
@@ -32,11 +33,16 @@ fn main() -> ExitCode {
         .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
-    match supervisor::run(SandboxDir::new(arguments.folder)) {
+    let folder = SandboxDir::new(arguments.folder);
+    jail::in_new_process(|| match supervisor::run(&folder) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("{e}");
             ExitCode::FAILURE
         }
-    }
+    })
+    .unwrap_or_else(|e| {
+        tracing::error!("{e}");
+        ExitCode::FAILURE
+    })
 }

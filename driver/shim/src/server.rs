@@ -1,5 +1,6 @@
 //! The control socket: one request a connection.
 
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,9 +22,9 @@ pub struct Server {
 }
 
 /// Starts taking requests.
-pub fn start(supervisor: Arc<Supervisor>) -> Result<Server> {
-    let path = supervisor.folder().control_socket();
-    let listener = UnixListener::bind(&path).map_err(Error::io(format!("listen at {}", path.display())))?;
+pub fn start(listener: StdUnixListener, supervisor: Arc<Supervisor>) -> Result<Server> {
+    let listener = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
+    let listener = listener.map_err(Error::io("take requests"))?;
     let (ending, end) = tokio::sync::oneshot::channel();
     Ok(Server { task: tokio::spawn(serve(listener, supervisor, end)), ending })
 }

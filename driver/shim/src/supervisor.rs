@@ -1,26 +1,27 @@
 //! The life of a sandbox: boot, serve, end. The only writer of its state.
 
 use std::collections::BTreeMap;
+use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::messages::DestroySandboxRequest;
 use agent_protocol::service::AgentServiceClient;
 use shim_control::{
-    ContainerExit, CreateContainer, Exec, ExecResult, Phase, SandboxDir, SandboxPlan, SandboxState, Signal,
-    Stage, Stats,
+    ContainerExit, CreateContainer, Exec, ExecResult, Phase, RunDir, SandboxDir, SandboxPlan, SandboxState,
+    Signal, Stage, Stats,
 };
 use time::OffsetDateTime;
 use tokio::net::UnixStream;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
-use vmm::{GuestExit, Machine};
+use vmm::{Confinement, GuestExit, Machine};
 
 use crate::containers::{self, SharedLog};
 use crate::error::{Error, Result};
 use crate::log::Log;
-use crate::machine::{Media, Started, TemplateFiles};
-use crate::{agent, guest, machine, server};
+use crate::machine::{Media, TemplateFiles};
+use crate::{agent, guest, jail, machine, server};
 
 /// How long a guest that was asked to end may take.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,7 +30,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One sandbox.
 pub struct Supervisor {
-    folder: SandboxDir,
+    folder: RunDir,
     plan: SandboxPlan,
     machine: Machine,
     preparations: Mutex<Option<Preparations>>,
@@ -41,59 +42,83 @@ pub struct Supervisor {
 
 /// What is done with a guest whose agent answers before anything else.
 struct Preparations {
-    knock: std::os::unix::net::UnixStream,
+    knock: StdUnixStream,
     media: Media,
     template: Option<TemplateFiles>,
 }
 
 /// Runs the sandbox of `folder` until its guest is gone.
-pub fn run(folder: SandboxDir) -> Result<()> {
+pub fn run(folder: &SandboxDir) -> Result<()> {
     let mut stages = BTreeMap::from([(Stage::ShimStarted, now())]);
     let plan = folder.read_plan().map_err(Error::io("read the sandbox's plan"))?;
-    let started = machine::start(&folder, &plan);
-    if let Ok(started) = &started {
-        stages.insert(Stage::VmCreated, microseconds(started.machine.created_at()));
-        stages.insert(Stage::GuestEntered, now());
-    }
+    let prepared = prepare(folder, &plan, &mut stages);
+    let (started, failed) = match prepared {
+        Ok(started) => (Some(started), None),
+        Err(e) => (None, Some(e)),
+    };
     let state = SandboxState {
-        shim_pid: std::process::id(),
-        phase: Phase::Booting,
+        phase: failed.as_ref().map_or(Phase::Booting, |e| Phase::Failed { reason: e.to_string() }),
         containers: BTreeMap::new(),
-        from_template: started.as_ref().is_ok_and(|started| started.from_template),
+        from_template: started.as_ref().is_some_and(|started| started.from_template),
         stages,
     };
-    let Started { machine, knock, media, template, .. } = match started {
-        Ok(started) => started,
-        Err(e) => {
-            let failed = SandboxState { phase: Phase::Failed { reason: e.to_string() }, ..state };
-            folder.write_state(&failed).map_err(Error::io("write the sandbox's state"))?;
-            return Err(e);
-        }
+    let Some(started) = started else {
+        folder.run().write_state(&state).map_err(Error::io("write the sandbox's state"))?;
+        return failed.map_or(Ok(()), Err);
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Error::io("start tokio"))?;
     runtime.block_on(async {
+        let Started { folder, listener, machine, preparations, .. } = started;
         let log = Log::open(folder.log(), plan.log).map_err(Error::io("open the container's log"))?;
         let supervisor = Arc::new(Supervisor {
             folder,
             plan,
             machine,
-            preparations: Mutex::new(Some(Preparations { knock, media, template })),
+            preparations: Mutex::new(Some(preparations)),
             agent: OnceCell::new(),
             log: Arc::new(Mutex::new(log)),
             output: Mutex::default(),
             state: watch::channel(state).0,
         });
         supervisor.save();
-        supervisor.supervise().await
+        supervisor.supervise(listener).await
     })
 }
 
+/// A machine that runs in a process that is confined.
+struct Started {
+    folder: RunDir,
+    listener: UnixListener,
+    machine: Machine,
+    from_template: bool,
+    preparations: Preparations,
+}
+
+/// Opens everything, gives up all rights, and lets the machine run.
+fn prepare(folder: &SandboxDir, plan: &SandboxPlan, stages: &mut BTreeMap<Stage, u64>) -> Result<Started> {
+    if let Some(cgroup) = &plan.cgroup {
+        jail::join_cgroup(cgroup)?;
+    }
+    let path = folder.control_socket();
+    let listener = UnixListener::bind(&path).map_err(Error::io(format!("listen at {}", path.display())))?;
+    let prepared = machine::prepare(&folder.run(), plan)?;
+    stages.insert(Stage::VmCreated, now());
+    let folder = jail::enter(&folder.run(), plan.user)?;
+    stages.insert(Stage::Confined, now());
+    let machine = prepared.machine.run(Confinement::Seccomp)?;
+    stages.insert(Stage::GuestEntered, now());
+    jail::confine_this_thread()?;
+    let preparations =
+        Preparations { knock: prepared.knock, media: prepared.media, template: prepared.template };
+    Ok(Started { folder, listener, machine, from_template: prepared.from_template, preparations })
+}
+
 impl Supervisor {
-    async fn supervise(self: Arc<Self>) -> Result<()> {
-        let server = server::start(Arc::clone(&self))?;
+    async fn supervise(self: Arc<Self>, listener: UnixListener) -> Result<()> {
+        let server = server::start(listener, Arc::clone(&self))?;
         let boot = tokio::spawn(Arc::clone(&self).boot());
         let waiting = Arc::clone(&self);
         let exit = tokio::task::spawn_blocking(move || waiting.machine.wait()).await;
@@ -137,7 +162,8 @@ impl Supervisor {
     /// A sandbox does without the template that it was to make.
     async fn save_template(self: &Arc<Self>, template: TemplateFiles) -> Result<()> {
         let supervisor = Arc::clone(self);
-        let saved = tokio::task::spawn_blocking(move || template.save(&supervisor.machine)).await;
+        let saved =
+            tokio::task::spawn_blocking(move || template.save(&supervisor.machine, &supervisor.folder)).await;
         match saved.map_err(|_| Error::Lost)? {
             Ok(()) => self.reached(Stage::TemplateSaved),
             Err(e) => tracing::warn!("no template is made: {e}"),
@@ -314,11 +340,6 @@ impl Supervisor {
 
     fn outputs(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, JoinHandle<()>>> {
         self.output.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The sandbox's folder.
-    pub fn folder(&self) -> &SandboxDir {
-        &self.folder
     }
 }
 

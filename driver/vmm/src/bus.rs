@@ -106,7 +106,8 @@ impl Bus {
 
     /// Puts `medium` into the slot of device `index`, or takes out what is in it.
     pub fn change_slot(&self, index: usize, medium: Option<Medium>) -> Result<()> {
-        let device = self.virtio.get(index).ok_or_else(|| Error::Slot(format!("there is no device {index}")))?;
+        let device =
+            self.virtio.get(index).ok_or_else(|| Error::Slot(format!("there is no device {index}")))?;
         lock(device).change(medium)
     }
 
@@ -119,7 +120,11 @@ impl Bus {
     /// Brings new devices to their states.
     pub fn restore(&self, serial: &SerialState, devices: &[TransportState]) -> Result<()> {
         if devices.len() != self.virtio.len() {
-            return Err(Error::Snapshot(format!("it has {} devices, not {}", devices.len(), self.virtio.len())));
+            return Err(Error::Snapshot(format!(
+                "it has {} devices, not {}",
+                devices.len(),
+                self.virtio.len()
+            )));
         }
         let mut port = lock(&self.serial);
         let interrupt = port.interrupt_evt().0.try_clone().map_err(Error::io("copy an event descriptor"))?;
@@ -156,7 +161,11 @@ fn save_serial(port: &SerialPort) -> SerialState {
     }
 }
 
-fn restore_serial(state: &SerialState, interrupt: SerialInterrupt, console: ConsoleRing) -> Result<SerialPort> {
+fn restore_serial(
+    state: &SerialState,
+    interrupt: SerialInterrupt,
+    console: ConsoleRing,
+) -> Result<SerialPort> {
     let state = vm_superio::serial::SerialState {
         baud_divisor_low: state.baud_divisor_low,
         baud_divisor_high: state.baud_divisor_high,

@@ -12,7 +12,9 @@ use crate::console::ConsoleRing;
 use crate::cpu::Vcpus;
 use crate::layout::{KVM_TSS, SERIAL_IRQ, VIRTIO_IRQ_BASE, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE};
 use crate::memory::{self, Content, GuestRam, Memory};
-use crate::virtio::{Balloon, Block, Clients, Interrupt, MmioTransport, Net, Rng, VirtioDevice, Vsock};
+use crate::virtio::{
+    Balloon, Block, Clients, Interrupt, MmioTransport, Net, Rng, VirtioDevice, Vsock, Workers,
+};
 use crate::{Error, Result};
 
 /// A machine whose vCPUs have no state yet.
@@ -25,6 +27,7 @@ pub struct Hardware {
     pub console: ConsoleRing,
     /// Host programs that are connected to the socket device.
     pub clients: Clients,
+    pub workers: Workers,
 }
 
 impl Hardware {
@@ -41,14 +44,14 @@ impl Hardware {
         let console = ConsoleRing::default();
         let serial = event_fd()?;
         vm.register_irqfd(&serial, SERIAL_IRQ).map_err(Error::kvm("connect the serial interrupt"))?;
-        let clients = Clients::default();
+        let (clients, workers) = (Clients::default(), Workers::default());
         let transports = devices(config, &clients)?
             .into_iter()
             .enumerate()
-            .map(|(index, device)| attach(&vm, ram.memory(), index, device))
+            .map(|(index, device)| attach(&vm, ram.memory(), index, device, &workers))
             .collect::<Result<Vec<_>>>()?;
         let bus = Arc::new(Bus::new(SerialInterrupt(serial), console.clone(), transports));
-        Ok(Self { kvm, vm, ram, vcpus, bus, console, clients })
+        Ok(Self { kvm, vm, ram, vcpus, bus, console, clients, workers })
     }
 }
 
@@ -94,11 +97,17 @@ fn devices(config: MachineConfig, clients: &Clients) -> Result<Vec<Box<dyn Virti
     Ok(devices)
 }
 
-fn attach(vm: &VmFd, memory: &Memory, index: usize, device: Box<dyn VirtioDevice>) -> Result<MmioTransport> {
+fn attach(
+    vm: &VmFd,
+    memory: &Memory,
+    index: usize,
+    device: Box<dyn VirtioDevice>,
+    workers: &Workers,
+) -> Result<MmioTransport> {
     let (window, irq) = placement(index);
     let line = event_fd()?;
     vm.register_irqfd(&line, irq).map_err(Error::kvm("connect a device's interrupt"))?;
-    let transport = MmioTransport::new(device, memory.clone(), Interrupt::new(line))?;
+    let transport = MmioTransport::new(device, memory.clone(), Interrupt::new(line), workers.clone())?;
     transport.register_notifications(vm, window)?;
     Ok(transport)
 }

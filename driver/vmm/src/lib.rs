@@ -1,9 +1,9 @@
 //! A virtual machine monitor for x86-64 Linux guests on KVM.
 //!
-//! [`Machine::boot`] takes a [`MachineConfig`] and returns a running guest; [`Machine::wait`] tells how it
+//! [`Assembly::boot`] takes a [`MachineConfig`] and makes a machine, [`Assembly::run`] lets it run; [`Machine::wait`] tells how it
 //! ended. The guest is booted directly from an ELF kernel through the PVH protocol and sees a serial port, a
 //! reset port and virtio-mmio devices, nothing else. Its disks and interfaces are slots, filled while it runs, so
-//! that [`Machine::restore`] can go on from another machine's snapshot with other disks and interfaces. This crate
+//! that [`Assembly::restore`] can go on from another machine's snapshot with other disks and interfaces. This crate
 //! knows no containers.
 
 mod boot;
@@ -17,6 +17,7 @@ mod layout;
 mod machine;
 mod memory;
 mod snapshot;
+pub mod threads;
 pub mod virtio;
 
 pub use config::{
@@ -24,5 +25,6 @@ pub use config::{
 };
 pub use console::ConsoleRing;
 pub use error::{Error, Result};
-pub use machine::{BASE_COMMAND_LINE, GuestExit, Machine};
+pub use machine::{Assembly, BASE_COMMAND_LINE, GuestExit, Machine};
 pub use snapshot::{Snapshot, SnapshotFiles};
+pub use threads::Confinement;

@@ -11,6 +11,7 @@ use crate::cpu::{VcpuEnd, VcpuSet, install_kick_handler};
 use crate::hardware::{Hardware, placement};
 use crate::memory::{Content, GuestRam};
 use crate::snapshot::{self, MachineState, Shape, Snapshot, SnapshotFiles};
+use crate::threads::Confinement;
 use crate::virtio::{Clients, Medium};
 use crate::{Error, Result, boot};
 
@@ -38,6 +39,50 @@ pub enum GuestExit {
     Stopped,
 }
 
+/// A machine that is built and does not run: it has no thread yet, so that its process can still change as a whole.
+pub struct Assembly {
+    hardware: Hardware,
+    shape: Shape,
+}
+
+impl Assembly {
+    /// Builds a machine that will enter a kernel.
+    pub fn boot(config: MachineConfig, boot: &BootConfig) -> Result<Self> {
+        let (shape, devices) = (Shape::of(&config), config.device_count());
+        let hardware = Hardware::assemble(config, Content::Zeros)?;
+        let memory = hardware.ram.memory();
+        let entry = boot::load(memory, boot, &command_line(&boot.command_line, devices))?;
+        boot::write_mp_table(memory, shape.vcpus)?;
+        hardware.vcpus.boot(entry)?;
+        Ok(Self { hardware, shape })
+    }
+
+    /// Builds a machine whose vCPUs will go on where those of the snapshot were.
+    pub fn restore(config: MachineConfig, snapshot: &Snapshot) -> Result<Self> {
+        let shape = Shape::of(&config);
+        let state = snapshot.state_for(&shape)?;
+        let hardware = Hardware::assemble(config, Content::Copy(snapshot.memory()))?;
+        snapshot::restore_controllers(&hardware.vm, &state.controllers)?;
+        hardware.vcpus.restore(&state.vcpus)?;
+        hardware.bus.restore(&state.serial, &state.devices)?;
+        Ok(Self { hardware, shape })
+    }
+
+    /// Lets the machine run, its threads confined as asked.
+    pub fn run(self, confinement: Confinement) -> Result<Machine> {
+        install_kick_handler()?;
+        let Self { hardware, shape } = self;
+        let Hardware { kvm, vm, ram, vcpus, bus, console, clients, workers } = hardware;
+        workers.begin(confinement)?;
+        bus.resume_devices()?;
+        let created_at = SystemTime::now();
+        let (stop, ended) = mpsc::channel();
+        let vcpus = Mutex::new(VcpuSet::start(vcpus, &bus, &stop, confinement)?);
+        let ended = Mutex::new(ended);
+        Ok(Machine { shape, vcpus, bus, console, clients, ended, stop, created_at, kvm, vm, ram })
+    }
+}
+
 /// A running guest.
 pub struct Machine {
     shape: Shape,
@@ -54,38 +99,6 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Builds a machine and lets its first vCPU enter the kernel.
-    pub fn boot(config: MachineConfig, boot: &BootConfig) -> Result<Self> {
-        let (shape, devices) = (Shape::of(&config), config.device_count());
-        let hardware = Hardware::assemble(config, Content::Zeros)?;
-        let memory = hardware.ram.memory();
-        let entry = boot::load(memory, boot, &command_line(&boot.command_line, devices))?;
-        boot::write_mp_table(memory, shape.vcpus)?;
-        hardware.vcpus.boot(entry)?;
-        Self::run(hardware, shape)
-    }
-
-    /// Builds a machine and lets its vCPUs go on where those of the snapshot were.
-    pub fn restore(config: MachineConfig, snapshot: &Snapshot) -> Result<Self> {
-        let shape = Shape::of(&config);
-        let state = snapshot.state_for(&shape)?;
-        let hardware = Hardware::assemble(config, Content::Copy(snapshot.memory()))?;
-        snapshot::restore_controllers(&hardware.vm, &state.controllers)?;
-        hardware.vcpus.restore(&state.vcpus)?;
-        hardware.bus.restore(&state.serial, &state.devices)?;
-        Self::run(hardware, shape)
-    }
-
-    fn run(hardware: Hardware, shape: Shape) -> Result<Self> {
-        install_kick_handler()?;
-        let Hardware { kvm, vm, ram, vcpus, bus, console, clients } = hardware;
-        let created_at = SystemTime::now();
-        let (stop, ended) = mpsc::channel();
-        let vcpus = Mutex::new(VcpuSet::start(vcpus, &bus, &stop)?);
-        let ended = Mutex::new(ended);
-        Ok(Self { shape, vcpus, bus, console, clients, ended, stop, created_at, kvm, vm, ram })
-    }
-
     /// Blocks until the guest ends, then ends its threads. To be called once.
     pub fn wait(&self) -> GuestExit {
         let end = self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv();

@@ -8,7 +8,8 @@ use std::ptr;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use vm_memory::{
-    Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
+    Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion,
 };
 
 use crate::layout::{MMIO_GAP_END, MMIO_GAP_START};
@@ -41,8 +42,9 @@ impl GuestRam {
     /// Maps `mebibytes` of memory; pages are taken from the host as the guest touches them.
     pub fn map(mebibytes: u64, content: Content<'_>) -> Result<Self> {
         let impossible = |reason: String| Error::Memory { mebibytes, reason };
-        let size =
-            mebibytes.checked_mul(1 << 20).ok_or_else(|| impossible("the size does not fit 64 bits".into()))?;
+        let size = mebibytes
+            .checked_mul(1 << 20)
+            .ok_or_else(|| impossible("the size does not fit 64 bits".into()))?;
         let mut offset = 0;
         let (mut regions, mut mappings) = (Vec::new(), Vec::new());
         for (start, size) in ranges(size) {
@@ -115,7 +117,8 @@ impl Mapping {
     fn region(&self, start: u64) -> Option<GuestRegionMmap<()>> {
         // SAFETY: the range was mapped by `fill` with these protections and flags, and `GuestRam` keeps it mapped as
         // long as the region is in use.
-        let region = unsafe { MmapRegion::build_raw(self.start.cast(), self.length, PROTECTION, FLAGS) }.ok()?;
+        let region =
+            unsafe { MmapRegion::build_raw(self.start.cast(), self.length, PROTECTION, FLAGS) }.ok()?;
         GuestRegionMmap::new(region, GuestAddress(start))
     }
 }

@@ -14,7 +14,7 @@ mod plan;
 mod state;
 
 pub use client::{Client, ClientError};
-pub use files::{SandboxDir, write_atomically};
+pub use files::{RunDir, SandboxDir, open_untrusted, write_atomically};
 pub use log::{LogEntry, LogStream};
 pub use message::{
     Answer, ContainerUser, CreateContainer, Exec, ExecResult, NetworkCounters, ProcessInput, Request, Signal,

@@ -22,6 +22,10 @@ pub struct SandboxPlan {
     pub dns: Vec<IpAddr>,
     /// The text of `/etc/hosts`.
     pub hosts: String,
+    /// The host's user and group, no other sandbox's, as which the shim runs.
+    pub user: u32,
+    /// The control group that holds the shim.
+    pub cgroup: Option<PathBuf>,
     /// How the guest comes up.
     pub origin: Origin,
     /// Slots for disks in guest order, the first being `/dev/vda`, and whether a guest may only read what is in one.

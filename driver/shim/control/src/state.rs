@@ -30,6 +30,8 @@ pub enum Stage {
     ShimStarted,
     /// The machine is built.
     VmCreated,
+    /// The shim has given up all rights.
+    Confined,
     /// Its vCPUs run: in the kernel's first instruction, or where a template's were.
     GuestEntered,
     /// The agent answered its first call.
@@ -57,8 +59,6 @@ pub struct ContainerExit {
 /// What a shim knows and keeps in its folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxState {
-    /// The shim's process identifier.
-    pub shim_pid: u32,
     /// What the sandbox is doing.
     #[serde(flatten)]
     pub phase: Phase,

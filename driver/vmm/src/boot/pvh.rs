@@ -125,8 +125,7 @@ mod tests {
 
     #[test]
     fn the_map_has_no_legacy_hole() {
-        let map: Vec<_> =
-            memory_map(guest().memory()).iter().map(|e| (e.addr, e.addr + e.size)).collect();
+        let map: Vec<_> = memory_map(guest().memory()).iter().map(|e| (e.addr, e.addr + e.size)).collect();
         assert_eq!(map, [(0, 0x9_fc00), (0x10_0000, 64 << 20)]);
     }
 

@@ -13,6 +13,7 @@ use super::state::{self, VcpuState};
 use super::{cpuid, registers};
 use crate::boot::Entry;
 use crate::bus::Bus;
+use crate::threads::{Confinement, ThreadKind};
 use crate::{Error, Result};
 
 /// How long vCPUs may take to leave the guest.
@@ -78,21 +79,23 @@ pub struct VcpuSet {
 
 impl VcpuSet {
     /// Starts the threads. The first vCPU to end sends why to `ended`.
-    pub fn start(vcpus: Vcpus, bus: &Arc<Bus>, ended: &mpsc::Sender<VcpuEnd>) -> Result<Self> {
+    pub fn start(
+        vcpus: Vcpus,
+        bus: &Arc<Bus>,
+        ended: &mpsc::Sender<VcpuEnd>,
+        confinement: Confinement,
+    ) -> Result<Self> {
         let vcpus = vcpus.0.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
         let mut set = Self { vcpus, threads: Vec::new(), orders: Arc::new(Orders::new()) };
         for (index, vcpu) in set.vcpus.iter().enumerate() {
             let (vcpu, bus, ended, orders) =
                 (Arc::clone(vcpu), Arc::clone(bus), ended.clone(), Arc::clone(&set.orders));
-            let thread = thread::Builder::new()
-                .name(format!("vcpu{index}"))
-                .spawn(move || {
-                    let end = run(&vcpu, &bus, &orders);
-                    // Nobody listens any more only when the machine is being dropped.
-                    let _ = ended.send(end);
-                })
-                .map_err(Error::io("start a vCPU thread"))?;
-            set.threads.push(thread);
+            let body = move || {
+                let end = run(&vcpu, &bus, &orders);
+                // Nobody listens any more only when the machine is being dropped.
+                let _ = ended.send(end);
+            };
+            set.threads.push(confinement.spawn(ThreadKind::Vcpu, &format!("vcpu{index}"), body)?);
         }
         Ok(set)
     }

@@ -1,8 +1,7 @@
-
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::worker::{Served, Worker};
+use super::worker::{Served, Worker, Workers};
 use super::{Active, Interrupt, Medium, VirtioDevice};
 use crate::hardware::event_fd;
 use crate::memory::Memory;
@@ -14,6 +13,7 @@ pub struct Backend {
     interrupt: Interrupt,
     notifications: Vec<EventFd>,
     queue_sizes: &'static [u16],
+    workers: Workers,
     owner: Owner,
 }
 
@@ -25,14 +25,20 @@ enum Owner {
 }
 
 impl Backend {
-    /// A device at rest, its queues not set up.
-    pub fn new(device: Box<dyn VirtioDevice>, memory: Memory, interrupt: Interrupt) -> Result<Self> {
+    /// A device at rest, its queues not set up. `workers` will serve it.
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        memory: Memory,
+        interrupt: Interrupt,
+        workers: Workers,
+    ) -> Result<Self> {
         let queue_sizes = device.queue_sizes();
         Ok(Self {
             memory,
             interrupt,
             notifications: queue_sizes.iter().map(|_| event_fd()).collect::<Result<_>>()?,
             queue_sizes,
+            workers,
             owner: Owner::Rest(device, new_queues(queue_sizes)?),
         })
     }
@@ -100,7 +106,7 @@ impl Backend {
         for event in &self.notifications {
             event.write(1).map_err(Error::io("signal a notification"))?;
         }
-        self.owner = Owner::Worker(Worker::start(device, active)?);
+        self.owner = Owner::Worker(self.workers.start(Served { device, active })?);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::QueueT;
 
 use super::backend::Backend;
-use super::{Interrupt, Medium, TransportState, VirtioDevice};
+use super::{Interrupt, Medium, TransportState, VirtioDevice, Workers};
 use crate::memory::Memory;
 use crate::{Error, Result};
 
@@ -66,14 +66,19 @@ pub struct MmioTransport {
 }
 
 impl MmioTransport {
-    /// A window onto `device`, whose buffers are in `memory`.
-    pub fn new(device: Box<dyn VirtioDevice>, memory: Memory, interrupt: Interrupt) -> Result<Self> {
+    /// A window onto `device`, whose buffers are in `memory` and which `workers` serve.
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        memory: Memory,
+        interrupt: Interrupt,
+        workers: Workers,
+    ) -> Result<Self> {
         Ok(Self {
             device_type: device.device_type(),
             offered: device.features() | (1 << VIRTIO_F_VERSION_1) | (1 << VIRTIO_RING_F_EVENT_IDX),
             config: device.config_space().to_vec(),
             config_generation: 0,
-            backend: Backend::new(device, memory, interrupt.clone())?,
+            backend: Backend::new(device, memory, interrupt.clone(), workers)?,
             interrupt,
             selected_queue: 0,
             device_features_page: 0,
@@ -151,7 +156,7 @@ impl MmioTransport {
         })
     }
 
-    /// Brings a new device to `state`, and lets a worker serve it if its driver was active.
+    /// Brings a new device to `state`. It is served once it is resumed.
     pub fn restore(&mut self, state: &TransportState) -> Result<()> {
         let sizes = self.backend.queue_sizes();
         let fits = state.device_type == self.device_type
@@ -168,8 +173,7 @@ impl MmioTransport {
         self.status = state.status;
         self.config_generation = state.config_generation;
         self.interrupt.restore(state.interrupt_status);
-        self.backend.check_queues(self.uses_event_idx())?;
-        self.resume()
+        self.backend.check_queues(self.uses_event_idx())
     }
 
     fn read_config(&self, start: u64, data: &mut [u8]) {
@@ -274,10 +278,8 @@ impl MmioTransport {
     }
 
     fn activate(&mut self) {
-        let started = self
-            .backend
-            .check_queues(self.uses_event_idx())
-            .and_then(|()| self.backend.start(self.accepted));
+        let started =
+            self.backend.check_queues(self.uses_event_idx()).and_then(|()| self.backend.start(self.accepted));
         match started {
             Ok(()) => self.status = DRIVER_OK,
             Err(e) => {
@@ -348,7 +350,8 @@ mod tests {
 
     fn transport() -> MmioTransport {
         let memory = Memory::from_ranges(&[(vm_memory::GuestAddress(0), 1 << 20)]).unwrap();
-        MmioTransport::new(Box::new(Idle), memory, Interrupt::new(event_fd().unwrap())).unwrap()
+        MmioTransport::new(Box::new(Idle), memory, Interrupt::new(event_fd().unwrap()), Workers::begun())
+            .unwrap()
     }
 
     fn read(transport: &MmioTransport, offset: u64) -> u32 {

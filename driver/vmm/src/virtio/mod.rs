@@ -29,6 +29,7 @@ pub use net::Net;
 pub use rng::Rng;
 pub use state::TransportState;
 pub use vsock::{Clients, Vsock};
+pub use worker::Workers;
 
 use crate::config::{DiskConfig, NicConfig};
 use crate::memory::Memory;

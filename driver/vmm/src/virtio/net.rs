@@ -314,11 +314,7 @@ mod tests {
 
     /// Delivers a packet of `length` bytes into `count` buffers of `size`; gives `deliver`'s word, the index of the
     /// used ring, the length of each element, and the first buffer.
-    fn deliver(
-        mergeable: bool,
-        length: usize,
-        (count, size): (u16, u32),
-    ) -> (u16, u16, Vec<u32>, Vec<u8>) {
+    fn deliver(mergeable: bool, length: usize, (count, size): (u16, u32)) -> (u16, u16, Vec<u32>, Vec<u8>) {
         let memory = Memory::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap();
         let mock = MockSplitQueue::new(&memory, 16);
         let flags = VRING_DESC_F_WRITE as u16;
