@@ -67,6 +67,11 @@ impl Fixture {
         }
     }
 
+    /// Where templates are.
+    pub fn templates(&self) -> PathBuf {
+        self.options.templates.clone()
+    }
+
     /// One that goes on from a template of its group.
     pub fn spec_of_group(&self, group: &str) -> SandboxSpec {
         SandboxSpec { template_group: Some(group.into()), ..self.spec(1.0) }

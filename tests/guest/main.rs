@@ -4,6 +4,7 @@
 
 mod confinement;
 mod fixture;
+mod templates;
 
 use std::sync::Arc;
 use std::time::Duration;

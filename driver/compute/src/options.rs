@@ -244,18 +244,18 @@ impl Options {
 
     /// How this host makes the sandboxes of Zun's containers.
     pub fn host(&self) -> HostOptions {
-        self.host_with(self.kata.state_path.join("sandboxes"))
+        self.host_with("sandboxes", self.kata.cgroup.clone())
     }
 
     /// How it makes those of its operator.
     pub fn operators_host(&self) -> HostOptions {
-        self.host_with(self.kata.state_path.join("operator"))
+        self.host_with("operator", self.kata.cgroup.join("operator"))
     }
 
-    fn host_with(&self, folder: PathBuf) -> HostOptions {
+    fn host_with(&self, folder: &str, cgroup: PathBuf) -> HostOptions {
         let kata = &self.kata;
         HostOptions {
-            folder,
+            folder: kata.state_path.join(folder),
             shim: kata.shim.clone(),
             kernel: kata.kernel.clone(),
             image: kata.image.clone(),
@@ -263,7 +263,7 @@ impl Options {
             template_bytes: kata.template_cache_size * MEBIBYTE,
             users: kata.state_path.join("users"),
             first_user: kata.first_user,
-            cgroup: kata.cgroup.clone(),
+            cgroup,
             memory_overhead_mib: kata.memory_overhead,
             log_file_bytes: kata.log_file_size * MEBIBYTE,
             log_files: kata.log_files,

@@ -161,6 +161,11 @@ impl Sandbox {
             plan.origin = Origin::Boot;
             launched = self.launch(&plan).await;
         }
+        if let (Ok(state), Origin::Template(template)) = (&launched, &plan.origin)
+            && !state.from_template
+        {
+            templates.discard(template)?;
+        }
         if launched.is_ok()
             && let Err(e) = templates.finish(start, &self.folder.run().template())
         {
