@@ -5,8 +5,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod crowd;
 mod machine;
 mod road;
+mod sandboxes;
 
 /// The middle one.
 fn median(mut values: Vec<f64>) -> f64 {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cloud_tests::rootfs::{busybox_rootfs, shell};
 use cloud_tests::{devstack, top};
 use sandbox::{ContainerSpec, ContainerUser, Exec, GuestNetwork, Host, HostOptions, Sandbox, SandboxSpec};
 use tempfile::TempDir;
@@ -38,16 +39,7 @@ impl Fixture {
             log_file_bytes: LOG_FILE_BYTES,
             log_files: 3,
         };
-        let rootfs = folder.path().join("busybox.squashfs");
-        shell(
-            "mkdir -p root/bin root/etc root/proc root/sys root/dev root/tmp root/var/www
-             cp /bin/busybox root/bin
-             for applet in $(busybox --list | grep -vx busybox); do ln -sf busybox root/bin/$applet; done
-             printf 'root:x:0:0:root:/root:/bin/sh\\nwww:x:33:33:www:/var/www:/bin/false\\n' >root/etc/passwd
-             printf 'root:x:0:\\nwww:x:33:\\nlog:x:4:www\\n' >root/etc/group
-             tar -C root -c . | tar2sqfs -q -f -c lz4 busybox.squashfs",
-            folder.path(),
-        );
+        let rootfs = busybox_rootfs(folder.path());
         Self { folder, options, rootfs }
     }
 
@@ -142,11 +134,6 @@ fn elf_with_pvh_entry(code: &[u8; 4]) -> Vec<u8> {
         note,
     ]
     .concat()
-}
-
-fn shell(script: &str, folder: &Path) {
-    let output = Command::new("sh").args(["-ec", script]).current_dir(folder).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 pub fn arguments(words: &[&str]) -> Vec<String> {

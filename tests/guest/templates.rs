@@ -1,9 +1,9 @@
 //! Guests that go on from a template.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use cloud_tests::rootfs;
 use sandbox::{GuestNetwork, Nic, NicAddress, Sandbox, SandboxSpec, SandboxState, Situation, Stage};
 
 use crate::fixture::{self, Fixture};
@@ -109,6 +109,5 @@ async fn a_template_that_is_damaged_is_made_again() {
 }
 
 fn shell(script: &str) {
-    let output = Command::new("sh").args(["-ec", script]).output().unwrap();
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    rootfs::shell(script, Path::new("/"));
 }

@@ -1,0 +1,79 @@
+//! Sandboxes of a guest with one vCPU, each with a container that sleeps.
+
+use std::path::{Path, PathBuf};
+
+use cloud_tests::rootfs::busybox_rootfs;
+use cloud_tests::{devstack, top};
+use sandbox::{ContainerSpec, ContainerUser, GuestNetwork, Host, HostOptions, Sandbox, SandboxSpec};
+use tempfile::TempDir;
+
+/// Memory of a guest.
+pub const GUEST_MIB: u64 = 256;
+const OVERHEAD_MIB: u64 = 64;
+const DISK_GIB: u64 = 1;
+
+pub struct Sandboxes {
+    folder: TempDir,
+    rootfs: PathBuf,
+    host: Host,
+}
+
+impl Sandboxes {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir_in("/var/lib/zun-kata").unwrap();
+        let options = HostOptions {
+            folder: folder.path().join("sandboxes"),
+            shim: top().join("target/release/kata-shim"),
+            kernel: devstack().join("vmlinux"),
+            image: devstack().join("guest.initrd"),
+            templates: folder.path().join("templates"),
+            template_bytes: 1 << 30,
+            users: folder.path().join("users"),
+            first_user: 2_000_000_000,
+            cgroup: "zun-kata-benchmark".into(),
+            memory_overhead_mib: OVERHEAD_MIB,
+            log_file_bytes: 1 << 20,
+            log_files: 1,
+        };
+        let rootfs = busybox_rootfs(folder.path());
+        Self { rootfs, host: Host::new(options).unwrap(), folder }
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A sandbox with its writable disk.
+    pub async fn create(&self, id: &str) -> Sandbox {
+        let sandbox = self.host.sandbox(id);
+        sandbox.create(DISK_GIB).await.unwrap();
+        sandbox
+    }
+
+    /// Brings the guest up, and a container in it.
+    pub async fn start(&self, sandbox: &Sandbox, group: Option<&str>) {
+        let spec = SandboxSpec {
+            cpus: 1.0,
+            memory_mib: GUEST_MIB - OVERHEAD_MIB,
+            hostname: "guest".into(),
+            rootfs: Some(self.rootfs.clone()),
+            network: GuestNetwork::default(),
+            ends_with: None,
+            template_group: group.map(str::to_owned),
+        };
+        sandbox.start(&spec).await.unwrap();
+        let container = ContainerSpec {
+            id: "c".into(),
+            arguments: vec!["/bin/sleep".into(), "100000".into()],
+            environment: Vec::new(),
+            directory: "/".into(),
+            user: ContainerUser { user: "0".into(), group: String::new() },
+            hostname: "guest".into(),
+            cpus: 1.0,
+            memory_mib: GUEST_MIB - OVERHEAD_MIB,
+            terminal: false,
+            interactive: false,
+        };
+        sandbox.run(&container).await.unwrap();
+    }
+}
