@@ -99,7 +99,7 @@ impl Cgroups {
 }
 
 impl Limits {
-    fn settings(&self) -> [(&'static str, String); 6] {
+    fn settings(&self) -> [(&'static str, String); 5] {
         let memory = (self.memory_mib + OWN_MEMORY_MIB) * MEBIBYTE;
         let quota = ((self.cpus + OWN_CPUS) * PERIOD) as u64;
         let weight = (self.cpus * WEIGHT_OF_A_CPU).clamp(1.0, WEIGHT_MAX) as u64;
@@ -107,7 +107,6 @@ impl Limits {
             ("cpu.weight", weight.to_string()),
             ("cpu.max", format!("{quota} {PERIOD}")),
             ("memory.max", memory.to_string()),
-            ("memory.swap.max", "0".into()),
             ("pids.max", TASKS.to_string()),
             ("io.weight", weight.to_string()),
         ]

@@ -66,7 +66,7 @@ fn hand_over(folder: &RunDir, user: u32) -> Result<()> {
         chown(path, Some(user), Some(user)).map_err(Error::io(format!("hand over {}", path.display())))?;
     }
     let entries = std::fs::read_dir(folder.path()).map_err(Error::io("read the sandbox's folder"))?;
-    for entry in entries.filter_map(std::result::Result::ok).filter(|entry| is_file(entry)) {
+    for entry in entries.filter_map(std::result::Result::ok).filter(is_file) {
         chown(entry.path(), Some(user), Some(user)).map_err(Error::io("hand over the sandbox's files"))?;
     }
     let private = std::fs::Permissions::from_mode(0o700);
