@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use cloud_tests::rootfs::busybox_rootfs;
 use cloud_tests::{devstack, top};
-use sandbox::{ContainerSpec, ContainerUser, GuestNetwork, Host, HostOptions, Sandbox, SandboxSpec};
+use sandbox::{
+    ContainerSpec, ContainerUser, DeviceLimits, GuestNetwork, Host, HostOptions, Sandbox, SandboxSpec,
+};
 use tempfile::TempDir;
 
 /// Memory of a guest.
@@ -60,6 +62,7 @@ impl Sandboxes {
             network: GuestNetwork::default(),
             ends_with: None,
             template_group: group.map(str::to_owned),
+            limits: DeviceLimits::default(),
         };
         sandbox.start(&spec).await.unwrap();
         let container = ContainerSpec {

@@ -6,7 +6,9 @@ use std::process::Command;
 
 use cloud_tests::rootfs::{busybox_rootfs, shell};
 use cloud_tests::{devstack, top};
-use sandbox::{ContainerSpec, ContainerUser, Exec, GuestNetwork, Host, HostOptions, Sandbox, SandboxSpec};
+use sandbox::{
+    ContainerSpec, ContainerUser, DeviceLimits, Exec, GuestNetwork, Host, HostOptions, Sandbox, SandboxSpec,
+};
 use tempfile::TempDir;
 
 /// Bytes of one log file; the kernel's own and the agent's lines are not in it.
@@ -56,6 +58,7 @@ impl Fixture {
             network: GuestNetwork::default(),
             ends_with: Some("c".into()),
             template_group: None,
+            limits: DeviceLimits::default(),
         }
     }
 

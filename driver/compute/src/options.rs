@@ -8,7 +8,7 @@ use config::Config;
 use image::{RegistryOptions, Store};
 use model::DatabaseUrl;
 use oslo::{ConfigFiles, RabbitOptions, TransportUrl};
-use sandbox::HostOptions;
+use sandbox::{DeviceLimits, HostOptions, RateLimit};
 use serde::Deserialize;
 
 const MEBIBYTE: u64 = 1 << 20;
@@ -99,6 +99,22 @@ pub struct Kata {
     pub template_scope: TemplateScope,
     /// MiB that templates may take together.
     pub template_cache_size: u64,
+    /// Bytes a second that a container may move through each of its disks; 0 is no bound.
+    pub disk_bytes: u64,
+    /// Bytes that it may move at once after a pause.
+    pub disk_burst_bytes: u64,
+    /// Requests a second to each of its disks.
+    pub disk_operations: u64,
+    /// Requests at once after a pause.
+    pub disk_burst_operations: u64,
+    /// Bytes a second through each of its interfaces, in each direction.
+    pub nic_bytes: u64,
+    /// Bytes at once after a pause.
+    pub nic_burst_bytes: u64,
+    /// Packets a second through each of its interfaces, in each direction.
+    pub nic_packets: u64,
+    /// Packets at once after a pause.
+    pub nic_burst_packets: u64,
     /// The first of 65,536 users of this host as which shims run.
     pub first_user: u32,
     /// The control group below which each sandbox has its own.
@@ -142,6 +158,25 @@ impl TemplateScope {
             Self::Host => Some("host".into()),
             Self::None => None,
         }
+    }
+}
+
+impl Kata {
+    /// What a container may move through its devices.
+    pub fn limits(&self) -> DeviceLimits {
+        let disk = RateLimit {
+            bytes: self.disk_bytes,
+            burst_bytes: self.disk_burst_bytes,
+            operations: self.disk_operations,
+            burst_operations: self.disk_burst_operations,
+        };
+        let nic = RateLimit {
+            bytes: self.nic_bytes,
+            burst_bytes: self.nic_burst_bytes,
+            operations: self.nic_packets,
+            burst_operations: self.nic_burst_packets,
+        };
+        DeviceLimits { disk, nic }
     }
 }
 
@@ -210,6 +245,14 @@ impl Default for Kata {
             image: "/usr/share/zun-kata/guest.initrd".into(),
             template_scope: TemplateScope::Project,
             template_cache_size: 4096,
+            disk_bytes: 0,
+            disk_burst_bytes: 0,
+            disk_operations: 0,
+            disk_burst_operations: 0,
+            nic_bytes: 0,
+            nic_burst_bytes: 0,
+            nic_packets: 0,
+            nic_burst_packets: 0,
             first_user: 2_000_000_000,
             cgroup: "zun-kata".into(),
             memory_overhead: 64,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::networking::Attachment;
-use crate::options::TemplateScope;
+use crate::options::Kata;
 
 const NAME: &str = "container.json";
 const SIGTERM: u32 = 15;
@@ -90,7 +90,7 @@ impl Record {
     }
 
     /// The sandbox that the container needs.
-    pub fn sandbox_spec(&self, scope: TemplateScope) -> SandboxSpec {
+    pub fn sandbox_spec(&self, kata: &Kata) -> SandboxSpec {
         SandboxSpec {
             cpus: self.container.cpus,
             memory_mib: self.container.memory_mib,
@@ -101,7 +101,8 @@ impl Record {
                 dns: self.attachments.iter().flat_map(|attachment| attachment.dns.clone()).collect(),
             },
             ends_with: Some(self.container.id.clone()),
-            template_group: scope.group(&self.owner),
+            template_group: kata.template_scope.group(&self.owner),
+            limits: kata.limits(),
         }
     }
 

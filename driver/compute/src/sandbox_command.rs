@@ -150,7 +150,7 @@ impl<'a> Sandboxes<'a> {
         let store = self.options.image_store().map_err(Error::Invalid)?;
         let image = store.image(&reference, run.pull, None).await?;
         let record = Record::new(run.request(&name), &image)?;
-        let spec = record.sandbox_spec(self.options.kata.template_scope);
+        let spec = record.sandbox_spec(&self.options.kata);
         spec.validate()?;
         let sandbox = self.operators.sandbox(&name);
         sandbox.create(run.disk).await?;

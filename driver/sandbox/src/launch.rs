@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use shim_control::{
-    Client, ClientError, Disk, DiskSlot, LogLimits, Nic, Origin, Phase, SandboxDir, SandboxPlan, SandboxState,
+    Client, ClientError, Disk, DiskSlot, LogLimits, Nic, Origin, Phase, RateLimit, SandboxDir, SandboxPlan,
+    SandboxState,
 };
 use tokio::io::AsyncReadExt;
 
@@ -45,6 +46,17 @@ pub struct SandboxSpec {
     pub ends_with: Option<String>,
     /// The group of sandboxes with which it may share a template; none boots and shares nothing.
     pub template_group: Option<String>,
+    /// What it may move.
+    pub limits: DeviceLimits,
+}
+
+/// What a guest may move through each of its devices.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DeviceLimits {
+    /// Through each disk.
+    pub disk: RateLimit,
+    /// Through each interface, in each direction.
+    pub nic: RateLimit,
 }
 
 /// What of the host a sandbox has for itself.
@@ -89,8 +101,16 @@ impl SandboxSpec {
         disk: Option<&Path>,
         host: Allotment,
     ) -> SandboxPlan {
-        let image = self.rootfs.as_deref().map(|path| Disk { path: path.to_owned(), serial: "image".into() });
-        let writable = disk.map(|path| Disk { path: path.to_owned(), serial: "writable".into() });
+        let image = self.rootfs.as_deref().map(|path| Disk {
+            path: path.to_owned(),
+            serial: "image".into(),
+            limit: self.limits.disk,
+        });
+        let writable = disk.map(|path| Disk {
+            path: path.to_owned(),
+            serial: "writable".into(),
+            limit: self.limits.disk,
+        });
         SandboxPlan {
             id: id.to_owned(),
             vcpus: self.cpus.ceil().clamp(1.0, f32::from(VCPUS_MAX)) as u8,
@@ -107,6 +127,7 @@ impl SandboxSpec {
             nic_slots: NIC_SLOTS,
             disks: image.into_iter().chain(writable).collect(),
             nics: self.network.nics.clone(),
+            nic_limit: self.limits.nic,
             ends_with: self.ends_with.clone(),
             log: LogLimits { file_bytes: options.log_file_bytes, files: options.log_files },
         }

@@ -18,12 +18,12 @@ mod users;
 pub use container::{ContainerSpec, process};
 pub use error::{Error, Result};
 pub use host::{Host, HostOptions, Sandbox, Situation};
-pub use launch::{GuestNetwork, SandboxSpec};
+pub use launch::{DeviceLimits, GuestNetwork, SandboxSpec};
 pub use logs::{LogQuery, Tail};
 pub use oci_spec::runtime::Process;
 pub use probe::prove_kvm;
 pub use shim_control::{
-    ContainerExit, ContainerUser, Exec, ExecResult, Nic, NicAddress, NicRoute, Phase, SandboxState, Stage,
-    Stats,
+    ContainerExit, ContainerUser, Exec, ExecResult, Nic, NicAddress, NicRoute, Phase, RateLimit,
+    SandboxState, Stage, Stats,
 };
 pub use signals::signal_number;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::launch::{GuestNetwork, SandboxSpec};
+use crate::launch::{DeviceLimits, GuestNetwork, SandboxSpec};
 
 /// A paravirtual KVM takes guests and then fails on instructions of an ordinary kernel.
 const PARAVIRTUAL_KVM: &str = "/sys/module/kvm_pvm";
@@ -30,6 +30,7 @@ pub async fn prove_kvm(host: &Host) -> Result<Duration> {
         network: GuestNetwork::default(),
         ends_with: None,
         template_group: None,
+        limits: DeviceLimits::default(),
     };
     let began = Instant::now();
     let started = sandbox.start(&spec).await;

@@ -200,7 +200,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
-    use shim_control::LogLimits;
+    use shim_control::{LogLimits, RateLimit};
 
     use super::*;
 
@@ -235,6 +235,7 @@ mod tests {
                 nic_slots: 1,
                 disks: Vec::new(),
                 nics: Vec::new(),
+                nic_limit: RateLimit::default(),
                 ends_with: None,
                 log: LogLimits { file_bytes: 1, files: 1 },
             };

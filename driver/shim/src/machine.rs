@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use shim_control::{Disk, DiskSlot, Nic, Origin, RunDir, SandboxPlan};
+use shim_control::{Disk, DiskSlot, Nic, Origin, RateLimit, RunDir, SandboxPlan};
 use vmm::{
     Assembly, BootConfig, DiskAccess, DiskConfig, MacAddress, Machine, MachineConfig, NicConfig, Snapshot,
     SnapshotFiles, VsockConfig,
@@ -106,7 +106,7 @@ impl Media {
         let disks = plan.disks.iter().zip(&plan.disk_slots).map(|(disk, slot)| open_disk(disk, *slot));
         Ok(Self {
             disks: disks.collect::<Result<_>>()?,
-            nics: plan.nics.iter().map(open_nic).collect::<Result<_>>()?,
+            nics: plan.nics.iter().map(|nic| open_nic(nic, plan.nic_limit)).collect::<Result<_>>()?,
         })
     }
 
@@ -128,11 +128,16 @@ fn open_disk(disk: &Disk, slot: DiskSlot) -> Result<DiskConfig> {
         .write(slot == DiskSlot::ReadWrite)
         .open(&disk.path)
         .map_err(Error::io(format!("open disk {}", disk.path.display())))?;
-    Ok(DiskConfig { file, serial: disk.serial.clone() })
+    Ok(DiskConfig { file, serial: disk.serial.clone(), limit: limit(disk.limit) })
 }
 
-fn open_nic(nic: &Nic) -> Result<NicConfig> {
-    Ok(NicConfig { tap: tap::open(&nic.tap)? })
+fn open_nic(nic: &Nic, bound: RateLimit) -> Result<NicConfig> {
+    Ok(NicConfig { tap: tap::open(&nic.tap)?, limit: limit(bound) })
+}
+
+fn limit(bound: RateLimit) -> vmm::RateLimit {
+    let RateLimit { bytes, burst_bytes, operations, burst_operations } = bound;
+    vmm::RateLimit { bytes, burst_bytes, operations, burst_operations }
 }
 
 /// The files of a template in the making, which get their name once they are whole. Paths are below the root that the

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::virtio::RateLimit;
 use crate::{Error, Result, layout};
 
 /// Everything that a machine is made of. Host resources come as open descriptors, so that the caller decides
@@ -83,6 +84,8 @@ pub struct DiskConfig {
     pub file: File,
     /// At most 20 bytes that the guest reads as the disk's serial number.
     pub serial: String,
+    /// What the guest may move, reads and writes together.
+    pub limit: RateLimit,
 }
 
 /// A network interface backed by a tap device.
@@ -90,6 +93,8 @@ pub struct DiskConfig {
 pub struct NicConfig {
     /// A descriptor of `/dev/net/tun` attached to a tap with `IFF_VNET_HDR`.
     pub tap: File,
+    /// What the guest may move in each direction.
+    pub limit: RateLimit,
 }
 
 /// A virtio socket device whose host side is a Unix socket.

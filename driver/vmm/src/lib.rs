@@ -28,3 +28,4 @@ pub use error::{Error, Result};
 pub use machine::{Assembly, BASE_COMMAND_LINE, GuestExit, Machine};
 pub use snapshot::{Snapshot, SnapshotFiles};
 pub use threads::Confinement;
+pub use virtio::RateLimit;

@@ -77,6 +77,7 @@ const EVENTS: [i64; 5] = [
     libc::SYS_eventfd2,
 ];
 
+const RATE: [i64; 2] = [libc::SYS_timerfd_create, libc::SYS_timerfd_settime];
 const DISK: [i64; 3] = [libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_io_uring_setup];
 const INTERFACE: [i64; 1] = [libc::SYS_writev];
 const SOCKETS: [i64; 5] =
@@ -154,15 +155,15 @@ fn rules(kind: ThreadKind) -> Result<Vec<Rule>> {
             let events = plain(&[libc::SYS_eventfd2]);
             [plain(&ANY_THREAD), events, ioctls(&[KVM_RUN, KVM_KVMCLOCK_CTRL])?, memory()?].concat()
         }
-        ThreadKind::Device(VIRTIO_ID_BLOCK) => [device()?, plain(&DISK)].concat(),
+        ThreadKind::Device(VIRTIO_ID_BLOCK) => [device()?, plain(&DISK), plain(&RATE)].concat(),
         ThreadKind::Device(VIRTIO_ID_NET) => {
-            [device()?, plain(&INTERFACE), ioctls(&[TUNSETOFFLOAD])?].concat()
+            [device()?, plain(&INTERFACE), plain(&RATE), ioctls(&[TUNSETOFFLOAD])?].concat()
         }
         ThreadKind::Device(VIRTIO_ID_VSOCK) => [device()?, plain(&SOCKETS), ioctls(&[FIONBIO])?].concat(),
         ThreadKind::Device(VIRTIO_ID_RNG | VIRTIO_ID_BALLOON) => device()?,
         ThreadKind::Device(_) => plain(&ANY_THREAD),
         ThreadKind::Workers => {
-            let all = [device()?, plain(&DISK), plain(&SOCKETS), plain(&START)].concat();
+            let all = [device()?, plain(&DISK), plain(&RATE), plain(&SOCKETS), plain(&START)].concat();
             [all, ioctls(&[TUNSETOFFLOAD, FIONBIO])?, threads()?].concat()
         }
     })

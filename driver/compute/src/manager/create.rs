@@ -75,7 +75,7 @@ impl Manager {
         tracing::info!("the image is ready");
         let sandbox = self.sandbox(container.uuid);
         let mut record = self.new_record(container, &image)?;
-        record.sandbox_spec(self.options.kata.template_scope).validate()?;
+        record.sandbox_spec(&self.options.kata).validate()?;
         sandbox.create(u64::try_from(container.disk.unwrap_or(1)).unwrap_or(1)).await?;
         record.attachments = networking::attach(&self.neutron, container, self.hostname(), networks).await?;
         tracing::info!("the ports are ready");

@@ -63,7 +63,7 @@ impl Manager {
         let began = SystemTime::now();
         networking::plug(&record.attachments, &uuid.to_string(), self.hostname()).await?;
         let started = async {
-            let spec = record.sandbox_spec(self.options.kata.template_scope);
+            let spec = record.sandbox_spec(&self.options.kata);
             // The guest boots while Neutron wires its ports.
             let (booted, active) = tokio::join!(
                 sandbox.start(&spec),

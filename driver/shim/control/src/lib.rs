@@ -20,5 +20,5 @@ pub use message::{
     Answer, ContainerUser, CreateContainer, Exec, ExecResult, NetworkCounters, ProcessInput, Request, Signal,
     SignalTarget, Stats, Storage, StorageDriver, read_line, write_line,
 };
-pub use plan::{Disk, DiskSlot, LogLimits, Nic, NicAddress, NicRoute, Origin, SandboxPlan};
+pub use plan::{Disk, DiskSlot, LogLimits, Nic, NicAddress, NicRoute, Origin, RateLimit, SandboxPlan};
 pub use state::{ContainerExit, Phase, SandboxState, Stage};

@@ -36,6 +36,8 @@ pub struct SandboxPlan {
     pub disks: Vec<Disk>,
     /// Network interfaces to begin with, each in the slot of its place here.
     pub nics: Vec<Nic>,
+    /// What the guest may move through each interface, in each direction.
+    pub nic_limit: RateLimit,
     /// The container whose end ends the sandbox.
     pub ends_with: Option<String>,
     /// Bounds of the container's log.
@@ -71,6 +73,21 @@ pub struct Disk {
     pub path: PathBuf,
     /// The serial number that the guest sees, at most 20 bytes.
     pub serial: String,
+    /// What the guest may move, reads and writes together.
+    pub limit: RateLimit,
+}
+
+/// What a device may move; zero is no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// Bytes a second.
+    pub bytes: u64,
+    /// Bytes at once after a pause.
+    pub burst_bytes: u64,
+    /// Requests, or packets, a second.
+    pub operations: u64,
+    /// Requests, or packets, at once after a pause.
+    pub burst_operations: u64,
 }
 
 /// A network interface and how the guest sets it up.

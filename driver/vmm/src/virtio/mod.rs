@@ -13,8 +13,10 @@ mod interrupt;
 mod mmio;
 mod net;
 mod poll;
+mod rate;
 mod rng;
 mod state;
+mod throttle;
 mod vsock;
 mod worker;
 
@@ -26,6 +28,7 @@ pub use block::Block;
 pub use interrupt::Interrupt;
 pub use mmio::MmioTransport;
 pub use net::Net;
+pub use rate::RateLimit;
 pub use rng::Rng;
 pub use state::TransportState;
 pub use vsock::{Clients, Vsock};

@@ -17,8 +17,9 @@ use vmm_sys_util::ioctl::{ioctl_with_ref, ioctl_with_val};
 use vmm_sys_util::ioctl_iow_nr;
 
 use super::poll::{Poll, drain};
-use super::{Active, Medium, VirtioDevice};
-use crate::config::MacAddress;
+use super::throttle::Throttle;
+use super::{Active, Medium, RateLimit, VirtioDevice};
+use crate::config::{MacAddress, NicConfig};
 use crate::memory::Memory;
 use crate::{Error, Result};
 
@@ -31,6 +32,8 @@ const TOKEN_RECEIVE: u64 = 0;
 const TOKEN_TRANSMIT: u64 = 1;
 const TOKEN_TAP: u64 = 2;
 const TOKEN_STOP: u64 = 3;
+const TOKEN_RECEIVING: u64 = 4;
+const TOKEN_SENDING: u64 = 5;
 
 /// `struct virtio_net_hdr_v1`.
 const HEADER_SIZE: libc::c_int = 12;
@@ -52,14 +55,14 @@ const TAP_OFFLOADS: [(u32, u32); 3] = [
 
 /// A network interface, or a slot for one.
 pub struct Net {
-    tap: Option<File>,
+    nic: Option<NicConfig>,
     config: [u8; CONFIG_SIZE],
 }
 
 impl Net {
     /// An empty slot. Its driver gets `mac`, and whoever sets up what is put in gives it the right one.
     pub fn new(mac: MacAddress) -> Self {
-        Self { tap: None, config: mac.0 }
+        Self { nic: None, config: mac.0 }
     }
 }
 
@@ -111,15 +114,15 @@ impl VirtioDevice for Net {
     }
 
     fn is_present(&self) -> bool {
-        self.tap.is_some()
+        self.nic.is_some()
     }
 
     fn insert(&mut self, medium: Medium) -> Result<()> {
         match medium {
-            Medium::Nic(_) if self.tap.is_some() => Err(Error::Slot("it has an interface already".into())),
+            Medium::Nic(_) if self.nic.is_some() => Err(Error::Slot("it has an interface already".into())),
             Medium::Nic(nic) => {
                 prepare(&nic.tap)?;
-                self.tap = Some(nic.tap);
+                self.nic = Some(nic);
                 Ok(())
             }
             Medium::Disk(_) => Err(Error::Slot("it takes an interface, not a disk".into())),
@@ -127,14 +130,13 @@ impl VirtioDevice for Net {
     }
 
     fn eject(&mut self) -> Result<()> {
-        self.tap.take().map(drop).ok_or_else(|| Error::Slot("it has no interface".into()))
+        self.nic.take().map(drop).ok_or_else(|| Error::Slot("it has no interface".into()))
     }
 
     fn serve(&mut self, active: &mut Active) -> Result<()> {
-        let Some(tap) = &mut self.tap else { return Ok(()) };
+        let Some(NicConfig { tap, limit }) = &mut self.nic else { return Ok(()) };
         set_offloads(tap, active.features)?;
-        let mergeable = active.features & (1 << VIRTIO_NET_F_MRG_RXBUF) != 0;
-        Server { tap, active, mergeable, buffer: vec![0; PACKET_MAX], held: None }.run()
+        Server::new(tap, active, *limit)?.run()
     }
 }
 
@@ -146,6 +148,8 @@ struct Server<'a> {
     buffer: Vec<u8>,
     /// Length of a packet in `buffer` that waits for the driver to offer a buffer.
     held: Option<usize>,
+    receiving: Throttle,
+    sending: Throttle,
 }
 
 /// A buffer of the driver that is being filled.
@@ -155,13 +159,21 @@ struct Taken<'m> {
     writer: Option<Writer<'m>>,
 }
 
-impl Server<'_> {
+impl<'a> Server<'a> {
+    fn new(tap: &'a mut File, active: &'a mut Active, limit: RateLimit) -> Result<Self> {
+        let mergeable = active.features & (1 << VIRTIO_NET_F_MRG_RXBUF) != 0;
+        let (receiving, sending) = (Throttle::new(limit)?, Throttle::new(limit)?);
+        Ok(Self { tap, active, mergeable, buffer: vec![0; PACKET_MAX], held: None, receiving, sending })
+    }
+
     fn run(&mut self) -> Result<()> {
         let poll = Poll::new()?;
         poll.add(&self.active.notifications[RECEIVE], TOKEN_RECEIVE, EventSet::IN)?;
         poll.add(&self.active.notifications[TRANSMIT], TOKEN_TRANSMIT, EventSet::IN)?;
         poll.add(self.tap, TOKEN_TAP, EventSet::IN | EventSet::EDGE_TRIGGERED)?;
         poll.add(&self.active.stop, TOKEN_STOP, EventSet::IN)?;
+        poll.add(&self.receiving, TOKEN_RECEIVING, EventSet::IN)?;
+        poll.add(&self.sending, TOKEN_SENDING, EventSet::IN)?;
         loop {
             for ready in poll.wait()? {
                 match ready.token {
@@ -174,16 +186,24 @@ impl Server<'_> {
                         drain(&self.active.notifications[RECEIVE]);
                         self.receive()?;
                     }
+                    TOKEN_SENDING => {
+                        self.sending.drain()?;
+                        self.transmit()?;
+                    }
+                    TOKEN_RECEIVING => {
+                        self.receiving.drain()?;
+                        self.receive()?;
+                    }
                     _ => self.receive()?,
                 }
             }
         }
     }
 
-    /// Moves packets from the tap to the guest until one of them has no more.
+    /// Moves packets from the tap to the guest until one of them has no more, or the rate is reached.
     fn receive(&mut self) -> Result<()> {
         let mut merged = false;
-        loop {
+        while self.receiving.is_open()? {
             let length = match self.held.take() {
                 Some(length) => length,
                 None => match self.tap.read(&mut self.buffer) {
@@ -200,7 +220,10 @@ impl Server<'_> {
                     self.held = Some(length);
                     break;
                 }
-                buffers => merged |= buffers > 1,
+                buffers => {
+                    self.receiving.count(length as u64);
+                    merged |= buffers > 1;
+                }
             }
         }
         // The queue counts what was used one by one, and would miss that the driver waits for one in between.
@@ -247,13 +270,16 @@ impl Server<'_> {
 
     fn transmit(&mut self) -> Result<()> {
         let memory = self.active.memory.clone();
-        while let Some(chain) = self.active.pop(TRANSMIT, &memory)? {
+        while self.sending.is_open()?
+            && let Some(chain) = self.active.pop(TRANSMIT, &memory)?
+        {
             let head = chain.head_index();
             let pieces: Option<Vec<_>> = chain
                 .readable()
                 .map(|piece| memory.get_slice(piece.addr(), piece.len() as usize).ok())
                 .collect();
             if let Some(pieces) = pieces {
+                self.sending.count(pieces.iter().map(|piece| piece.len() as u64).sum());
                 send(self.tap, &pieces);
             }
             self.active.give_back(TRANSMIT, head, 0)?;
@@ -337,8 +363,9 @@ mod tests {
         };
         let (socket, _) = UnixDatagram::pair().unwrap();
         let mut tap = File::from(std::os::fd::OwnedFd::from(socket));
-        let buffer = (0..PACKET_MAX).map(|n| n as u8).collect();
-        let mut server = Server { tap: &mut tap, active: &mut active, mergeable, buffer, held: None };
+        let mut server = Server::new(&mut tap, &mut active, RateLimit::default()).unwrap();
+        server.mergeable = mergeable;
+        server.buffer = (0..PACKET_MAX).map(|n| n as u8).collect();
         let buffers = server.deliver(length).unwrap();
         let used = active.queues[0].used_ring();
         let index = memory.read_obj::<u16>(GuestAddress(used + 2)).unwrap();

@@ -17,13 +17,15 @@ use crate::config::{DiskAccess, DiskConfig};
 use crate::hardware::event_fd;
 use crate::memory::Memory;
 use crate::virtio::poll::{Poll, drain};
-use crate::virtio::{Active, Medium, VirtioDevice};
+use crate::virtio::throttle::Throttle;
+use crate::virtio::{Active, Medium, RateLimit, VirtioDevice};
 use crate::{Error, Result};
 
 const QUEUE_SIZE: u16 = 128;
 const QUEUE: u64 = 0;
 const STOP: u64 = 1;
 const COMPLETIONS: u64 = 2;
+const THROTTLE: u64 = 3;
 /// Most data buffers of one request: what is left of a full chain after header and status.
 const SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
 const CONFIG_SIZE: usize = 16;
@@ -40,6 +42,7 @@ struct Disk {
     access: DiskAccess,
     capacity: u64,
     serial: [u8; VIRTIO_BLK_ID_BYTES as usize],
+    limit: RateLimit,
 }
 
 impl Block {
@@ -64,7 +67,7 @@ impl Disk {
         let bytes = disk.serial.as_bytes();
         let kept = bytes.len().min(serial.len());
         serial[..kept].copy_from_slice(&bytes[..kept]);
-        Ok(Self { file: disk.file, access, capacity: length / SECTOR * SECTOR, serial })
+        Ok(Self { file: disk.file, access, capacity: length / SECTOR * SECTOR, serial, limit: disk.limit })
     }
 
     /// Whether `length` bytes from `offset` on are whole sectors of the disk.
@@ -138,6 +141,7 @@ struct Server<'a> {
     active: &'a mut Active,
     ring: IoUring,
     completed: EventFd,
+    throttle: Throttle,
     in_flight: HashMap<u64, InFlight>,
     next_id: u64,
 }
@@ -149,7 +153,8 @@ impl<'a> Server<'a> {
         ring.submitter()
             .register_eventfd(completed.as_raw_fd())
             .map_err(Error::io("connect an io_uring's completions"))?;
-        Ok(Self { disk, active, ring, completed, in_flight: HashMap::new(), next_id: 0 })
+        let throttle = Throttle::new(disk.limit)?;
+        Ok(Self { disk, active, ring, completed, throttle, in_flight: HashMap::new(), next_id: 0 })
     }
 
     fn run(mut self) -> Result<()> {
@@ -157,6 +162,7 @@ impl<'a> Server<'a> {
         poll.add(&self.active.notifications[0], QUEUE, EventSet::IN)?;
         poll.add(&self.active.stop, STOP, EventSet::IN)?;
         poll.add(&self.completed, COMPLETIONS, EventSet::IN)?;
+        poll.add(&self.throttle, THROTTLE, EventSet::IN)?;
         let ended = self.serve(&poll);
         // The kernel writes into guest memory until the last request is complete, whatever ended the loop.
         while !self.in_flight.is_empty() {
@@ -172,6 +178,7 @@ impl<'a> Server<'a> {
                 match ready.token {
                     STOP => return Ok(()),
                     QUEUE => drain(&self.active.notifications[0]),
+                    THROTTLE => self.throttle.drain()?,
                     _ => drain(&self.completed),
                 }
             }
@@ -180,14 +187,17 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Takes requests from the queue while the ring has room; the rest waits for completions.
+    /// Takes requests from the queue while the ring has room and the rate allows; the rest waits.
     fn accept(&mut self) -> Result<()> {
         let memory = self.active.memory.clone();
-        while self.in_flight.len() < usize::from(QUEUE_SIZE) {
+        while self.in_flight.len() < usize::from(QUEUE_SIZE) && self.throttle.is_open()? {
             let Some(chain) = self.active.pop(0, &memory)? else { break };
             let head = chain.head_index();
             match Request::parse(&memory, chain) {
-                Ok(request) => self.begin(request)?,
+                Ok(request) => {
+                    self.throttle.count(request.length());
+                    self.begin(request)?;
+                }
                 Err(e) => {
                     tracing::warn!("a disk request is malformed: {e}");
                     self.active.give_back(0, head, 0)?;
