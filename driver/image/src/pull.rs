@@ -20,6 +20,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::merge::add_layer;
 use crate::options::{Credentials, RegistryOptions};
+use crate::progress::Progress;
 use crate::reference::ImageReference;
 use crate::search::innermost;
 use crate::squash;
@@ -36,6 +37,7 @@ pub struct Remote<'a> {
     auth: RegistryAuth,
     reference: &'a ImageReference,
     limit: u64,
+    progress: Progress,
 }
 
 /// What a manifest says, checked.
@@ -46,11 +48,12 @@ pub struct Manifest {
 }
 
 impl<'a> Remote<'a> {
-    /// Prepares to ask for `reference`.
+    /// Prepares to ask for `reference`. `progress` hears how far the layers have come.
     pub fn new(
         reference: &'a ImageReference,
         options: &RegistryOptions,
         credentials: Option<&Credentials>,
+        progress: Progress,
     ) -> Self {
         let certificate =
             |data: &Vec<u8>| Certificate { encoding: CertificateEncoding::Pem, data: data.clone() };
@@ -66,7 +69,7 @@ impl<'a> Remote<'a> {
         let auth = credentials.map_or(RegistryAuth::Anonymous, |credentials| {
             RegistryAuth::Basic(credentials.username.clone(), credentials.password.clone())
         });
-        Self { client: Client::new(config), auth, reference, limit: options.image_bytes_max }
+        Self { client: Client::new(config), auth, reference, limit: options.image_bytes_max, progress }
     }
 
     /// Asks for the manifest of our platform.
@@ -129,6 +132,8 @@ impl<'a> Remote<'a> {
             let reason = format!("it has {} layers and {} diff_ids", manifest.layers.len(), diff_ids.len());
             return Err(self.invalid(reason));
         }
+        let sizes = manifest.layers.iter().filter_map(|(_, layer)| u64::try_from(layer.size).ok());
+        self.progress.announce(sizes.fold(0, u64::saturating_add));
         let mut blobs = Vec::new();
         for (digest, descriptor) in &manifest.layers {
             blobs.push(self.layer(digest, descriptor, folder).await?);
@@ -153,7 +158,7 @@ impl<'a> Remote<'a> {
         tracing::info!(layer = %digest, bytes = descriptor.size, "fetching a layer");
         let file = tempfile::tempfile_in(folder).map_err(|e| self.store(e))?;
         let mut writer = tokio::fs::File::from_std(file);
-        self.blob(descriptor, &mut writer).await?;
+        self.blob(descriptor, self.progress.count(&mut writer)).await?;
         tokio::io::AsyncWriteExt::flush(&mut writer).await.map_err(|e| self.store(e))?;
         Ok(writer.into_std().await)
     }

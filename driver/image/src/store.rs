@@ -10,6 +10,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::options::{Credentials, PullPolicy, RegistryOptions};
+use crate::progress::Progress;
 use crate::pull::Remote;
 use crate::reference::ImageReference;
 
@@ -20,6 +21,7 @@ pub struct Store {
     options: RegistryOptions,
     /// One lock for each file system that is being made.
     making: Mutex<HashMap<Digest, Weak<AsyncMutex<()>>>>,
+    progress: Progress,
 }
 
 /// An image that is on this host.
@@ -51,7 +53,12 @@ impl Store {
             let path = folder.join(name);
             fs::create_dir_all(&path).map_err(Error::io("make", &path))?;
         }
-        Ok(Self { folder, options, making: Mutex::default() })
+        Ok(Self { folder, options, making: Mutex::default(), progress: Progress::default() })
+    }
+
+    /// How far this store's pulls have come.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// Removes what a crash left half done. A pull that another process is about fails.
@@ -85,7 +92,7 @@ impl Store {
     }
 
     async fn pull(&self, reference: &ImageReference, credentials: Option<&Credentials>) -> Result<Image> {
-        let remote = Remote::new(reference, &self.options, credentials);
+        let remote = Remote::new(reference, &self.options, credentials, self.progress.clone());
         let manifest = remote.manifest().await?;
         let digest = manifest.digest.clone();
         let lock = self.lock_for(&digest);

@@ -53,7 +53,7 @@ impl Rng {
         while let Some(chain) = active.pop(0, &memory)? {
             let head = chain.head_index();
             let written = self.fill(&memory, chain).unwrap_or_else(|e| {
-                tracing::warn!("a request for entropy failed: {e}");
+                tracing::debug!("a request for entropy failed: {e}");
                 0
             });
             active.give_back(0, head, written)?;

@@ -199,7 +199,7 @@ impl<'a> Server<'a> {
                     self.begin(request)?;
                 }
                 Err(e) => {
-                    tracing::warn!("a disk request is malformed: {e}");
+                    tracing::debug!("a disk request is malformed: {e}");
                     self.active.give_back(0, head, 0)?;
                 }
             }
@@ -276,7 +276,7 @@ impl<'a> Server<'a> {
             let expected = if request.operation == Operation::Flush { 0 } else { request.length() };
             let whole = u64::try_from(result).is_ok_and(|done| done == expected);
             if !whole {
-                tracing::warn!(operation = ?request.operation, result, expected, "a disk request failed");
+                tracing::debug!(operation = ?request.operation, result, expected, "a disk request failed");
             }
             let read =
                 if matches!(request.operation, Operation::Read(_)) && whole { expected as u32 } else { 0 };

@@ -1,0 +1,81 @@
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::AsyncWrite;
+
+/// How far a store's pulls have come, in bytes as registries send them.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    announced: AtomicU64,
+    fetched: AtomicU64,
+}
+
+impl Progress {
+    /// Bytes of all layers that were to be fetched.
+    pub fn announced(&self) -> u64 {
+        self.0.announced.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of them that have come.
+    pub fn fetched(&self) -> u64 {
+        self.0.fetched.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn announce(&self, bytes: u64) {
+        self.0.announced.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A writer that counts what passes on its way to `inner`.
+    pub(crate) fn count<W>(&self, inner: W) -> Counted<W> {
+        Counted { inner, progress: self.clone() }
+    }
+}
+
+/// Counts what is written.
+pub struct Counted<W> {
+    inner: W,
+    progress: Progress,
+}
+
+impl<W: AsyncWrite + Unpin> AsyncWrite for Counted<W> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(context, data);
+        if let Poll::Ready(Ok(count)) = written {
+            self.progress.0.fetched.fetch_add(count as u64, Ordering::Relaxed);
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_passes_is_counted() {
+        let progress = Progress::default();
+        progress.announce(10);
+        let mut out = Vec::new();
+        progress.count(&mut out).write_all(b"four").await.unwrap();
+        assert_eq!((progress.announced(), progress.fetched(), out), (10, 4, b"four".to_vec()));
+    }
+}
