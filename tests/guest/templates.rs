@@ -91,6 +91,21 @@ async fn a_guest_of_a_template_has_its_own_interfaces() {
     fixture.assert_clean();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn all_processors_of_a_template_go_on() {
+    let fixture = Fixture::new();
+    let wide = SandboxSpec { template_group: Some(GROUP.into()), ..fixture.spec(4.0) };
+    for round in 0..2 {
+        let (sandbox, state) = start(&fixture, "c", &wide).await;
+        assert_eq!(state.from_template, round > 0);
+        let script = "for mask in 1 2 4 8; do taskset $mask echo ran || exit 1; done | wc -l";
+        assert_eq!(output(&sandbox, "c", script).await, "4");
+        sandbox.delete().await.unwrap();
+    }
+    fixture.assert_clean();
+}
+
 /// A bound holds however slow or fast the host is: less time than it allows for is what must not pass.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs KVM; tests/run takes it into the lab"]

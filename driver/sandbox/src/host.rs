@@ -284,15 +284,20 @@ impl Sandbox {
 
     /// Ends the shim, and the guest with it, and waits until it is gone.
     pub async fn kill(&self) -> Result<()> {
-        let Some(pid) = self.shim_pid() else { return Ok(()) };
         let gone = async {
-            while kill(pid, UnixSignal::SIGKILL) != Err(Errno::ESRCH) && self.shim_pid().is_some() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+            // Looked for each time: a shim that just starts is two processes, of which the first ends by itself.
+            while let Some(pid) = self.shim_pid() {
+                match kill(pid, UnixSignal::SIGKILL) {
+                    Ok(()) | Err(Errno::ESRCH) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    Err(e) => {
+                        return Err(Error::Start(format!("its shim, process {pid}, cannot be ended: {e}")));
+                    }
+                }
             }
+            Ok(())
         };
-        tokio::time::timeout(KILL_TIMEOUT, gone)
-            .await
-            .map_err(|_| Error::Start(format!("its shim, process {pid}, does not end")))
+        let ended = tokio::time::timeout(KILL_TIMEOUT, gone).await;
+        ended.unwrap_or_else(|_| Err(Error::Start("its shim does not end".into())))
     }
 
     /// Ends the guest and removes all that belongs to the sandbox.
