@@ -3,6 +3,7 @@
 mod error;
 mod host_facts;
 mod manager;
+mod metrics;
 mod networking;
 mod options;
 mod record;

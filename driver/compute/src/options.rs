@@ -1,6 +1,7 @@
 //! `zun.conf` as this service reads it. Options of upstream keep their names, groups and defaults; those in
 //! `[kata]` are ours.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use cloud::{AuthOptions, ClientOptions};
@@ -115,6 +116,8 @@ pub struct Kata {
     pub nic_packets: u64,
     /// Packets at once after a pause.
     pub nic_burst_packets: u64,
+    /// Where metrics are served over HTTP, if they are.
+    pub metrics_listen: Option<SocketAddr>,
     /// The first of 65,536 users of this host as which shims run.
     pub first_user: u32,
     /// The control group below which each sandbox has its own.
@@ -253,6 +256,7 @@ impl Default for Kata {
             nic_burst_bytes: 0,
             nic_packets: 0,
             nic_burst_packets: 0,
+            metrics_listen: None,
             first_user: 2_000_000_000,
             cgroup: "zun-kata".into(),
             memory_overhead: 64,

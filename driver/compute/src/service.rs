@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::manager::Manager;
 use crate::options::Options;
 use crate::resources::{self, BINARY};
-use crate::{error, recovery};
+use crate::{error, metrics, recovery};
 
 const RETRY: Duration = Duration::from_secs(2);
 /// Some of Zun's periods are maxima; ours are no longer than this.
@@ -53,6 +53,10 @@ async fn serve(options: Options) -> Result<(), String> {
     let host = Host::new(options.host()).map_err(|e| e.to_string())?;
     let took = prove_kvm(&host).await.map_err(|e| format!("this host cannot run sandboxes: {e}"))?;
     tracing::info!("KVM works: a guest was ready after {} ms", took.as_millis());
+    if let Some(address) = options.kata.metrics_listen {
+        let listening = metrics::serve(address, host.clone()).await;
+        listening.map_err(|e| format!("[kata] metrics_listen {address}: {e}"))?;
+    }
     let images = options.image_store()?;
     images.remove_leftovers().map_err(|e| e.to_string())?;
 

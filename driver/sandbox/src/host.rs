@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::launch::{self, Allotment, SandboxSpec};
 use crate::logs::{self, LogQuery};
 use crate::templates::Templates;
+use crate::usage::Usage;
 use crate::users::Users;
 
 /// How long a shim that was killed may take to go.
@@ -267,6 +268,11 @@ impl Sandbox {
     /// What a container uses.
     pub async fn stats(&self, container: &str) -> Result<Stats> {
         Ok(self.client().stats(container).await?)
+    }
+
+    /// What it has taken of this host; none if it does not run.
+    pub fn usage(&self) -> Option<Usage> {
+        Usage::of(self.shim_pid()?)
     }
 
     /// A container's log.

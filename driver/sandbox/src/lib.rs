@@ -13,6 +13,7 @@ mod logs;
 mod probe;
 mod signals;
 mod templates;
+mod usage;
 mod users;
 
 pub use container::{ContainerSpec, process};
@@ -27,3 +28,4 @@ pub use shim_control::{
     SandboxState, Stage, Stats,
 };
 pub use signals::signal_number;
+pub use usage::Usage;

@@ -58,16 +58,12 @@ pub fn enter(folder: &RunDir, user: u32) -> Result<RunDir> {
     Ok(RunDir::new("/"))
 }
 
-/// The sandbox's files become its user's.
+/// The sandbox's files become its user's, but for those of a template: nobody changes one once it is made.
 fn hand_over(folder: &RunDir, user: u32) -> Result<()> {
-    let template = folder.template().with_extension("new");
-    let paths = [folder.path().to_owned(), folder.vsock_socket(), template.clone()];
-    for path in paths.iter().filter(|path| path.exists()) {
-        chown(path, Some(user), Some(user)).map_err(Error::io(format!("hand over {}", path.display())))?;
-    }
     let entries = std::fs::read_dir(folder.path()).map_err(Error::io("read the sandbox's folder"))?;
-    for entry in entries.filter_map(std::result::Result::ok).filter(is_file) {
-        chown(entry.path(), Some(user), Some(user)).map_err(Error::io("hand over the sandbox's files"))?;
+    let files = entries.filter_map(std::result::Result::ok).filter(is_file).map(|entry| entry.path());
+    for path in files.chain([folder.path().to_owned(), folder.vsock_socket()]) {
+        chown(&path, Some(user), Some(user)).map_err(Error::io(format!("hand over {}", path.display())))?;
     }
     let private = std::fs::Permissions::from_mode(0o700);
     std::fs::set_permissions(folder.path(), private).map_err(Error::io("close the sandbox's folder"))

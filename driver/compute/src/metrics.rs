@@ -1,0 +1,210 @@
+//! What the sandboxes of this host take, for Prometheus: gathered when it is asked for.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use sandbox::{Host, Sandbox, SandboxState, Situation, Stage};
+use tokio::net::TcpListener;
+
+const PATH: &str = "/metrics";
+const FORMAT: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+/// How long a client may take to ask.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one sandbox may take to answer.
+const SANDBOX_TIMEOUT: Duration = Duration::from_secs(2);
+
+type Labels = Vec<(&'static str, String)>;
+type Values = Family<Labels, Gauge<f64, AtomicU64>>;
+
+/// Answers at `address` until the service ends.
+pub async fn serve(address: SocketAddr, host: Host) -> std::io::Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    tracing::info!("metrics are at http://{address}{PATH}");
+    let host = Arc::new(host);
+    tokio::spawn(async move {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                // Out of descriptors, most likely: others are about to be closed.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let host = Arc::clone(&host);
+            tokio::spawn(async move {
+                let service = service_fn(|request| answer(request, Arc::clone(&host)));
+                let mut server = hyper::server::conn::http1::Builder::new();
+                server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+                if let Err(e) = server.serve_connection(TokioIo::new(stream), service).await {
+                    tracing::debug!("a client of the metrics left: {e}");
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+async fn answer<B>(request: Request<B>, host: Arc<Host>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut response = Response::new(Full::default());
+    match (request.uri().path(), text(&host).await) {
+        (PATH, Ok(text)) => {
+            *response.body_mut() = Full::from(text);
+            response.headers_mut().insert(CONTENT_TYPE, FORMAT);
+        }
+        (PATH, Err(e)) => {
+            tracing::warn!("metrics cannot be had: {e}");
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        _ => *response.status_mut() = StatusCode::NOT_FOUND,
+    }
+    Ok(response)
+}
+
+async fn text(host: &Host) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    let metrics = Metrics::default();
+    for id in host.list()? {
+        metrics.gather(&host.sandbox(&id), &id).await;
+    }
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// One family for each thing that is measured.
+#[derive(Default)]
+struct Metrics {
+    boot: Values,
+    from_template: Values,
+    vcpu: Values,
+    vmm: Values,
+    resident: Values,
+    shared: Values,
+    container_cpu: Values,
+    container_memory: Values,
+    container_pids: Values,
+    block: Values,
+    network: Values,
+}
+
+impl Metrics {
+    async fn gather(&self, sandbox: &Sandbox, id: &str) {
+        if let Some(usage) = sandbox.usage() {
+            set(&self.vcpu, labels(id, &[]), usage.vcpu_seconds);
+            set(&self.vmm, labels(id, &[]), usage.vmm_seconds);
+            set(&self.resident, labels(id, &[]), usage.resident_bytes as f64);
+            set(&self.shared, labels(id, &[]), usage.shared_bytes as f64);
+        }
+        let answers = async {
+            if let Situation::Live(state) = sandbox.situation().await {
+                self.gather_boot(&state, id);
+                for container in
+                    state.containers.keys().filter(|container| state.containers[*container].is_none())
+                {
+                    self.gather_container(sandbox, id, container).await;
+                }
+            }
+        };
+        if tokio::time::timeout(SANDBOX_TIMEOUT, answers).await.is_err() {
+            tracing::debug!(sandbox = id, "a sandbox does not tell what it takes");
+        }
+    }
+
+    fn gather_boot(&self, state: &SandboxState, id: &str) {
+        let Some(began) = state.stages.get(&Stage::ShimStarted) else { return };
+        for (stage, at) in &state.stages {
+            let seconds = at.saturating_sub(*began) as f64 / 1e6;
+            set(&self.boot, labels(id, &[("stage", &stage_name(*stage))]), seconds);
+        }
+        set(&self.from_template, labels(id, &[]), f64::from(u8::from(state.from_template)));
+    }
+
+    async fn gather_container(&self, sandbox: &Sandbox, id: &str, container: &str) {
+        let Ok(stats) = sandbox.stats(container).await else { return };
+        let own = |more: &[(&'static str, &str)]| labels(id, &[&[("container", container)], more].concat());
+        set(&self.container_cpu, own(&[]), stats.cpu_ns as f64 / 1e9);
+        set(&self.container_memory, own(&[]), stats.memory_bytes as f64);
+        set(&self.container_pids, own(&[]), stats.pids as f64);
+        set(&self.block, own(&[("direction", "read")]), stats.block_read_bytes as f64);
+        set(&self.block, own(&[("direction", "write")]), stats.block_write_bytes as f64);
+        for nic in &stats.network {
+            let through = |direction| own(&[("interface", nic.name.as_str()), ("direction", direction)]);
+            set(&self.network, through("receive"), nic.received_bytes as f64);
+            set(&self.network, through("send"), nic.sent_bytes as f64);
+        }
+    }
+
+    fn register(self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("zun_kata");
+        for (name, help, values) in [
+            ("boot_seconds", "From the shim's start to a stage of the sandbox's", self.boot),
+            ("from_template", "1 if the guest goes on from a template, 0 if it booted", self.from_template),
+            ("vcpu_seconds", "Processor time of the vCPUs", self.vcpu),
+            ("vmm_seconds", "Processor time of the shim beside its vCPUs", self.vmm),
+            ("resident_bytes", "Memory of the shim and its guest", self.resident),
+            ("shared_bytes", "Memory of them that others use too", self.shared),
+            ("container_cpu_seconds", "Processor time of a container", self.container_cpu),
+            ("container_memory_bytes", "Memory of a container", self.container_memory),
+            ("container_pids", "Processes of a container", self.container_pids),
+            ("container_block_bytes", "Bytes of disks read and written", self.block),
+            ("network_bytes", "Bytes through an interface", self.network),
+        ] {
+            registry.register(name, help, values);
+        }
+    }
+}
+
+fn labels(sandbox: &str, more: &[(&'static str, &str)]) -> Labels {
+    let own = [("sandbox", sandbox)];
+    own.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())).collect()
+}
+
+fn set(values: &Values, labels: Labels, value: f64) {
+    values.get_or_create(&labels).set(value);
+}
+
+/// The stage's name as the sandbox's state has it.
+fn stage_name(stage: Stage) -> String {
+    let name = serde_json::to_value(stage).unwrap_or_default();
+    name.as_str().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use sandbox::Phase;
+
+    use super::*;
+
+    #[test]
+    fn a_sandboxes_start_is_told_in_seconds() {
+        let metrics = Metrics::default();
+        let state = SandboxState {
+            phase: Phase::Ready,
+            containers: BTreeMap::new(),
+            from_template: true,
+            stages: BTreeMap::from([(Stage::ShimStarted, 1_000_000), (Stage::AgentReady, 1_250_000)]),
+        };
+        metrics.gather_boot(&state, "s");
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        assert!(text.contains("zun_kata_boot_seconds{sandbox=\"s\",stage=\"agent_ready\"} 0.25\n"), "{text}");
+        assert!(text.contains("zun_kata_from_template{sandbox=\"s\"} 1.0\n"), "{text}");
+    }
+}
