@@ -61,3 +61,29 @@ fn an_operator_looks_into_zuns_sandboxes_and_deletes_none() {
         cloud.delete(&uuid);
     });
 }
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn metrics_tell_of_zuns_containers() {
+    in_cloud(|cloud| {
+        let ask = |path: &str| cloud.on_host(&["curl", "-sS", &format!("http://127.0.0.1:9517{path}")]).ok();
+        let uuids = [cloud.run_busybox("sleep 100000"), cloud.run_busybox("sleep 100000")];
+        let text = ask("/metrics");
+        let value = |name: &str, uuid: &str, label: &str| -> f64 {
+            let own = |line: &&str| line.starts_with(name) && line.contains(uuid) && line.contains(label);
+            let line = text.lines().find(own).unwrap_or_else(|| panic!("no {name} of {uuid} in {text}"));
+            line.rsplit(' ').next().unwrap().parse().unwrap()
+        };
+        for uuid in &uuids {
+            assert!(value("zun_kata_boot_seconds", uuid, "stage=\"process_running\"") > 0.0);
+            assert!(value("zun_kata_resident_bytes", uuid, "") > value("zun_kata_shared_bytes", uuid, ""));
+            assert!(value("zun_kata_vcpu_seconds", uuid, "") > 0.0);
+            assert!(value("zun_kata_container_pids", uuid, "") >= 1.0);
+            assert!(value("zun_kata_network_bytes", uuid, "direction=\"send\"") > 0.0);
+        }
+        // One project's containers of one shape: the first, of this or an earlier test, made the template.
+        assert_eq!(value("zun_kata_from_template", &uuids[1], ""), 1.0);
+        uuids.iter().for_each(|uuid| cloud.delete(uuid));
+        assert!(!ask("/metrics").contains(&uuids[0]), "what is gone is not told of");
+    });
+}

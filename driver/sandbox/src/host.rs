@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -10,6 +11,7 @@ use shim_control::{
     Client, ClientError, ContainerExit, Exec, ExecResult, Origin, Phase, SandboxDir, SandboxPlan,
     SandboxState, Signal, SignalTarget, Stats,
 };
+use tokio::sync::Semaphore;
 
 use crate::cgroup::{Cgroups, Limits};
 use crate::container::ContainerSpec;
@@ -24,6 +26,8 @@ use crate::users::Users;
 /// How long a shim that was killed may take to go.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 const DISK: &str = "writable.ext4";
+/// Guests that come up at once for each processor: while one waits for its disk another can run.
+const TURNS_A_PROCESSOR: usize = 2;
 
 /// How sandboxes are made on this host.
 #[derive(Debug, Clone)]
@@ -61,6 +65,9 @@ pub struct Host {
     templates: Templates,
     users: Users,
     cgroups: Option<Cgroups>,
+    /// Turns to bring guests up: more at once than there are processors for would only make all slow. What runs in one's
+    /// turn is ours, and no tenant's: nobody can keep it.
+    turns: Arc<Semaphore>,
 }
 
 /// One sandbox, running or not.
@@ -104,7 +111,9 @@ impl Host {
         if cgroups.is_none() {
             tracing::warn!("this host has no cgroup v2: what sandboxes take is not limited");
         }
-        Ok(Self { options, templates, users, cgroups })
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let turns = Arc::new(Semaphore::new(processors * TURNS_A_PROCESSOR));
+        Ok(Self { options, templates, users, cgroups, turns })
     }
 
     /// The sandbox `id`, whether it exists or not.
@@ -184,6 +193,7 @@ impl Sandbox {
     }
 
     async fn launch(&self, plan: &SandboxPlan) -> Result<SandboxState> {
+        let _turn = self.host.turns.acquire().await;
         self.folder.write_plan(plan).map_err(Error::io("write the plan in", self.folder.path()))?;
         let started = launch::start(&self.folder, &self.host.options).await;
         if started.is_err() {

@@ -28,6 +28,11 @@ pub fn deadline() -> Context {
     with_duration(Duration::from_secs(60))
 }
 
+/// How long the agent may take to make a container: it mounts what may be large, on a host that may be busy.
+pub fn creation_deadline() -> Context {
+    with_duration(Duration::from_secs(180))
+}
+
 /// For calls that wait for a process.
 pub fn no_deadline() -> Context {
     Context::default()

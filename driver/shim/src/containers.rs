@@ -18,7 +18,7 @@ use shim_control::{
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use crate::agent::{deadline, no_deadline};
+use crate::agent::{creation_deadline, deadline, no_deadline};
 use crate::error::Result;
 use crate::log::{Lines, Log};
 
@@ -45,7 +45,7 @@ pub async fn create(
         OCI: MessageField::some(spec_to_wire(&container.spec)),
         ..Default::default()
     };
-    agent.create_container(deadline(), &request).await?;
+    agent.create_container(creation_deadline(), &request).await?;
     if container.input == ProcessInput::Closed {
         close_input(agent, &container.id, &container.id).await?;
     }
@@ -63,7 +63,7 @@ pub async fn create(
 pub async fn start(agent: &AgentServiceClient, id: &str) -> Result<()> {
     agent
         .start_container(
-            deadline(),
+            creation_deadline(),
             &StartContainerRequest { container_id: id.to_owned(), ..Default::default() },
         )
         .await?;
