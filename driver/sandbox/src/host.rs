@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal as UnixSignal, kill};
 use nix::unistd::Pid;
 use shim_control::{
-    Client, ClientError, ContainerExit, Exec, ExecResult, Origin, Phase, SandboxDir, SandboxPlan,
+    Client, ClientError, ContainerExit, Exec, ExecResult, LogLimits, Origin, Phase, SandboxDir, SandboxPlan,
     SandboxState, Signal, SignalTarget, Stats,
 };
 use tokio::sync::Semaphore;
@@ -56,6 +56,12 @@ pub struct HostOptions {
     pub log_file_bytes: u64,
     /// Log files kept.
     pub log_files: u32,
+}
+
+impl HostOptions {
+    pub(crate) fn log_limits(&self) -> LogLimits {
+        LogLimits { file_bytes: self.log_file_bytes, files: self.log_files }
+    }
 }
 
 /// All sandboxes of this host.
@@ -287,7 +293,7 @@ impl Sandbox {
 
     /// A container's log.
     pub fn logs(&self, query: &LogQuery) -> Result<String> {
-        logs::read(&self.folder.run().log(), query)
+        logs::read(&self.folder.run().log(), self.host.options.log_limits(), query)
     }
 
     /// Ends the guest in order. One that has ended is as good.

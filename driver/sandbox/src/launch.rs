@@ -8,8 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use shim_control::{
-    Client, ClientError, Disk, DiskSlot, LogLimits, Nic, Origin, Phase, RateLimit, SandboxDir, SandboxPlan,
-    SandboxState,
+    Client, ClientError, Disk, DiskSlot, Nic, Origin, Phase, RateLimit, SandboxDir, SandboxPlan, SandboxState,
 };
 use tokio::io::AsyncReadExt;
 
@@ -129,7 +128,7 @@ impl SandboxSpec {
             nics: self.network.nics.clone(),
             nic_limit: self.limits.nic,
             ends_with: self.ends_with.clone(),
-            log: LogLimits { file_bytes: options.log_file_bytes, files: options.log_files },
+            log: options.log_limits(),
         }
     }
 

@@ -1,13 +1,16 @@
 //! Reading a container's log.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use shim_control::{LogEntry, LogStream, open_untrusted};
+use shim_control::{LogEntry, LogLimits, LogStream, open_untrusted};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::error::{Error, Result};
+
+/// Bytes by which a file may be longer than its limit: its first entry is written however long it is.
+const ENTRY_MAX: u64 = 256 * 1024;
 
 /// How many lines of the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,11 +47,13 @@ impl LogQuery {
     }
 }
 
-/// Reads the log at `path` and the files that were rotated before it.
-pub fn read(path: &Path, query: &LogQuery) -> Result<String> {
+/// Reads the log at `path` and the files that were rotated before it. A shim that is somebody else's by now may write
+/// more than `limits`: no more than these is read.
+pub fn read(path: &Path, limits: LogLimits, query: &LogQuery) -> Result<String> {
     let mut entries = Vec::new();
-    for file in files(path) {
-        let reader = BufReader::new(open_untrusted(&file).map_err(Error::io("open", &file))?);
+    for file in files(path, limits.files) {
+        let content = open_untrusted(&file).map_err(Error::io("open", &file))?;
+        let reader = BufReader::new(content.take(limits.file_bytes.saturating_add(ENTRY_MAX)));
         for line in reader.lines() {
             let line = line.map_err(Error::io("read", &file))?;
             // A line that is being written just now is not whole.
@@ -74,9 +79,9 @@ pub fn read(path: &Path, query: &LogQuery) -> Result<String> {
     Ok(text)
 }
 
-/// The log's files, oldest first.
-fn files(path: &Path) -> Vec<PathBuf> {
-    let rotated = (1..).map(|number| PathBuf::from(format!("{}.{number}", path.display())));
+/// The log's files, at most `count`, oldest first.
+fn files(path: &Path, count: u32) -> Vec<PathBuf> {
+    let rotated = (1..count).map(|number| PathBuf::from(format!("{}.{number}", path.display())));
     let mut files: Vec<_> = rotated.take_while(|path| path.exists()).collect();
     files.reverse();
     files.extend(path.exists().then(|| path.to_owned()));
@@ -86,6 +91,8 @@ fn files(path: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LIMITS: LogLimits = LogLimits { file_bytes: 4096, files: 2 };
 
     fn log() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
@@ -108,14 +115,26 @@ mod tests {
     #[test]
     fn rotated_files_come_first() {
         let (_folder, path) = log();
-        assert_eq!(read(&path, &query()).unwrap(), "line 1\nline 2\nline 3\n");
-        assert_eq!(read(Path::new("/nonexistent"), &query()).unwrap(), "");
+        assert_eq!(read(&path, LIMITS, &query()).unwrap(), "line 1\nline 2\nline 3\n");
+        assert_eq!(read(Path::new("/nonexistent"), LIMITS, &query()).unwrap(), "");
+    }
+
+    #[test]
+    fn no_more_is_read_than_a_log_may_have() {
+        let (folder, path) = log();
+        std::fs::rename(&path, folder.path().join("container.log.2")).unwrap();
+        let line = "{\"log\":\"x\",\"stream\":\"stdout\",\"time\":\"2026-01-01T00:00:00Z\"}\n";
+        std::fs::write(&path, line.repeat(100_000)).unwrap();
+        let text = read(&path, LIMITS, &query()).unwrap();
+        assert!(!text.contains("line 3"), "a third file is one too many");
+        let written = (LIMITS.file_bytes + ENTRY_MAX) as usize / line.len();
+        assert_eq!(text.matches('x').count(), written);
     }
 
     #[test]
     fn a_query_chooses() {
         let (_folder, path) = log();
-        let read = |query: LogQuery| read(&path, &query).unwrap();
+        let read = |query: LogQuery| read(&path, LIMITS, &query).unwrap();
         assert_eq!(read(LogQuery { stderr: false, ..query() }), "line 1\nline 3\n");
         assert_eq!(read(LogQuery { tail: Tail::Lines(1), ..query() }), "line 3\n");
         let since = OffsetDateTime::parse("2026-01-01T00:00:02Z", &Rfc3339).unwrap();
