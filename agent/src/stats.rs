@@ -26,7 +26,7 @@ pub fn collect(cgroup: &Path) -> StatsContainerResponse {
     };
     StatsContainerResponse {
         cgroup_stats: MessageField::some(cgroup_stats),
-        network_stats: network(&read(Path::new("/proc/net/dev"))),
+        network_stats: network(&read(Path::new("/proc/net/dev")), is_up),
         ..Default::default()
     }
 }
@@ -92,8 +92,17 @@ fn block(stat: &str) -> BlkioStats {
     BlkioStats { io_service_bytes_recursive: entries, ..Default::default() }
 }
 
-fn network(devices: &str) -> Vec<NetworkStats> {
+/// Whether an interface is in use: slots for more are there, and down.
+fn is_up(interface: &str) -> bool {
+    const IFF_UP: u32 = 1;
+    let flags = read(&Path::new("/sys/class/net").join(interface).join("flags"));
+    let flags = flags.trim().strip_prefix("0x").and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    flags.is_some_and(|flags| flags & IFF_UP != 0)
+}
+
+fn network(devices: &str, is_up: impl Fn(&str) -> bool) -> Vec<NetworkStats> {
     let lines = devices.lines().filter_map(|line| line.split_once(':'));
+    let lines = lines.filter(|(name, _)| is_up(name.trim()));
     lines
         .filter_map(|(name, counters)| {
             let values: Vec<u64> =
@@ -147,8 +156,8 @@ mod tests {
             entries.iter().map(|e| (e.major, e.op.as_str(), e.value)).collect::<Vec<_>>(),
             [(254, "Read", 4096), (254, "Write", 0)]
         );
-        let dev = "Inter-|   Receive\n face |bytes\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  eth0: 10 2 0 0 0 0 0 0 20 3 0 0 0 0 0 0\n";
-        let interfaces = network(dev);
+        let dev = "Inter-|   Receive\n face |bytes\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  eth0: 10 2 0 0 0 0 0 0 20 3 0 0 0 0 0 0\n  eth1: 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
+        let interfaces = network(dev, |name| name != "eth1");
         assert_eq!(interfaces.len(), 1);
         assert_eq!(
             (interfaces[0].name.as_str(), interfaces[0].rx_bytes, interfaces[0].tx_packets),

@@ -20,12 +20,12 @@ const THINGS_ON_HOST: &str = r#"
 ip -o link | awk '{ print "link", $2 }'
 ovs-vsctl list-ports br-int | sed 's/^/port /'
 pgrep -x kata-shim | sed 's/^/shim /'
-find /sys/fs/cgroup -mindepth 1 -type d | sed 's/^/cgroup /'
+find /sys/fs/cgroup -mindepth 1 -type d ! -path '*/zun-kata/operator' | sed 's/^/cgroup /'
 losetup -a | sed 's/^/loop /'
 awk '{ print "mount", $2 }' /proc/mounts
 cd /var/lib/zun-kata
 find . -path './images/rootfs/*' -prune -o -path './images/config/*' -prune -o -path './images/refs/*' -prune \
-  -o ! -path ./operator -print | sed 's/^/file /'
+  -o -path './templates/*' -prune -o ! -path ./operator -print | sed 's/^/file /'
 "#;
 
 const THINGS_IN_DATABASES: &str = "
