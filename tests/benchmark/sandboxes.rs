@@ -2,16 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use cloud_tests::rootfs::busybox_rootfs;
-use cloud_tests::{devstack, top};
-use sandbox::{
-    ContainerSpec, ContainerUser, DeviceLimits, GuestNetwork, Host, HostOptions, Sandbox, SandboxSpec,
-};
+use cloud_tests::sandboxes::{OVERHEAD_MIB, busybox_rootfs, host_options};
+use sandbox::{ContainerSpec, ContainerUser, DeviceLimits, GuestNetwork, Host, Sandbox, SandboxSpec};
 use tempfile::TempDir;
 
 /// Memory of a guest.
 pub const GUEST_MIB: u64 = 256;
-const OVERHEAD_MIB: u64 = 64;
 const DISK_GIB: u64 = 1;
 
 pub struct Sandboxes {
@@ -23,20 +19,7 @@ pub struct Sandboxes {
 impl Sandboxes {
     pub fn new() -> Self {
         let folder = tempfile::tempdir_in("/var/lib/zun-kata").unwrap();
-        let options = HostOptions {
-            folder: folder.path().join("sandboxes"),
-            shim: top().join("target/release/kata-shim"),
-            kernel: devstack().join("vmlinux"),
-            image: devstack().join("guest.initrd"),
-            templates: folder.path().join("templates"),
-            template_bytes: 1 << 30,
-            users: folder.path().join("users"),
-            first_user: 2_000_000_000,
-            cgroup: "zun-kata-benchmark".into(),
-            memory_overhead_mib: OVERHEAD_MIB,
-            log_file_bytes: 1 << 20,
-            log_files: 1,
-        };
+        let options = host_options(folder.path(), "zun-kata-benchmark");
         let rootfs = busybox_rootfs(folder.path());
         Self { rootfs, host: Host::new(options).unwrap(), folder }
     }

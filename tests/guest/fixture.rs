@@ -4,8 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cloud_tests::rootfs::{busybox_rootfs, shell};
-use cloud_tests::{devstack, top};
+use cloud_tests::sandboxes::{busybox_rootfs, host_options, shell};
 use sandbox::{
     ContainerSpec, ContainerUser, DeviceLimits, Exec, GuestNetwork, Host, HostOptions, Sandbox, SandboxSpec,
 };
@@ -28,18 +27,9 @@ impl Fixture {
         fs::create_dir_all(STATE).unwrap();
         let folder = tempfile::tempdir_in(STATE).unwrap();
         let options = HostOptions {
-            folder: folder.path().join("sandboxes"),
-            shim: top().join("target/release/kata-shim"),
-            kernel: devstack().join("vmlinux"),
-            image: devstack().join("guest.initrd"),
-            templates: folder.path().join("templates"),
-            template_bytes: 1 << 30,
-            users: folder.path().join("users"),
-            first_user: 2_000_000_000,
-            cgroup: "zun-kata-tests".into(),
-            memory_overhead_mib: 64,
             log_file_bytes: LOG_FILE_BYTES,
             log_files: 3,
+            ..host_options(folder.path(), "zun-kata-tests")
         };
         let rootfs = busybox_rootfs(folder.path());
         Self { folder, options, rootfs }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cloud_tests::rootfs;
+use cloud_tests::sandboxes;
 use sandbox::{
     DeviceLimits, GuestNetwork, Nic, NicAddress, RateLimit, Sandbox, SandboxSpec, SandboxState, Situation,
     Stage,
@@ -142,5 +142,5 @@ async fn a_template_that_is_damaged_is_made_again() {
 }
 
 fn shell(script: &str) {
-    rootfs::shell(script, Path::new("/"));
+    sandboxes::shell(script, Path::new("/"));
 }

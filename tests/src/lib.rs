@@ -5,7 +5,7 @@
 
 pub mod cloud;
 pub mod registry;
-pub mod rootfs;
+pub mod sandboxes;
 pub mod tls;
 
 use std::net::{Ipv4Addr, TcpStream};

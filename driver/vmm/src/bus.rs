@@ -5,12 +5,11 @@ use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vm_superio::Trigger;
-use vm_superio::serial::{NoEvents, Serial};
+use vm_superio::serial::{NoEvents, Serial, SerialState};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::ConsoleRing;
 use crate::layout::{RESET_PORT, SERIAL_PORT, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE};
-use crate::snapshot::SerialState;
 use crate::virtio::{Medium, MmioTransport, TransportState};
 use crate::{Error, Result};
 
@@ -104,17 +103,17 @@ impl Bus {
         self.virtio.iter().map(|device| lock(device).resume()).fold(Ok(()), Result::and)
     }
 
-    /// Puts `medium` into the slot of device `index`, or takes out what is in it.
-    pub fn change_slot(&self, index: usize, medium: Option<Medium>) -> Result<()> {
+    /// Puts `medium` into the empty slot of device `index`.
+    pub fn insert(&self, index: usize, medium: Medium) -> Result<()> {
         let device =
             self.virtio.get(index).ok_or_else(|| Error::Slot(format!("there is no device {index}")))?;
-        lock(device).change(medium)
+        lock(device).insert(medium)
     }
 
     /// The state of all devices, which must have been stopped.
     pub fn state(&self) -> Result<(SerialState, Vec<TransportState>)> {
         let devices = self.virtio.iter().map(|device| lock(device).state()).collect::<Result<_>>()?;
-        Ok((save_serial(&lock(&self.serial)), devices))
+        Ok((lock(&self.serial).state(), devices))
     }
 
     /// Brings new devices to their states.
@@ -128,7 +127,8 @@ impl Bus {
         }
         let mut port = lock(&self.serial);
         let interrupt = port.interrupt_evt().0.try_clone().map_err(Error::io("copy an event descriptor"))?;
-        *port = restore_serial(serial, SerialInterrupt(interrupt), self.console.clone())?;
+        *port = Serial::from_state(serial, SerialInterrupt(interrupt), NoEvents, self.console.clone())
+            .map_err(|e| Error::Snapshot(format!("its serial port cannot be had: {e:?}")))?;
         self.virtio.iter().zip(devices).try_for_each(|(device, state)| lock(device).restore(state))
     }
 
@@ -143,43 +143,6 @@ impl Bus {
 fn serial_offset(port: u16) -> Option<u8> {
     let offset = port.checked_sub(SERIAL_PORT).filter(|offset| *offset < SERIAL_REGISTERS)?;
     u8::try_from(offset).ok()
-}
-
-fn save_serial(port: &SerialPort) -> SerialState {
-    let state = port.state();
-    SerialState {
-        baud_divisor_low: state.baud_divisor_low,
-        baud_divisor_high: state.baud_divisor_high,
-        interrupt_enable: state.interrupt_enable,
-        interrupt_identification: state.interrupt_identification,
-        line_control: state.line_control,
-        line_status: state.line_status,
-        modem_control: state.modem_control,
-        modem_status: state.modem_status,
-        scratch: state.scratch,
-        in_buffer: state.in_buffer,
-    }
-}
-
-fn restore_serial(
-    state: &SerialState,
-    interrupt: SerialInterrupt,
-    console: ConsoleRing,
-) -> Result<SerialPort> {
-    let state = vm_superio::serial::SerialState {
-        baud_divisor_low: state.baud_divisor_low,
-        baud_divisor_high: state.baud_divisor_high,
-        interrupt_enable: state.interrupt_enable,
-        interrupt_identification: state.interrupt_identification,
-        line_control: state.line_control,
-        line_status: state.line_status,
-        modem_control: state.modem_control,
-        modem_status: state.modem_status,
-        scratch: state.scratch,
-        in_buffer: state.in_buffer.clone(),
-    };
-    Serial::from_state(&state, interrupt, NoEvents, console)
-        .map_err(|e| Error::Snapshot(format!("its serial port cannot be had: {e:?}")))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -132,22 +132,12 @@ impl Machine {
 
     /// Puts a disk into an empty slot.
     pub fn insert_disk(&self, slot: usize, disk: DiskConfig) -> Result<()> {
-        self.change_slot(self.disk(slot)?, Some(Medium::Disk(disk)))
-    }
-
-    /// Takes a disk out. The guest must have stopped using it: what it still asks of it fails.
-    pub fn eject_disk(&self, slot: usize) -> Result<()> {
-        self.change_slot(self.disk(slot)?, None)
+        self.bus.insert(self.disk(slot)?, Medium::Disk(disk))
     }
 
     /// Connects the interface in an empty slot.
     pub fn insert_nic(&self, slot: usize, nic: NicConfig) -> Result<()> {
-        self.change_slot(self.nic(slot)?, Some(Medium::Nic(nic)))
-    }
-
-    /// Takes an interface off its tap.
-    pub fn eject_nic(&self, slot: usize) -> Result<()> {
-        self.change_slot(self.nic(slot)?, None)
+        self.bus.insert(self.nic(slot)?, Medium::Nic(nic))
     }
 
     fn disk(&self, slot: usize) -> Result<usize> {
@@ -162,10 +152,6 @@ impl Machine {
         (slot < count).then_some(self.shape.disk_slots.len() + slot).ok_or_else(|| {
             Error::Slot(format!("the machine has {count} slots for interfaces, not {}", slot + 1))
         })
-    }
-
-    fn change_slot(&self, index: usize, medium: Option<Medium>) -> Result<()> {
-        self.bus.change_slot(index, medium)
     }
 
     /// Writes the machine's state to `files`, and goes on. All slots must be empty, and host programs must have left

@@ -185,7 +185,7 @@ pub fn owner_rules() -> Result<Vec<Rule>> {
 }
 
 /// `ioctl` with one of these requests.
-pub fn ioctls(requests: &[u64]) -> Result<Vec<Rule>> {
+fn ioctls(requests: &[u64]) -> Result<Vec<Rule>> {
     let rules = requests.iter().map(|request| rule(1, SeccompCmpOp::Eq, *request)).collect::<Result<_>>()?;
     Ok(vec![(libc::SYS_ioctl, rules)])
 }

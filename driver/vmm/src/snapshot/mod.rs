@@ -7,6 +7,7 @@ mod controllers;
 mod files;
 
 use serde::{Deserialize, Serialize};
+use vm_superio::serial::SerialState;
 
 pub use controllers::{Controllers, restore as restore_controllers, save as save_controllers};
 pub use files::{Snapshot, SnapshotFiles};
@@ -53,23 +54,24 @@ pub struct MachineState {
     /// Interrupt controllers, timer, clock.
     pub controllers: Controllers,
     /// The serial port.
+    #[serde(with = "SavedSerial")]
     pub serial: SerialState,
     /// One for each device, in the order of their windows.
     pub devices: Vec<TransportState>,
 }
 
-/// The serial port's registers; the names are those of the 16550.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct SerialState {
-    pub baud_divisor_low: u8,
-    pub baud_divisor_high: u8,
-    pub interrupt_enable: u8,
-    pub interrupt_identification: u8,
-    pub line_control: u8,
-    pub line_status: u8,
-    pub modem_control: u8,
-    pub modem_status: u8,
-    pub scratch: u8,
-    pub in_buffer: Vec<u8>,
+/// How the serial port's registers are written; the names are those of the 16550.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "SerialState")]
+struct SavedSerial {
+    baud_divisor_low: u8,
+    baud_divisor_high: u8,
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line_control: u8,
+    line_status: u8,
+    modem_control: u8,
+    modem_status: u8,
+    scratch: u8,
+    in_buffer: Vec<u8>,
 }

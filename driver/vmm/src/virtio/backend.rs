@@ -83,6 +83,11 @@ impl Backend {
 
     /// Lets a worker serve the device, if there is anything in it to be served.
     pub fn start(&mut self, features: u64) -> Result<()> {
+        // What can fail comes first: the device must not be lost with it.
+        let copies = self.notifications.iter().map(EventFd::try_clone);
+        let notifications =
+            copies.collect::<std::io::Result<_>>().map_err(Error::io("copy a notification"))?;
+        let stop = event_fd()?;
         let (device, queues) = match std::mem::replace(&mut self.owner, Owner::Lost) {
             Owner::Rest(device, queues) if device.is_present() => (device, queues),
             Owner::Lost => return Err(lost()),
@@ -91,20 +96,11 @@ impl Backend {
                 return Ok(());
             }
         };
-        let copies = self.notifications.iter().map(EventFd::try_clone);
-        let active = Active {
-            memory: self.memory.clone(),
-            queues,
-            notifications: copies
-                .collect::<std::io::Result<_>>()
-                .map_err(Error::io("copy a notification"))?,
-            interrupt: self.interrupt.clone(),
-            features,
-            stop: event_fd()?,
-        };
-        // What the driver put into its queues while nobody served them is found at once.
-        for event in &self.notifications {
-            event.write(1).map_err(Error::io("signal a notification"))?;
+        let (memory, interrupt) = (self.memory.clone(), self.interrupt.clone());
+        let active = Active { memory, queues, notifications, interrupt, features, stop };
+        // What the driver put into its queues while nobody served them is found at once; a count that is full says so too.
+        for event in &active.notifications {
+            let _ = event.write(1);
         }
         self.owner = Owner::Worker(self.workers.start(Served { device, active })?);
         Ok(())
@@ -129,13 +125,10 @@ impl Backend {
         }
     }
 
-    /// Puts `medium` into a slot at rest, or takes out what is in it; gives the new configuration space.
-    pub fn change(&mut self, medium: Option<Medium>) -> Result<Vec<u8>> {
+    /// Puts `medium` into an empty slot at rest; gives the new configuration space.
+    pub fn insert(&mut self, medium: Medium) -> Result<Vec<u8>> {
         let Owner::Rest(device, _) = &mut self.owner else { return Err(lost()) };
-        match medium {
-            Some(medium) => device.insert(medium)?,
-            None => device.eject()?,
-        }
+        device.insert(medium)?;
         Ok(device.config_space().to_vec())
     }
 }

@@ -125,12 +125,12 @@ impl MmioTransport {
         if self.status == DRIVER_OK { self.backend.start(self.accepted) } else { Ok(()) }
     }
 
-    /// Puts `medium` into the slot, or takes out what is in it, and tells the driver.
-    pub fn change(&mut self, medium: Option<Medium>) -> Result<()> {
+    /// Puts `medium` into the empty slot, and tells the driver.
+    pub fn insert(&mut self, medium: Medium) -> Result<()> {
         self.stop();
-        let changed = self.backend.change(medium);
+        let inserted = self.backend.insert(medium);
         self.resume()?;
-        self.config = changed?;
+        self.config = inserted?;
         self.config_generation = self.config_generation.wrapping_add(1);
         if self.status == DRIVER_OK {
             self.interrupt.config();

@@ -4,7 +4,7 @@
 //! that no lock is held while a queue is served; a reset ends the worker and takes the device back.
 //!
 //! Disks and interfaces are slots: a device that the guest finds at its start and that may be empty. What is put
-//! into one later, or taken out, the driver learns by an interrupt.
+//! into one later the driver learns by an interrupt.
 
 mod backend;
 mod balloon;
@@ -56,10 +56,6 @@ pub trait VirtioDevice: Send {
     }
     /// Fills an empty slot.
     fn insert(&mut self, _: Medium) -> Result<()> {
-        Err(Error::Slot("the device is no slot".into()))
-    }
-    /// Empties a slot.
-    fn eject(&mut self) -> Result<()> {
         Err(Error::Slot("the device is no slot".into()))
     }
 }

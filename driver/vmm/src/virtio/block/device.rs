@@ -116,11 +116,6 @@ impl VirtioDevice for Block {
         }
     }
 
-    fn eject(&mut self) -> Result<()> {
-        self.config = config(0);
-        self.disk.take().map(drop).ok_or_else(|| Error::Slot("it has no disk".into()))
-    }
-
     fn serve(&mut self, active: &mut Active) -> Result<()> {
         match &self.disk {
             Some(disk) => Server::new(disk, active)?.run(),

@@ -1,7 +1,32 @@
-//! A file system for containers of tests, made from this machine's busybox.
+//! Sandboxes of tests: how a host makes them, and a file system from this machine's busybox.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use sandbox::HostOptions;
+
+use crate::{devstack, top};
+
+/// MiB that a guest gets above its container's.
+pub const OVERHEAD_MIB: u64 = 64;
+
+/// A host whose sandboxes are in `folder`, made of what was built last.
+pub fn host_options(folder: &Path, cgroup: &str) -> HostOptions {
+    HostOptions {
+        folder: folder.join("sandboxes"),
+        shim: top().join("target/release/kata-shim"),
+        kernel: devstack().join("vmlinux"),
+        image: devstack().join("guest.initrd"),
+        templates: folder.join("templates"),
+        template_bytes: 1 << 30,
+        users: folder.join("users"),
+        first_user: 2_000_000_000,
+        cgroup: cgroup.into(),
+        memory_overhead_mib: OVERHEAD_MIB,
+        log_file_bytes: 1 << 20,
+        log_files: 1,
+    }
+}
 
 /// Makes a file system in `folder` that holds busybox, and a few users.
 pub fn busybox_rootfs(folder: &Path) -> PathBuf {
