@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use agent_protocol::messages::{CreateContainerRequest, ExecProcessRequest, StatsContainerResponse};
-use agent_protocol::{process_from_wire, spec_from_wire};
+use agent_protocol::messages::{
+    CreateContainerRequest, ExecProcessRequest, StatsContainerResponse, UpdateContainerRequest,
+};
+use agent_protocol::{process_from_wire, resources_from_wire, spec_from_wire};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
@@ -18,7 +20,6 @@ use crate::storage::Mounts;
 use crate::{runtime, stats, users};
 
 const BUNDLES: &str = "/run/kata-agent/bundles";
-const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// Helpers that run at one time: each maps this program anew, and guests may be small.
 const HELPERS_AT_ONCE: usize = 4;
 const IDENTIFIER_MAX: usize = 128;
@@ -149,6 +150,13 @@ impl Containers {
         }
     }
 
+    /// Changes what a container may use.
+    pub fn update(&self, request: &UpdateContainerRequest) -> Result<()> {
+        let container = self.find(&request.container_id)?;
+        let resources = resources_from_wire(request.resources.get_or_default())?;
+        runtime::update(&container.id, &container.cgroup, &resources)
+    }
+
     /// What a container uses.
     pub fn stats(&self, id: &str) -> Result<StatsContainerResponse> {
         Ok(stats::collect(&self.find(id)?.cgroup))
@@ -213,7 +221,7 @@ impl Container {
 
 fn cgroup_of(spec: &Spec) -> PathBuf {
     let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone()).unwrap_or_default();
-    Path::new(CGROUP_ROOT).join(path.strip_prefix("/").unwrap_or(&path))
+    Path::new(runtime::CGROUP_ROOT).join(path.strip_prefix("/").unwrap_or(&path))
 }
 
 fn write_json(directory: &Path, name: &str, value: &impl serde::Serialize) -> Result<()> {

@@ -5,6 +5,7 @@
 //! runtime library forks and changes its own process.
 
 mod containers;
+mod cpus;
 mod error;
 mod files;
 mod identity;

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use agent_protocol::messages::{
     AgentDetails, CloseStdinRequest, CopyFileRequest, CreateContainerRequest, CreateSandboxRequest,
     DestroySandboxRequest, Empty, ExecProcessRequest, GuestDetailsRequest, GuestDetailsResponse, Interface,
-    ReadStreamRequest, ReadStreamResponse, RemoveContainerRequest, ReseedRandomDevRequest, Routes,
-    SetGuestDateTimeRequest, SignalProcessRequest, StartContainerRequest, StatsContainerRequest,
-    StatsContainerResponse, TtyWinResizeRequest, UpdateInterfaceRequest, UpdateRoutesRequest,
-    WaitProcessRequest, WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
+    OnlineCPUMemRequest, ReadStreamRequest, ReadStreamResponse, RemoveContainerRequest,
+    ReseedRandomDevRequest, Routes, SetGuestDateTimeRequest, SignalProcessRequest, StartContainerRequest,
+    StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest, UpdateContainerRequest,
+    UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
+    WriteStreamResponse,
 };
 use agent_protocol::service::{AgentService, create_agent_service};
 use agent_protocol::{AGENT_PORT, SANDBOX_DIR, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY};
@@ -23,6 +24,7 @@ use tokio::sync::Notify;
 use ttrpc::asynchronous::{Server, TtrpcContext};
 
 use crate::containers::Containers;
+use crate::cpus;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::identity;
@@ -139,6 +141,11 @@ impl AgentService for Agent {
         empty()
     }
 
+    async fn online_cpu_mem(&self, _: &TtrpcContext, request: OnlineCPUMemRequest) -> ttrpc::Result<Empty> {
+        cpus::online(request.nb_cpus as usize)?;
+        empty()
+    }
+
     async fn create_container(
         &self,
         _: &TtrpcContext,
@@ -163,6 +170,15 @@ impl AgentService for Agent {
         request: RemoveContainerRequest,
     ) -> ttrpc::Result<Empty> {
         self.containers.remove(&request.container_id).await?;
+        empty()
+    }
+
+    async fn update_container(
+        &self,
+        _: &TtrpcContext,
+        request: UpdateContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.containers.update(&request)?;
         empty()
     }
 

@@ -80,6 +80,12 @@ impl Fixture {
         self.options.image = self.folder.path().join("end.initrd");
     }
 
+    /// Lets sandboxes grow to two CPUs and 1 GiB.
+    pub fn sandboxes_that_grow(&mut self) {
+        self.options.vcpus_max = 2;
+        self.options.memory_max_mib = 1024;
+    }
+
     /// Replaces the kernel by nonsense.
     pub fn kernel_of_zeros(&mut self) {
         self.options.kernel = self.folder.path().join("zeros");

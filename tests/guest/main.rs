@@ -4,6 +4,7 @@
 
 mod confinement;
 mod fixture;
+mod growth;
 mod templates;
 
 use std::sync::Arc;

@@ -23,6 +23,8 @@ pub fn host_options(folder: &Path, cgroup: &str) -> HostOptions {
         first_user: 2_000_000_000,
         cgroup: cgroup.into(),
         memory_overhead_mib: OVERHEAD_MIB,
+        vcpus_max: 1,
+        memory_max_mib: 0,
         log_file_bytes: 1 << 20,
         log_files: 1,
     }

@@ -5,7 +5,10 @@
 
 mod spec;
 
-pub use spec::{SpecError, process_from_wire, process_to_wire, spec_from_wire, spec_to_wire};
+pub use spec::{
+    SpecError, process_from_wire, process_to_wire, resources_from_wire, resources_to_wire, spec_from_wire,
+    spec_to_wire,
+};
 
 #[allow(missing_docs, clippy::all, clippy::unwrap_used, clippy::expect_used)]
 mod generated {

@@ -139,7 +139,8 @@ fn device_to_wire(device: &oci_spec::runtime::LinuxDevice) -> wire::LinuxDevice 
     }
 }
 
-fn resources_to_wire(resources: &LinuxResources) -> wire::LinuxResources {
+/// The wire form of `resources`.
+pub fn resources_to_wire(resources: &LinuxResources) -> wire::LinuxResources {
     let devices = resources.devices().iter().flatten().map(|rule| wire::LinuxDeviceCgroup {
         Allow: rule.allow(),
         Type: rule.typ().and_then(|typ| json_string(&json!(typ))).unwrap_or_default(),
@@ -189,6 +190,11 @@ pub fn spec_from_wire(spec: &wire::Spec) -> Result<Spec, SpecError> {
         "linux": spec.Linux.as_ref().map(linux_json),
     });
     Ok(serde_json::from_value(value)?)
+}
+
+/// The resources that `resources` says.
+pub fn resources_from_wire(resources: &wire::LinuxResources) -> Result<LinuxResources, SpecError> {
+    Ok(serde_json::from_value(resources_json(resources))?)
 }
 
 /// The process that `process` says.

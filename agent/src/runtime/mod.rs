@@ -2,8 +2,13 @@
 
 pub mod helper;
 mod launch;
+mod update;
 
 pub use launch::{Stdio, create, exec, remove, start};
+pub use update::update;
+
+/// Where the control groups are.
+pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// Where `libcontainer` keeps its state.
 pub const STATE_DIR: &str = "/run/kata-agent/state";

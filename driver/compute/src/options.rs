@@ -12,6 +12,8 @@ use oslo::{ConfigFiles, RabbitOptions, TransportUrl};
 use sandbox::{DeviceLimits, HostOptions, RateLimit};
 use serde::Deserialize;
 
+use crate::host_facts;
+
 const MEBIBYTE: u64 = 1 << 20;
 const GIBIBYTE: u64 = 1 << 30;
 
@@ -124,6 +126,10 @@ pub struct Kata {
     pub cgroup: PathBuf,
     /// Memory in MiB that a guest gets above its containers'.
     pub memory_overhead: u64,
+    /// Virtual CPUs to which a sandbox may grow while it runs; never more than the host has.
+    pub max_vcpus: u8,
+    /// Memory in MiB to which a guest may grow while it runs; 0 is all that the host has.
+    pub max_memory: u64,
     /// MiB of one log file.
     pub log_file_size: u64,
     /// Log files kept.
@@ -165,6 +171,17 @@ impl TemplateScope {
 }
 
 impl Kata {
+    fn vcpus_max(&self) -> u8 {
+        self.max_vcpus.min(u8::try_from(host_facts::cpus()).unwrap_or(u8::MAX))
+    }
+
+    fn memory_max_mib(&self) -> u64 {
+        match self.max_memory {
+            0 => host_facts::memory().total,
+            mebibytes => mebibytes,
+        }
+    }
+
     /// What a container may move through its devices.
     pub fn limits(&self) -> DeviceLimits {
         let disk = RateLimit {
@@ -260,6 +277,8 @@ impl Default for Kata {
             first_user: 2_000_000_000,
             cgroup: "zun-kata".into(),
             memory_overhead: 64,
+            max_vcpus: 4,
+            max_memory: 0,
             log_file_size: 10,
             log_files: 3,
             insecure_registries: String::new(),
@@ -312,6 +331,8 @@ impl Options {
             first_user: kata.first_user,
             cgroup,
             memory_overhead_mib: kata.memory_overhead,
+            vcpus_max: kata.vcpus_max(),
+            memory_max_mib: kata.memory_max_mib(),
             log_file_bytes: kata.log_file_size * MEBIBYTE,
             log_files: kata.log_files,
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use image::{ImageReference, Progress, PullPolicy};
 use indicatif::{ProgressBar, ProgressStyle};
-use sandbox::{Exec, Host, LogQuery, Phase, Sandbox, SandboxState, Situation, Tail, process};
+use sandbox::{Exec, Host, LogQuery, Phase, Sandbox, SandboxState, Situation, Size, Tail, process};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -51,6 +51,17 @@ pub enum SandboxCommand {
     Stats {
         /// The sandbox.
         sandbox: String,
+    },
+    /// Change what an operator's running sandbox may use.
+    Update {
+        /// The sandbox.
+        sandbox: String,
+        /// CPUs of the container.
+        #[arg(long)]
+        cpus: Option<f32>,
+        /// MiB of memory.
+        #[arg(long)]
+        memory: Option<u64>,
     },
     /// Stop the processors of an operator's sandbox.
     Pause {
@@ -139,6 +150,7 @@ impl<'a> Sandboxes<'a> {
                 show(&self.find(&sandbox)?.logs(&query)?)?;
             }
             SandboxCommand::Stats { sandbox } => self.stats(&sandbox).await?,
+            SandboxCommand::Update { sandbox, cpus, memory } => self.update(&sandbox, cpus, memory).await?,
             SandboxCommand::Pause { sandbox } => self.own(&sandbox)?.pause().await?,
             SandboxCommand::Resume { sandbox } => self.own(&sandbox)?.resume().await?,
             SandboxCommand::Delete { sandbox } => self.own(&sandbox)?.delete().await?,
@@ -193,6 +205,16 @@ impl<'a> Sandboxes<'a> {
         let result = sandbox.exec(Exec { container: spec.id, process, user: spec.user }).await?;
         show(&result.output)?;
         Ok(exit_code(result.status))
+    }
+
+    async fn update(&self, name: &str, cpus: Option<f32>, memory: Option<u64>) -> Result<()> {
+        let sandbox = self.own(name)?;
+        let mut record = Record::read(sandbox.path())?;
+        let had = Size { cpus: record.container.cpus, memory_mib: record.container.memory_mib };
+        let size = Size { cpus: cpus.unwrap_or(had.cpus), memory_mib: memory.unwrap_or(had.memory_mib) };
+        sandbox.update(&record.container.id, had, size).await?;
+        (record.container.cpus, record.container.memory_mib) = (size.cpus, size.memory_mib);
+        record.write(sandbox.path())
     }
 
     async fn stats(&self, name: &str) -> Result<()> {

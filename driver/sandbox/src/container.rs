@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shim_control::{ContainerUser, CreateContainer, ProcessInput, Storage, StorageDriver};
 
 use crate::error::{Error, Result};
+use crate::size::Size;
 
 /// Where the guest keeps what containers have, Kata's own place.
 const CONTAINERS: &str = "/run/kata-containers/containers";
@@ -146,10 +147,7 @@ impl ContainerSpec {
                 "namespaces": namespaces,
                 "maskedPaths": MASKED_PATHS,
                 "readonlyPaths": READONLY_PATHS,
-                "resources": {
-                    "memory": { "limit": self.memory_mib * MEBIBYTE },
-                    "cpu": { "quota": (self.cpus * CPU_PERIOD as f32) as i64, "period": CPU_PERIOD },
-                },
+                "resources": resources_json(Size { cpus: self.cpus, memory_mib: self.memory_mib }),
             },
         });
         serde_json::from_value(value).map_err(|e| Error::Spec(e.to_string()))
@@ -160,6 +158,18 @@ impl ContainerSpec {
         let hostname = format!("HOSTNAME={}", self.hostname);
         terminal.into_iter().chain([hostname]).chain(self.environment.iter().cloned()).collect()
     }
+}
+
+/// What a container of this size may use.
+pub fn resources(size: Size) -> Result<LinuxResources> {
+    serde_json::from_value(resources_json(size)).map_err(|e| Error::Spec(e.to_string()))
+}
+
+fn resources_json(size: Size) -> Value {
+    json!({
+        "memory": { "limit": size.memory_mib.saturating_mul(MEBIBYTE) },
+        "cpu": { "quota": (size.cpus * CPU_PERIOD as f32) as i64, "period": CPU_PERIOD },
+    })
 }
 
 fn mounts() -> Value {

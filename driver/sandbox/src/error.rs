@@ -13,6 +13,8 @@ pub enum Error {
     Memory { asked: u64, least: u64 },
     #[error("{asked} CPUs are more than the {most} that a sandbox can have")]
     Cpus { asked: f32, most: u8 },
+    #[error("the sandbox cannot grow to {0}")]
+    Growth(String),
     #[error("{asked} network interfaces are more than the {most} that a sandbox can have")]
     Nics { asked: usize, most: u8 },
     #[error("no user is left for another sandbox: all {count} are taken")]

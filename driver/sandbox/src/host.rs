@@ -19,6 +19,7 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::launch::{self, Allotment, SandboxSpec};
 use crate::logs::{self, LogQuery};
+use crate::size::Size;
 use crate::templates::Templates;
 use crate::usage::Usage;
 use crate::users::Users;
@@ -42,6 +43,10 @@ pub struct HostOptions {
     pub image: PathBuf,
     /// Memory that a guest gets above its containers', in MiB.
     pub memory_overhead_mib: u64,
+    /// Virtual CPUs to which a sandbox may grow while it runs, where it does not begin with more.
+    pub vcpus_max: u8,
+    /// Memory in MiB to which a guest may grow while it runs, where it does not begin with more.
+    pub memory_max_mib: u64,
     /// Where templates are kept, on the same file system as `folder`.
     pub templates: PathBuf,
     /// Bytes that all templates together may take.
@@ -192,10 +197,35 @@ impl Sandbox {
 
     /// What it has for itself on this host; the same at each start.
     fn allot(&self, spec: &SandboxSpec) -> Result<Allotment> {
-        let Host { options, users, cgroups, .. } = &self.host;
-        let limits = Limits { cpus: spec.cpus, memory_mib: spec.memory_mib + options.memory_overhead_mib };
-        let cgroup = cgroups.as_ref().map(|cgroups| cgroups.limit(&self.id, limits)).transpose()?;
-        Ok(Allotment { user: users.claim(self.folder.path())?, cgroup })
+        let size = Size { cpus: spec.cpus, memory_mib: spec.memory_mib };
+        Ok(Allotment { user: self.host.users.claim(self.folder.path())?, cgroup: self.limit(size)? })
+    }
+
+    /// Bounds what its shim takes to what containers of this size need.
+    fn limit(&self, size: Size) -> Result<Option<PathBuf>> {
+        let Host { options, cgroups, .. } = &self.host;
+        let limits = Limits { cpus: size.cpus, memory_mib: size.memory_mib + options.memory_overhead_mib };
+        cgroups.as_ref().map(|cgroups| cgroups.limit(&self.id, limits)).transpose()
+    }
+
+    /// Lets a running container use `size` instead of what it had. If that fails, it keeps what it had.
+    pub async fn update(&self, container: &str, had: Size, size: Size) -> Result<()> {
+        let plan = self.folder.read_plan().map_err(Error::io("read the plan in", self.folder.path()))?;
+        let update = size.update(container, &plan, self.host.options.memory_overhead_mib)?;
+        // A guest keeps the memory that it began with: its shim must be able to hold that.
+        let least = plan.memory_mib.saturating_sub(self.host.options.memory_overhead_mib);
+        let held = |size: Size| Size { memory_mib: size.memory_mib.max(least), ..size };
+        let (before, after) = (held(had), held(size));
+        self.limit(before.larger(after))?;
+        let updated = self.client().update(update).await;
+        // Memory that the guest is to give back it gives back later, so that this bound is not lowered before it starts anew.
+        let bound = if updated.is_ok() {
+            Size { memory_mib: before.larger(after).memory_mib, ..after }
+        } else {
+            before
+        };
+        self.limit(bound)?;
+        Ok(updated?)
     }
 
     async fn launch(&self, plan: &SandboxPlan) -> Result<SandboxState> {

@@ -14,11 +14,10 @@ use tokio::io::AsyncReadExt;
 
 use crate::error::{Error, Result};
 use crate::host::HostOptions;
+use crate::size::Size;
 
 /// Most vCPUs of a sandbox.
 pub const VCPUS_MAX: u8 = 32;
-/// Least memory with which a container's programs, and the runtime that starts them, get along, in MiB.
-pub const MEMORY_MIN_MIB: u64 = 16;
 /// Longest wait for a shim's word on its guest; longer than the shim waits for the guest.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -78,17 +77,9 @@ pub struct GuestNetwork {
 impl SandboxSpec {
     /// Says what cannot be had, before anything is made.
     pub fn validate(&self) -> Result<()> {
-        if self.memory_mib < MEMORY_MIN_MIB {
-            return Err(Error::Memory { asked: self.memory_mib, least: MEMORY_MIN_MIB });
-        }
-        if self.cpus <= 0.0 || !self.cpus.is_finite() {
-            return Err(Error::Cpus { asked: self.cpus, most: VCPUS_MAX });
-        }
+        Size { cpus: self.cpus, memory_mib: self.memory_mib }.validate()?;
         if self.network.nics.len() > usize::from(NIC_SLOTS) {
             return Err(Error::Nics { asked: self.network.nics.len(), most: NIC_SLOTS });
-        }
-        if self.cpus > f32::from(VCPUS_MAX) {
-            return Err(Error::Cpus { asked: self.cpus, most: VCPUS_MAX });
         }
         Ok(())
     }
@@ -110,10 +101,13 @@ impl SandboxSpec {
             serial: "writable".into(),
             limit: self.limits.disk,
         });
+        let memory_mib = self.memory_mib + options.memory_overhead_mib;
         SandboxPlan {
             id: id.to_owned(),
-            vcpus: self.cpus.ceil().clamp(1.0, f32::from(VCPUS_MAX)) as u8,
-            memory_mib: self.memory_mib + options.memory_overhead_mib,
+            vcpus: vcpus(self.cpus),
+            vcpus_max: vcpus(self.cpus).max(options.vcpus_max.min(VCPUS_MAX)),
+            memory_mib,
+            memory_max_mib: memory_mib.max(options.memory_max_mib),
             kernel: options.kernel.clone(),
             image: options.image.clone(),
             hostname: self.hostname.clone(),
@@ -139,6 +133,11 @@ impl SandboxSpec {
         }
         text
     }
+}
+
+/// Virtual CPUs that it takes to use so many.
+pub fn vcpus(cpus: f32) -> u8 {
+    cpus.ceil().clamp(1.0, f32::from(VCPUS_MAX)) as u8
 }
 
 /// Starts the shim on a folder that holds a plan, and waits until its guest is ready.

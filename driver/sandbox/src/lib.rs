@@ -12,6 +12,7 @@ mod launch;
 mod logs;
 mod probe;
 mod signals;
+mod size;
 mod templates;
 mod usage;
 mod users;
@@ -28,4 +29,5 @@ pub use shim_control::{
     SandboxState, Stage, Stats,
 };
 pub use signals::signal_number;
+pub use size::Size;
 pub use usage::Usage;

@@ -37,7 +37,9 @@ pub struct Templates {
 struct Key<'a> {
     group: &'a str,
     vcpus: u8,
+    vcpus_max: u8,
     memory_mib: u64,
+    memory_max_mib: u64,
     disk_slots: &'a [DiskSlot],
     nic_slots: u8,
     files: Vec<FileIdentity>,
@@ -155,7 +157,9 @@ fn name(group: &str, plan: &SandboxPlan, shim: &Path) -> Result<String> {
     let key = Key {
         group,
         vcpus: plan.vcpus,
+        vcpus_max: plan.vcpus_max,
         memory_mib: plan.memory_mib,
+        memory_max_mib: plan.memory_max_mib,
         disk_slots: &plan.disk_slots,
         nic_slots: plan.nic_slots,
         files: files.into_iter().map(identity).collect::<Result<_>>()?,
@@ -223,6 +227,8 @@ mod tests {
                 id: "s".into(),
                 vcpus: 1,
                 memory_mib: 128,
+                vcpus_max: 1,
+                memory_max_mib: 128,
                 kernel: file("kernel"),
                 image: file("image"),
                 hostname: String::new(),

@@ -4,16 +4,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use agent_protocol::messages::{
     CloseStdinRequest, CreateContainerRequest, ExecProcessRequest, ReadStreamRequest, SignalProcessRequest,
-    StartContainerRequest, StatsContainerRequest, StringUser, WaitProcessRequest,
+    StartContainerRequest, StatsContainerRequest, StringUser, UpdateContainerRequest, WaitProcessRequest,
 };
 use agent_protocol::service::AgentServiceClient;
 use agent_protocol::{
-    OVERLAY_CREATE_DIRECTORY, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY, messages, process_to_wire, spec_to_wire,
+    OVERLAY_CREATE_DIRECTORY, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY, messages, process_to_wire,
+    resources_to_wire, spec_to_wire,
 };
 use protobuf::MessageField;
 use shim_control::{
     ContainerUser, CreateContainer, Exec, ExecResult, LogStream, NetworkCounters, ProcessInput, Signal,
-    SignalTarget, Stats, Storage, StorageDriver,
+    SignalTarget, Stats, Storage, StorageDriver, Update,
 };
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -125,6 +126,17 @@ fn unrunnable(error: ttrpc::Error) -> Result<ExecResult> {
         }
         error => Err(error.into()),
     }
+}
+
+/// Changes what a container may use.
+pub async fn update(agent: &AgentServiceClient, update: &Update) -> Result<()> {
+    let request = UpdateContainerRequest {
+        container_id: update.container.clone(),
+        resources: MessageField::some(resources_to_wire(&update.resources)),
+        ..Default::default()
+    };
+    agent.update_container(deadline(), &request).await?;
+    Ok(())
 }
 
 /// What a container uses.

@@ -3,6 +3,8 @@ use std::io;
 /// What a shim could not do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("the guest took memory only up to {has} of {wanted} MiB")]
+    MemoryNotTaken { has: u64, wanted: u64 },
     #[error("cannot {what}: {source}")]
     Io { what: String, source: io::Error },
     #[error(transparent)]

@@ -76,7 +76,9 @@ fn restore(plan: &SandboxPlan, vsock: &Vsock, template: &Path) -> Result<Assembl
 fn config(plan: &SandboxPlan, vsock: &Vsock) -> Result<MachineConfig> {
     Ok(MachineConfig {
         vcpus: plan.vcpus,
+        vcpus_max: plan.vcpus_max,
         memory_mib: plan.memory_mib,
+        memory_max_mib: plan.memory_max_mib,
         disk_slots: plan.disk_slots.iter().map(access).collect(),
         nic_slots: (0..plan.nic_slots).map(slot_address).collect(),
         vsock: Some(vsock.config()?),

@@ -8,6 +8,7 @@ mod guest;
 mod jail;
 mod log;
 mod machine;
+mod resize;
 mod server;
 mod supervisor;
 mod tap;

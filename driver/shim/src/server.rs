@@ -105,6 +105,10 @@ async fn answer(request: Request, supervisor: &Arc<Supervisor>) -> Result<Answer
             supervisor.resume()?;
             Answer::Done
         }
+        Request::Update(update) => {
+            or_end(supervisor, supervisor.update_container(&update)).await?;
+            Answer::Done
+        }
         Request::Stats(id) => Answer::Stats(or_end(supervisor, supervisor.stats(&id)).await?),
         Request::Shutdown => {
             supervisor.shut_down().await;

@@ -9,7 +9,7 @@ use agent_protocol::messages::DestroySandboxRequest;
 use agent_protocol::service::AgentServiceClient;
 use shim_control::{
     ContainerExit, CreateContainer, Exec, ExecResult, Phase, RunDir, SandboxDir, SandboxPlan, SandboxState,
-    Signal, Stage, Stats,
+    Signal, Stage, Stats, Update,
 };
 use time::OffsetDateTime;
 use tokio::net::UnixStream;
@@ -21,7 +21,7 @@ use crate::containers::{self, SharedLog};
 use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::machine::{Media, TemplateFiles};
-use crate::{agent, guest, jail, machine, server};
+use crate::{agent, guest, jail, machine, resize, server};
 
 /// How long a guest that was asked to end may take.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +37,7 @@ pub struct Supervisor {
     agent: OnceCell<AgentServiceClient>,
     log: SharedLog,
     output: Mutex<BTreeMap<String, JoinHandle<()>>>,
+    resizing: tokio::sync::Mutex<()>,
     state: watch::Sender<SandboxState>,
 }
 
@@ -81,6 +82,7 @@ pub fn run(folder: &SandboxDir) -> Result<()> {
             agent: OnceCell::new(),
             log: Arc::new(Mutex::new(log)),
             output: Mutex::default(),
+            resizing: tokio::sync::Mutex::default(),
             state: watch::channel(state).0,
         });
         supervisor.save();
@@ -227,6 +229,20 @@ impl Supervisor {
     /// Runs a process to its end.
     pub async fn exec(&self, exec: &Exec) -> Result<ExecResult> {
         containers::exec(self.agent()?, exec).await
+    }
+
+    /// Changes what a container, and the guest for it, may use: what is more comes first, what is less goes last.
+    pub async fn update_container(&self, update: &Update) -> Result<()> {
+        let agent = self.agent()?;
+        let _turn = self.resizing.lock().await;
+        resize::raise_vcpus(agent, update.vcpus).await?;
+        let (_, wanted) = self.machine.memory();
+        if wanted <= update.memory_mib.saturating_mul(1 << 20) {
+            resize::raise_memory(&self.machine, update.memory_mib).await?;
+            return containers::update(agent, update).await;
+        }
+        containers::update(agent, update).await?;
+        resize::lower_memory(&self.machine, update.memory_mib)
     }
 
     /// What a container uses.

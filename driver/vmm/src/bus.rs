@@ -105,9 +105,22 @@ impl Bus {
 
     /// Puts `medium` into the empty slot of device `index`.
     pub fn insert(&self, index: usize, medium: Medium) -> Result<()> {
-        let device =
-            self.virtio.get(index).ok_or_else(|| Error::Slot(format!("there is no device {index}")))?;
-        lock(device).insert(medium)
+        self.device(index)?.insert(medium)
+    }
+
+    /// Lets the driver of device `index` see that its configuration space has changed.
+    pub fn tell_of_change(&self, index: usize) -> Result<()> {
+        self.device(index)?.tell_of_change();
+        Ok(())
+    }
+
+    /// Number of virtio devices.
+    pub fn device_count(&self) -> usize {
+        self.virtio.len()
+    }
+
+    fn device(&self, index: usize) -> Result<MutexGuard<'_, MmioTransport>> {
+        self.virtio.get(index).map(lock).ok_or_else(|| Error::Slot(format!("there is no device {index}")))
     }
 
     /// The state of all devices, which must have been stopped.

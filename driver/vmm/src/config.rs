@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::memory::Growth;
 use crate::virtio::RateLimit;
 use crate::{Error, Result, layout};
 
@@ -13,10 +14,14 @@ use crate::{Error, Result, layout};
 /// how they are found and with which rights.
 #[derive(Debug)]
 pub struct MachineConfig {
-    /// Number of virtual CPUs, 1 to 32.
+    /// Number of virtual CPUs that the guest starts with.
     pub vcpus: u8,
+    /// Number of virtual CPUs that it may take into use, 1 to 32.
+    pub vcpus_max: u8,
     /// Guest memory in MiB.
     pub memory_mib: u64,
+    /// Memory in MiB to which it may grow.
+    pub memory_max_mib: u64,
     /// Slots for disks in guest order, and what the guest may do with a disk in each: the first is `/dev/vda`.
     pub disk_slots: Vec<DiskAccess>,
     /// Slots for network interfaces, and the permanent address of each.
@@ -38,12 +43,16 @@ pub struct BootConfig {
 
 impl MachineConfig {
     pub(crate) fn validate(&self) -> Result<()> {
-        if self.vcpus == 0 || self.vcpus > layout::MAX_VCPUS {
+        if self.vcpus == 0 || self.vcpus_max > layout::MAX_VCPUS {
             return Err(Error::Config(format!(
-                "{} vCPUs asked for, 1 to {} are possible",
+                "{} to {} vCPUs asked for, 1 to {} are possible",
                 self.vcpus,
+                self.vcpus_max,
                 layout::MAX_VCPUS
             )));
+        }
+        if self.vcpus_max < self.vcpus || self.memory_max_mib < self.memory_mib {
+            return Err(Error::Config("a machine cannot grow to less than it starts with".into()));
         }
         if self.memory_mib < layout::MIN_MEMORY_MIB {
             return Err(Error::Config(format!(
@@ -62,9 +71,15 @@ impl MachineConfig {
         Ok(())
     }
 
-    /// Virtio devices that the machine has: those named here, a source of entropy and a balloon.
+    /// Virtio devices that the machine has: those named here, a source of entropy, a balloon, and memory to come.
     pub(crate) fn device_count(&self) -> usize {
-        self.disk_slots.len() + self.nic_slots.len() + usize::from(self.vsock.is_some()) + 2
+        let sockets = usize::from(self.vsock.is_some());
+        self.disk_slots.len() + self.nic_slots.len() + sockets + 2 + usize::from(self.growth().is_some())
+    }
+
+    /// Where memory that comes later has its place, if any may come.
+    pub(crate) fn growth(&self) -> Option<Growth> {
+        Growth::between(self.memory_mib, self.memory_max_mib)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::cpu::Vcpus;
 use crate::layout::{KVM_TSS, SERIAL_IRQ, VIRTIO_IRQ_BASE, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE};
 use crate::memory::{self, Content, GuestRam, Memory};
 use crate::virtio::{
-    Balloon, Block, Clients, Interrupt, MmioTransport, Net, Rng, VirtioDevice, Vsock, Workers,
+    Balloon, Block, Clients, Interrupt, Mem, MemGauge, MmioTransport, Net, Rng, VirtioDevice, Vsock, Workers,
 };
 use crate::{Error, Result};
 
@@ -28,6 +28,8 @@ pub struct Hardware {
     /// Host programs that are connected to the socket device.
     pub clients: Clients,
     pub workers: Workers,
+    /// Of the memory to come, which is the last device.
+    pub gauge: Option<MemGauge>,
 }
 
 impl Hardware {
@@ -36,22 +38,26 @@ impl Hardware {
         config.validate()?;
         let kvm = open_kvm()?;
         let vm = kvm.create_vm().map_err(Error::kvm("create a virtual machine"))?;
-        let ram = GuestRam::map(config.memory_mib, content)?;
+        let ram = GuestRam::map(config.memory_mib, config.growth(), content)?;
         memory::register(&vm, ram.memory())?;
         create_interrupt_controllers(&vm)?;
-        let vcpus = Vcpus::create(&kvm, &vm, config.vcpus)?;
+        let vcpus = Vcpus::create(&kvm, &vm, config.vcpus_max)?;
 
         let console = ConsoleRing::default();
         let serial = event_fd()?;
         vm.register_irqfd(&serial, SERIAL_IRQ).map_err(Error::kvm("connect the serial interrupt"))?;
         let (clients, workers) = (Clients::default(), Workers::default());
+        let growth = config.growth().map(Mem::new);
+        let gauge = growth.as_ref().map(Mem::gauge);
+        let memory_to_come = growth.map(|device| Box::new(device) as Box<dyn VirtioDevice>);
         let transports = devices(config, &clients)?
             .into_iter()
+            .chain(memory_to_come)
             .enumerate()
             .map(|(index, device)| attach(&vm, ram.memory(), index, device, &workers))
             .collect::<Result<Vec<_>>>()?;
         let bus = Arc::new(Bus::new(SerialInterrupt(serial), console.clone(), transports));
-        Ok(Self { kvm, vm, ram, vcpus, bus, console, clients, workers })
+        Ok(Self { kvm, vm, ram, vcpus, bus, console, clients, workers, gauge })
     }
 }
 
@@ -80,7 +86,7 @@ fn create_interrupt_controllers(vm: &VmFd) -> Result<()> {
     vm.create_pit2(pit).map_err(Error::kvm("create the timer"))
 }
 
-/// The devices in the order of their windows: slots for disks, slots for interfaces, and the others.
+/// The devices in the order of their windows, but for memory to come: slots for disks, slots for interfaces, others.
 fn devices(config: MachineConfig, clients: &Clients) -> Result<Vec<Box<dyn VirtioDevice>>> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     for access in config.disk_slots {

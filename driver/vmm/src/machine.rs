@@ -12,13 +12,17 @@ use crate::hardware::{Hardware, placement};
 use crate::memory::{Content, GuestRam};
 use crate::snapshot::{self, MachineState, Shape, Snapshot, SnapshotFiles};
 use crate::threads::Confinement;
-use crate::virtio::{Clients, Medium};
+use crate::virtio::{Clients, Medium, MemGauge};
 use crate::{Error, Result, boot};
 
 /// What every guest of this machine model is told: no devices to probe for but those named, reset through the
 /// keyboard controller's port at once on a panic, console on the serial port but quiet.
 pub const BASE_COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 reboot=k panic=-1 nomodule \
      8250.nr_uarts=1 tsc=reliable no_timer_check";
+
+/// Memory that comes later is used at once.
+const MEMORY_TO_COME: &str = " memhp_default_state=online";
+const MEBIBYTE: u64 = 1 << 20;
 
 /// How long host programs may take to leave the socket device before a snapshot.
 const CLIENTS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,9 +54,9 @@ impl Assembly {
     pub fn boot(config: MachineConfig, boot: &BootConfig) -> Result<Self> {
         let (shape, devices) = (Shape::of(&config), config.device_count());
         let hardware = Hardware::assemble(config, Content::Zeros)?;
-        let memory = hardware.ram.memory();
-        let entry = boot::load(memory, boot, &command_line(&boot.command_line, devices))?;
-        boot::write_mp_table(memory, shape.vcpus)?;
+        let memory = hardware.ram.initial();
+        let entry = boot::load(memory, boot, &command_line(&boot.command_line, &shape, devices))?;
+        boot::write_mp_table(memory, shape.vcpus_max)?;
         hardware.vcpus.boot(entry)?;
         Ok(Self { hardware, shape })
     }
@@ -72,14 +76,14 @@ impl Assembly {
     pub fn run(self, confinement: Confinement) -> Result<Machine> {
         install_kick_handler()?;
         let Self { hardware, shape } = self;
-        let Hardware { kvm, vm, ram, vcpus, bus, console, clients, workers } = hardware;
+        let Hardware { kvm, vm, ram, vcpus, bus, console, clients, workers, gauge } = hardware;
         workers.begin(confinement)?;
         bus.resume_devices()?;
         let created_at = SystemTime::now();
         let (stop, ended) = mpsc::channel();
         let vcpus = Mutex::new(VcpuSet::start(vcpus, &bus, &stop, confinement)?);
         let ended = Mutex::new(ended);
-        Ok(Machine { shape, vcpus, bus, console, clients, ended, stop, created_at, kvm, vm, ram })
+        Ok(Machine { shape, vcpus, bus, console, clients, ended, stop, created_at, kvm, vm, ram, gauge })
     }
 }
 
@@ -96,6 +100,7 @@ pub struct Machine {
     kvm: Kvm,
     vm: VmFd,
     ram: GuestRam,
+    gauge: Option<MemGauge>,
 }
 
 impl Machine {
@@ -140,6 +145,32 @@ impl Machine {
         self.bus.insert(self.nic(slot)?, Medium::Nic(nic))
     }
 
+    /// Asks the guest to have so much memory, but never less than it started with. It takes or gives back the
+    /// difference as it can; [`Machine::memory`] tells how far it is.
+    pub fn resize_memory(&self, mebibytes: u64) -> Result<()> {
+        let more = mebibytes.saturating_sub(self.shape.memory_mib).saturating_mul(MEBIBYTE);
+        match &self.gauge {
+            Some(gauge) => {
+                gauge.request(more)?;
+                self.bus.tell_of_change(self.last_device())
+            }
+            None if more == 0 => Ok(()),
+            None => Err(Error::Config("the machine's memory cannot grow".into())),
+        }
+    }
+
+    /// Memory that the guest has, and that it is to have, in bytes.
+    pub fn memory(&self) -> (u64, u64) {
+        let initial = self.shape.memory_mib * MEBIBYTE;
+        let gauge = self.gauge.as_ref();
+        let grown = |bytes: fn(&MemGauge) -> u64| initial + gauge.map_or(0, bytes);
+        (grown(MemGauge::plugged), grown(MemGauge::requested))
+    }
+
+    fn last_device(&self) -> usize {
+        self.bus.device_count() - 1
+    }
+
     fn disk(&self, slot: usize) -> Result<usize> {
         let count = self.shape.disk_slots.len();
         (slot < count)
@@ -157,6 +188,9 @@ impl Machine {
     /// Writes the machine's state to `files`, and goes on. All slots must be empty, and host programs must have left
     /// the socket device or be about to.
     pub fn snapshot(&self, files: &SnapshotFiles) -> Result<()> {
+        if self.gauge.as_ref().is_some_and(|gauge| gauge.requested() + gauge.plugged() > 0) {
+            return Err(Error::Snapshot("the machine's memory has grown".into()));
+        }
         self.wait_for_clients()?;
         let vcpus = self.vcpus();
         vcpus.pause()?;
@@ -176,7 +210,7 @@ impl Machine {
             serial,
             devices,
         };
-        files.write(&state, self.ram.memory())
+        files.write(&state, self.ram.initial())
     }
 
     fn wait_for_clients(&self) -> Result<()> {
@@ -213,8 +247,14 @@ impl Drop for Machine {
     }
 }
 
-fn command_line(extra: &str, device_count: usize) -> String {
+fn command_line(extra: &str, shape: &Shape, device_count: usize) -> String {
     let mut line = BASE_COMMAND_LINE.to_owned();
+    if shape.vcpus < shape.vcpus_max {
+        line.push_str(&format!(" maxcpus={}", shape.vcpus));
+    }
+    if shape.memory_mib < shape.memory_max_mib {
+        line.push_str(MEMORY_TO_COME);
+    }
     for (window, irq) in (0..device_count).map(placement) {
         line.push_str(&format!(" virtio_mmio.device=4K@{window:#x}:{irq}"));
     }
@@ -231,10 +271,22 @@ mod tests {
 
     #[test]
     fn devices_are_named_to_the_kernel() {
-        let line = command_line("quux=1", 2);
+        let mut shape = Shape {
+            vcpus: 1,
+            vcpus_max: 1,
+            memory_mib: 64,
+            memory_max_mib: 64,
+            disk_slots: Vec::new(),
+            nic_slots: Vec::new(),
+            cid: None,
+        };
+        let line = command_line("quux=1", &shape, 2);
         assert!(
             line.contains(" virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=4K@0xd0001000:6 quux=1")
         );
         assert!(line.starts_with("console=ttyS0"));
+        shape.vcpus_max = 4;
+        shape.memory_max_mib = 128;
+        assert!(command_line("", &shape, 0).ends_with(" maxcpus=1 memhp_default_state=online"));
     }
 }

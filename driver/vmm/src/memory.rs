@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr;
+use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
@@ -18,10 +19,32 @@ use crate::{Error, Result};
 /// Guest memory as every part of this crate sees it.
 pub type Memory = GuestMemoryMmap<()>;
 
+const PAGE: u64 = 4096;
 /// Size of a huge page, to which the host's and the guest's addresses of a page must agree for KVM to map one.
 const HUGE_PAGE: usize = 2 << 20;
+/// What Linux on x86-64 adds memory in.
+const MEMORY_BLOCK: u64 = 128 << 20;
 const PROTECTION: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 const FLAGS: libc::c_int = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+
+/// A range of the guest's physical addresses for memory that it gets and gives back while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Growth {
+    /// Its first address.
+    pub start: u64,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+impl Growth {
+    /// What a guest of `mebibytes` may get to have `most`; none if that is no more.
+    pub fn between(mebibytes: u64, most: u64) -> Option<Self> {
+        let more = most.checked_sub(mebibytes)?.checked_mul(1 << 20)?.next_multiple_of(MEMORY_BLOCK);
+        let (start, length) = *ranges(mebibytes.checked_mul(1 << 20)?).last()?;
+        let start = (start + length).max(MMIO_GAP_END).next_multiple_of(MEMORY_BLOCK);
+        (more > 0 && start.checked_add(more).is_some()).then_some(Self { start, size: more })
+    }
+}
 
 /// What guest memory holds before the guest runs.
 #[derive(Clone, Copy)]
@@ -32,36 +55,46 @@ pub enum Content<'a> {
     Copy(&'a File),
 }
 
-/// The mappings of a guest's memory. They go when this is dropped, after every clone of `memory` is out of use.
+/// The mappings of a guest's memory, in the order of its addresses; what is for growth comes last. They go when this is
+/// dropped, after every clone of `memory` is out of use.
 pub struct GuestRam {
     memory: Memory,
+    initial: Memory,
     _mappings: Vec<Mapping>,
 }
 
 impl GuestRam {
-    /// Maps `mebibytes` of memory; pages are taken from the host as the guest touches them.
-    pub fn map(mebibytes: u64, content: Content<'_>) -> Result<Self> {
+    /// Maps `mebibytes` of memory, and what it may grow by; pages are taken from the host as the guest touches them.
+    pub fn map(mebibytes: u64, growth: Option<Growth>, content: Content<'_>) -> Result<Self> {
         let impossible = |reason: String| Error::Memory { mebibytes, reason };
         let size = mebibytes
             .checked_mul(1 << 20)
             .ok_or_else(|| impossible("the size does not fit 64 bits".into()))?;
         let mut offset = 0;
         let (mut regions, mut mappings) = (Vec::new(), Vec::new());
-        for (start, size) in ranges(size) {
+        let first = ranges(size).into_iter().map(|(start, size)| (start, size, content));
+        let later = growth.map(|growth| (growth.start, growth.size, Content::Zeros));
+        for (start, size, content) in first.chain(later) {
             let length = usize::try_from(size).map_err(|e| impossible(e.to_string()))?;
             let mapping = Mapping::new(length, content, offset).map_err(|e| impossible(e.to_string()))?;
             let region = mapping.region(start).ok_or_else(|| impossible("its addresses overflow".into()))?;
-            regions.push(region);
+            regions.push(Arc::new(region));
             mappings.push(mapping);
             offset += size;
         }
-        let memory = Memory::from_regions(regions).map_err(|e| impossible(e.to_string()))?;
-        Ok(Self { memory, _mappings: mappings })
+        let initial = regions[..regions.len() - usize::from(growth.is_some())].to_vec();
+        let memory = |regions| Memory::from_arc_regions(regions).map_err(|e| impossible(e.to_string()));
+        Ok(Self { memory: memory(regions)?, initial: memory(initial)?, _mappings: mappings })
     }
 
     /// The memory. Clones must not outlive `self`.
     pub fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// What of it the guest has from the start.
+    pub fn initial(&self) -> &Memory {
+        &self.initial
     }
 }
 
@@ -139,6 +172,22 @@ pub fn ranges(size: u64) -> Vec<(u64, u64)> {
     }
 }
 
+/// Returns whole pages to the host. They read as zeros when the guest uses them again.
+pub fn discard(memory: &Memory, address: GuestAddress, length: u64) -> Result<()> {
+    if !address.0.is_multiple_of(PAGE) || !length.is_multiple_of(PAGE) || length == 0 {
+        return Err(Error::Config(format!("{length} bytes at {:#x} are no whole pages", address.0)));
+    }
+    let slice = memory.get_slice(address, usize::try_from(length).unwrap_or(usize::MAX))?;
+    let start = slice.ptr_guard_mut().as_ptr().cast();
+    // SAFETY: the range lies in one region of guest memory, which `memory` keeps mapped. Nothing but guest memory is
+    // in it, whose content may change at any time; no reference to it exists.
+    let status = unsafe { libc::madvise(start, slice.len(), libc::MADV_DONTNEED) };
+    match status {
+        0 => Ok(()),
+        _ => Err(Error::io("give memory back")(std::io::Error::last_os_error())),
+    }
+}
+
 /// Makes `memory` the physical memory of `vm`.
 pub fn register(vm: &VmFd, memory: &Memory) -> Result<()> {
     for (slot, region) in (0u32..).zip(memory.iter()) {
@@ -172,14 +221,24 @@ mod tests {
     }
 
     #[test]
+    fn memory_grows_above_all_that_is_there_from_the_start() {
+        let (mib, gib) = (1 << 20, 1 << 30);
+        assert_eq!(Growth::between(256, 256), None);
+        assert_eq!(Growth::between(256, 255), None);
+        assert_eq!(Growth::between(256, 300), Some(Growth { start: 4 * gib, size: 128 * mib }));
+        assert_eq!(Growth::between(3100, 4124), Some(Growth { start: 4 * gib + 128 * mib, size: gib }));
+        assert_eq!(Growth::between(1, u64::MAX), None);
+    }
+
+    #[test]
     fn an_impossible_size_is_an_error() {
-        assert!(matches!(GuestRam::map(u64::MAX, Content::Zeros), Err(Error::Memory { .. })));
-        assert!(matches!(GuestRam::map(1 << 40, Content::Zeros), Err(Error::Memory { .. })));
+        assert!(matches!(GuestRam::map(u64::MAX, None, Content::Zeros), Err(Error::Memory { .. })));
+        assert!(matches!(GuestRam::map(1 << 40, None, Content::Zeros), Err(Error::Memory { .. })));
     }
 
     #[test]
     fn host_and_guest_addresses_agree_on_huge_pages() {
-        let ram = GuestRam::map(64, Content::Zeros).unwrap();
+        let ram = GuestRam::map(64, None, Content::Zeros).unwrap();
         let region = ram.memory().iter().next().unwrap();
         assert_eq!(region.as_ptr() as usize % HUGE_PAGE, 0);
     }
@@ -189,9 +248,9 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 4096]).unwrap();
         file.set_len(64 << 20).unwrap();
-        let ram = GuestRam::map(64, Content::Copy(&file)).unwrap();
+        let ram = GuestRam::map(64, None, Content::Copy(&file)).unwrap();
         ram.memory().write_obj(1u8, GuestAddress(1)).unwrap();
-        let other = GuestRam::map(64, Content::Copy(&file)).unwrap();
+        let other = GuestRam::map(64, None, Content::Copy(&file)).unwrap();
         let read = |ram: &GuestRam| ram.memory().read_obj::<[u8; 2]>(GuestAddress(0)).unwrap();
         assert_eq!((read(&ram), read(&other)), ([7, 1], [7, 7]));
     }

@@ -12,7 +12,7 @@ use seccompiler::{
     TargetArch,
 };
 use virtio_bindings::virtio_ids::{
-    VIRTIO_ID_BALLOON, VIRTIO_ID_BLOCK, VIRTIO_ID_NET, VIRTIO_ID_RNG, VIRTIO_ID_VSOCK,
+    VIRTIO_ID_BALLOON, VIRTIO_ID_BLOCK, VIRTIO_ID_MEM, VIRTIO_ID_NET, VIRTIO_ID_RNG, VIRTIO_ID_VSOCK,
 };
 
 use crate::{Error, Result};
@@ -160,7 +160,7 @@ fn rules(kind: ThreadKind) -> Result<Vec<Rule>> {
             [device()?, plain(&INTERFACE), plain(&RATE), ioctls(&[TUNSETOFFLOAD])?].concat()
         }
         ThreadKind::Device(VIRTIO_ID_VSOCK) => [device()?, plain(&SOCKETS), ioctls(&[FIONBIO])?].concat(),
-        ThreadKind::Device(VIRTIO_ID_RNG | VIRTIO_ID_BALLOON) => device()?,
+        ThreadKind::Device(VIRTIO_ID_RNG | VIRTIO_ID_BALLOON | VIRTIO_ID_MEM) => device()?,
         ThreadKind::Device(_) => plain(&ANY_THREAD),
         ThreadKind::Workers => {
             let all = [device()?, plain(&DISK), plain(&RATE), plain(&SOCKETS), plain(&START)].concat();
@@ -270,7 +270,14 @@ mod tests {
 
     #[test]
     fn each_kind_of_thread_has_a_list() {
-        let devices = [VIRTIO_ID_BLOCK, VIRTIO_ID_NET, VIRTIO_ID_VSOCK, VIRTIO_ID_RNG, VIRTIO_ID_BALLOON];
+        let devices = [
+            VIRTIO_ID_BLOCK,
+            VIRTIO_ID_NET,
+            VIRTIO_ID_VSOCK,
+            VIRTIO_ID_RNG,
+            VIRTIO_ID_BALLOON,
+            VIRTIO_ID_MEM,
+        ];
         let kinds =
             devices.map(ThreadKind::Device).into_iter().chain([ThreadKind::Vcpu, ThreadKind::Workers]);
         for kind in kinds {
@@ -288,7 +295,9 @@ mod tests {
     fn a_worker_may_do_no_more_than_who_starts_it() {
         let may = |kind| rules(kind).unwrap().into_iter().map(|(call, _)| call).collect::<Vec<_>>();
         let starter = may(ThreadKind::Workers);
-        for device in [VIRTIO_ID_BLOCK, VIRTIO_ID_NET, VIRTIO_ID_VSOCK, VIRTIO_ID_RNG, VIRTIO_ID_BALLOON] {
+        for device in
+            [VIRTIO_ID_BLOCK, VIRTIO_ID_NET, VIRTIO_ID_VSOCK, VIRTIO_ID_RNG, VIRTIO_ID_BALLOON, VIRTIO_ID_MEM]
+        {
             let missing: Vec<_> =
                 may(ThreadKind::Device(device)).into_iter().filter(|call| !starter.contains(call)).collect();
             assert_eq!(missing, Vec::<i64>::new(), "device {device} would be killed by its starter's list");

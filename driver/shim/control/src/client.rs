@@ -5,7 +5,7 @@ use tokio::io::BufReader;
 use tokio::net::UnixStream;
 
 use crate::message::{
-    Answer, CreateContainer, Exec, ExecResult, Request, Signal, Stats, read_line, write_line,
+    Answer, CreateContainer, Exec, ExecResult, Request, Signal, Stats, Update, read_line, write_line,
 };
 use crate::state::{ContainerExit, SandboxState};
 
@@ -78,6 +78,11 @@ impl Client {
             Answer::Exec(result) => Ok(result),
             _ => Err(ClientError::Confused),
         }
+    }
+
+    /// Changes what a container may use.
+    pub async fn update(&self, update: Update) -> Result<()> {
+        self.order(&Request::Update(Box::new(update))).await
     }
 
     /// What a container uses.

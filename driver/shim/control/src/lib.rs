@@ -18,7 +18,7 @@ pub use files::{RunDir, SandboxDir, open_untrusted, write_atomically};
 pub use log::{LogEntry, LogStream};
 pub use message::{
     Answer, ContainerUser, CreateContainer, Exec, ExecResult, NetworkCounters, ProcessInput, Request, Signal,
-    SignalTarget, Stats, Storage, StorageDriver, read_line, write_line,
+    SignalTarget, Stats, Storage, StorageDriver, Update, read_line, write_line,
 };
 pub use plan::{Disk, DiskSlot, LogLimits, Nic, NicAddress, NicRoute, Origin, RateLimit, SandboxPlan};
 pub use state::{ContainerExit, Phase, SandboxState, Stage};

@@ -1,7 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -29,6 +29,8 @@ pub enum Request {
     Signal(Signal),
     /// Run a process in a container to its end. Answer: [`Answer::Exec`].
     Exec(Box<Exec>),
+    /// Change what a container, and the guest for it, may use.
+    Update(Box<Update>),
     /// What a container uses. Answer: [`Answer::Stats`].
     Stats(String),
     /// Stop the guest's processors; until they go on, nothing can be asked of its containers.
@@ -144,6 +146,19 @@ pub struct Exec {
     pub process: Process,
     /// Its user.
     pub user: ContainerUser,
+}
+
+/// What a container is to have from now on.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Update {
+    /// The container.
+    pub container: String,
+    /// What it may use.
+    pub resources: LinuxResources,
+    /// CPUs that the guest needs for that. It keeps those that it has.
+    pub vcpus: u8,
+    /// Memory in MiB that the guest needs for that. It keeps what it began with.
+    pub memory_mib: u64,
 }
 
 /// How a process went.

@@ -8,10 +8,14 @@ use serde::{Deserialize, Serialize};
 pub struct SandboxPlan {
     /// The sandbox's identifier.
     pub id: String,
-    /// Virtual CPUs.
+    /// Virtual CPUs to begin with.
     pub vcpus: u8,
-    /// Guest memory in MiB.
+    /// Virtual CPUs that the guest may come to have.
+    pub vcpus_max: u8,
+    /// Guest memory in MiB to begin with.
     pub memory_mib: u64,
+    /// Guest memory in MiB that it may come to have.
+    pub memory_max_mib: u64,
     /// The guest kernel.
     pub kernel: PathBuf,
     /// The guest image.

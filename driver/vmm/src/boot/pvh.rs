@@ -120,7 +120,7 @@ mod tests {
     use crate::memory::{Content, GuestRam};
 
     fn guest() -> GuestRam {
-        GuestRam::map(64, Content::Zeros).unwrap()
+        GuestRam::map(64, None, Content::Zeros).unwrap()
     }
 
     #[test]

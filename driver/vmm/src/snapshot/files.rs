@@ -185,7 +185,7 @@ mod tests {
 
         let folder = tempfile::tempdir().unwrap();
         let files = SnapshotFiles::create(folder.path()).unwrap();
-        let ram = GuestRam::map(64, Content::Zeros).unwrap();
+        let ram = GuestRam::map(64, None, Content::Zeros).unwrap();
         let memory = ram.memory();
         memory.write_slice(b"first", GuestAddress(5)).unwrap();
         memory.write_slice(b"last", GuestAddress((64 << 20) - 4)).unwrap();
@@ -193,7 +193,7 @@ mod tests {
         let region = memory.iter().next().unwrap();
         files.write_region(memory, GuestAddress(0), region.as_ptr() as usize, region.len(), 0).unwrap();
         let file = File::open(folder.path().join(MEMORY)).unwrap();
-        let copy = GuestRam::map(64, Content::Copy(&file)).unwrap();
+        let copy = GuestRam::map(64, None, Content::Copy(&file)).unwrap();
         let read = |at: u64, length: usize| {
             let mut bytes = vec![0; length];
             copy.memory().read_slice(&mut bytes, GuestAddress(at)).unwrap();

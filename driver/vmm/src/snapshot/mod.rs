@@ -19,10 +19,12 @@ use crate::virtio::TransportState;
 /// What must be the same in a restored machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
-    /// Number of vCPUs.
+    /// Number of vCPUs that the guest starts with, and that it may take into use.
     pub vcpus: u8,
-    /// Memory in MiB.
+    pub vcpus_max: u8,
+    /// Memory in MiB, and to what it may grow.
     pub memory_mib: u64,
+    pub memory_max_mib: u64,
     /// Slots for disks.
     pub disk_slots: Vec<DiskAccess>,
     /// Permanent addresses of the slots for interfaces.
@@ -36,7 +38,9 @@ impl Shape {
     pub fn of(config: &MachineConfig) -> Self {
         Self {
             vcpus: config.vcpus,
+            vcpus_max: config.vcpus_max,
             memory_mib: config.memory_mib,
+            memory_max_mib: config.memory_max_mib,
             disk_slots: config.disk_slots.clone(),
             nic_slots: config.nic_slots.iter().map(|mac| mac.0).collect(),
             cid: config.vsock.as_ref().map(|vsock| vsock.cid),

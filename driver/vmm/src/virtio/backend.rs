@@ -125,11 +125,10 @@ impl Backend {
         }
     }
 
-    /// Puts `medium` into an empty slot at rest; gives the new configuration space.
-    pub fn insert(&mut self, medium: Medium) -> Result<Vec<u8>> {
+    /// Puts `medium` into an empty slot at rest.
+    pub fn insert(&mut self, medium: Medium) -> Result<()> {
         let Owner::Rest(device, _) = &mut self.owner else { return Err(lost()) };
-        device.insert(medium)?;
-        Ok(device.config_space().to_vec())
+        device.insert(medium)
     }
 }
 

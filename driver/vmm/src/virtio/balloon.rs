@@ -3,13 +3,12 @@
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
 use virtio_queue::DescriptorChain;
-use vm_memory::{GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::epoll::EventSet;
 
 use super::poll::{Poll, drain};
-use super::{Active, VirtioDevice};
-use crate::memory::Memory;
-use crate::{Error, Result};
+use super::{Active, ConfigSpace, VirtioDevice};
+use crate::Result;
+use crate::memory::{Memory, discard};
 
 /// `VIRTIO_BALLOON_F_PAGE_REPORTING` (virtio 1.2 §5.5.3).
 const FEATURE_REPORTING: u32 = 5;
@@ -17,7 +16,6 @@ const FEATURE_REPORTING: u32 = 5;
 const QUEUE_SIZES: [u16; 3] = [64, 64, 64];
 const REPORTS: usize = 2;
 const STOP: u64 = QUEUE_SIZES.len() as u64;
-const PAGE: u64 = 4096;
 /// `num_pages`, `actual`, `free_page_hint_cmd_id`, `poison_val`: all zero.
 const CONFIG: [u8; 16] = [0; 16];
 
@@ -37,8 +35,8 @@ impl VirtioDevice for Balloon {
         &QUEUE_SIZES
     }
 
-    fn config_space(&self) -> &[u8] {
-        &CONFIG
+    fn config_space(&self) -> ConfigSpace {
+        ConfigSpace::new(&CONFIG)
     }
 
     fn serve(&mut self, active: &mut Active) -> Result<()> {
@@ -84,28 +82,13 @@ fn give_memory_back(memory: &Memory, chain: DescriptorChain<&Memory>) {
     }
 }
 
-fn discard(memory: &Memory, address: GuestAddress, length: u64) -> Result<()> {
-    if !address.0.is_multiple_of(PAGE) || !length.is_multiple_of(PAGE) || length == 0 {
-        return Err(Error::Config(format!("{length} bytes at {:#x} are no whole pages", address.0)));
-    }
-    let slice = memory.get_slice(address, usize::try_from(length).unwrap_or(usize::MAX))?;
-    let start = slice.ptr_guard_mut().as_ptr().cast();
-    // SAFETY: the range lies in one region of guest memory, which `memory` keeps mapped. Nothing but guest memory is
-    // in it, whose content may change at any time; no reference to it exists.
-    let status = unsafe { libc::madvise(start, slice.len(), libc::MADV_DONTNEED) };
-    match status {
-        0 => Ok(()),
-        _ => Err(Error::io("give memory back")(std::io::Error::last_os_error())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
     use virtio_queue::QueueT;
     use virtio_queue::desc::{RawDescriptor, split::Descriptor};
     use virtio_queue::mock::MockSplitQueue;
-    use vm_memory::Bytes;
+    use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
 

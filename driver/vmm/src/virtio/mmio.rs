@@ -10,7 +10,7 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::QueueT;
 
 use super::backend::Backend;
-use super::{Interrupt, Medium, TransportState, VirtioDevice, Workers};
+use super::{ConfigSpace, Interrupt, Medium, TransportState, VirtioDevice, Workers};
 use crate::memory::Memory;
 use crate::{Error, Result};
 
@@ -55,7 +55,7 @@ pub struct MmioTransport {
     backend: Backend,
     device_type: u32,
     offered: u64,
-    config: Vec<u8>,
+    config: ConfigSpace,
     config_generation: u32,
     interrupt: Interrupt,
     selected_queue: usize,
@@ -76,7 +76,7 @@ impl MmioTransport {
         Ok(Self {
             device_type: device.device_type(),
             offered: device.features() | (1 << VIRTIO_F_VERSION_1) | (1 << VIRTIO_RING_F_EVENT_IDX),
-            config: device.config_space().to_vec(),
+            config: device.config_space(),
             config_generation: 0,
             backend: Backend::new(device, memory, interrupt.clone(), workers)?,
             interrupt,
@@ -101,7 +101,7 @@ impl MmioTransport {
     /// A load by the driver.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         if let Some(start) = offset.checked_sub(register::CONFIG) {
-            return self.read_config(start, data);
+            return self.config.read(start, data);
         }
         if data.len() == 4 {
             data.copy_from_slice(&self.register(offset).to_le_bytes());
@@ -130,12 +130,17 @@ impl MmioTransport {
         self.stop();
         let inserted = self.backend.insert(medium);
         self.resume()?;
-        self.config = inserted?;
+        inserted?;
+        self.tell_of_change();
+        Ok(())
+    }
+
+    /// Lets the driver read the configuration space again.
+    pub fn tell_of_change(&mut self) {
         self.config_generation = self.config_generation.wrapping_add(1);
         if self.status == DRIVER_OK {
             self.interrupt.config();
         }
-        Ok(())
     }
 
     /// The state of a stopped device.
@@ -174,16 +179,6 @@ impl MmioTransport {
         self.config_generation = state.config_generation;
         self.interrupt.restore(state.interrupt_status);
         self.backend.check_queues(self.uses_event_idx())
-    }
-
-    fn read_config(&self, start: u64, data: &mut [u8]) {
-        let found = usize::try_from(start)
-            .ok()
-            .and_then(|start| self.config.get(start..start.checked_add(data.len())?));
-        match found {
-            Some(bytes) => data.copy_from_slice(bytes),
-            None => data.fill(0),
-        }
     }
 
     fn register(&self, offset: u64) -> u32 {
@@ -333,8 +328,8 @@ mod tests {
         fn queue_sizes(&self) -> &'static [u16] {
             &[64]
         }
-        fn config_space(&self) -> &[u8] {
-            &CONFIG
+        fn config_space(&self) -> ConfigSpace {
+            ConfigSpace::new(&CONFIG)
         }
         fn serve(&mut self, active: &mut Active) -> Result<()> {
             let mut poll = libc::pollfd {

@@ -9,7 +9,9 @@
 mod backend;
 mod balloon;
 mod block;
+mod config_space;
 mod interrupt;
+mod mem;
 mod mmio;
 mod net;
 mod poll;
@@ -25,7 +27,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 pub use balloon::Balloon;
 pub use block::Block;
+pub use config_space::ConfigSpace;
 pub use interrupt::Interrupt;
+pub use mem::{Mem, MemGauge};
 pub use mmio::MmioTransport;
 pub use net::Net;
 pub use rate::RateLimit;
@@ -46,8 +50,8 @@ pub trait VirtioDevice: Send {
     fn features(&self) -> u64;
     /// Largest size of each queue, a power of two.
     fn queue_sizes(&self) -> &'static [u16];
-    /// The device's read-only configuration space.
-    fn config_space(&self) -> &[u8];
+    /// The device's configuration space.
+    fn config_space(&self) -> ConfigSpace;
     /// Serves the queues until `active.stop` is signalled. In-flight requests are finished before it returns.
     fn serve(&mut self, active: &mut Active) -> Result<()>;
     /// Whether there is anything to be served: an empty slot has no worker.

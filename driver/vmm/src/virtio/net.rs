@@ -18,7 +18,7 @@ use vmm_sys_util::ioctl_iow_nr;
 
 use super::poll::{Poll, drain};
 use super::throttle::Throttle;
-use super::{Active, Medium, RateLimit, VirtioDevice};
+use super::{Active, ConfigSpace, Medium, RateLimit, VirtioDevice};
 use crate::config::{MacAddress, NicConfig};
 use crate::memory::Memory;
 use crate::{Error, Result};
@@ -39,8 +39,6 @@ const TOKEN_SENDING: u64 = 5;
 const HEADER_SIZE: libc::c_int = 12;
 /// The header with the largest packet that segmentation offload makes.
 const PACKET_MAX: usize = 12 + 65550;
-/// `mac`; the fields after it need features that are not offered.
-const CONFIG_SIZE: usize = 6;
 /// Where `num_buffers` is in the header.
 const NUM_BUFFERS: std::ops::Range<usize> = 10..12;
 /// Size of an element of the used ring, and where the elements begin (virtio 1.2 §2.7.8).
@@ -56,13 +54,13 @@ const TAP_OFFLOADS: [(u32, u32); 3] = [
 /// A network interface, or a slot for one.
 pub struct Net {
     nic: Option<NicConfig>,
-    config: [u8; CONFIG_SIZE],
+    mac: MacAddress,
 }
 
 impl Net {
     /// An empty slot. Its driver gets `mac`, and whoever sets up what is put in gives it the right one.
     pub fn new(mac: MacAddress) -> Self {
-        Self { nic: None, config: mac.0 }
+        Self { nic: None, mac }
     }
 }
 
@@ -109,8 +107,8 @@ impl VirtioDevice for Net {
         &[256, 256]
     }
 
-    fn config_space(&self) -> &[u8] {
-        &self.config
+    fn config_space(&self) -> ConfigSpace {
+        ConfigSpace::new(&self.mac.0)
     }
 
     fn is_present(&self) -> bool {

@@ -10,7 +10,7 @@ use vm_memory::Bytes;
 use vmm_sys_util::epoll::EventSet;
 
 use super::poll::{Poll, drain};
-use super::{Active, VirtioDevice};
+use super::{Active, ConfigSpace, VirtioDevice};
 use crate::memory::Memory;
 use crate::{Error, Result};
 
@@ -75,8 +75,8 @@ impl VirtioDevice for Rng {
         &[64]
     }
 
-    fn config_space(&self) -> &[u8] {
-        &[]
+    fn config_space(&self) -> ConfigSpace {
+        ConfigSpace::new(&[])
     }
 
     fn serve(&mut self, active: &mut Active) -> Result<()> {

@@ -18,7 +18,7 @@ use crate::hardware::event_fd;
 use crate::memory::Memory;
 use crate::virtio::poll::{Poll, drain};
 use crate::virtio::throttle::Throttle;
-use crate::virtio::{Active, Medium, RateLimit, VirtioDevice};
+use crate::virtio::{Active, ConfigSpace, Medium, RateLimit, VirtioDevice};
 use crate::{Error, Result};
 
 const QUEUE_SIZE: u16 = 128;
@@ -28,13 +28,16 @@ const COMPLETIONS: u64 = 2;
 const THROTTLE: u64 = 3;
 /// Most data buffers of one request: what is left of a full chain after header and status.
 const SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
+/// Where in the configuration space the number of sectors is, and that of buffers (virtio 1.2 §5.2.4).
+const CAPACITY: usize = 0;
+const SEG_MAX: usize = 12;
 const CONFIG_SIZE: usize = 16;
 
 /// A slot for a disk on a raw file.
 pub struct Block {
     access: DiskAccess,
     disk: Option<Disk>,
-    config: [u8; CONFIG_SIZE],
+    config: ConfigSpace,
 }
 
 struct Disk {
@@ -48,15 +51,10 @@ struct Disk {
 impl Block {
     /// An empty slot: the driver sees a disk of no size.
     pub fn new(access: DiskAccess) -> Self {
-        Self { access, disk: None, config: config(0) }
+        let mut config = [0; CONFIG_SIZE];
+        config[SEG_MAX..].copy_from_slice(&SEGMENTS.to_le_bytes());
+        Self { access, disk: None, config: ConfigSpace::new(&config) }
     }
-}
-
-fn config(capacity: u64) -> [u8; CONFIG_SIZE] {
-    let mut config = [0; CONFIG_SIZE];
-    config[..8].copy_from_slice(&(capacity / SECTOR).to_le_bytes());
-    config[12..].copy_from_slice(&SEGMENTS.to_le_bytes());
-    config
 }
 
 impl Disk {
@@ -95,8 +93,8 @@ impl VirtioDevice for Block {
         &[QUEUE_SIZE]
     }
 
-    fn config_space(&self) -> &[u8] {
-        &self.config
+    fn config_space(&self) -> ConfigSpace {
+        self.config.clone()
     }
 
     fn is_present(&self) -> bool {
@@ -108,7 +106,7 @@ impl VirtioDevice for Block {
             Medium::Disk(_) if self.disk.is_some() => Err(Error::Slot("it has a disk already".into())),
             Medium::Disk(disk) => {
                 let disk = Disk::new(disk, self.access)?;
-                self.config = config(disk.capacity);
+                self.config.set(CAPACITY, disk.capacity / SECTOR);
                 self.disk = Some(disk);
                 Ok(())
             }

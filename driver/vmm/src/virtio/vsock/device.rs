@@ -12,7 +12,7 @@ use super::{HOST_CID, Header, Op, TYPE_STREAM};
 use crate::config::VsockConfig;
 use crate::memory::Memory;
 use crate::virtio::poll::{Poll, drain};
-use crate::virtio::{Active, VirtioDevice};
+use crate::virtio::{Active, ConfigSpace, VirtioDevice};
 use crate::{Error, Result};
 
 const RECEIVE: usize = 0;
@@ -44,7 +44,6 @@ pub struct Vsock {
     cid: u64,
     listener: UnixListener,
     knock: UnixStream,
-    config: [u8; 8],
 }
 
 impl Vsock {
@@ -56,7 +55,7 @@ impl Vsock {
         let cid = u64::from(config.cid);
         let VsockConfig { listener, knock, .. } = config;
         knock.set_nonblocking(true).map_err(Error::io("make a socket non-blocking"))?;
-        Ok(Self { clients, cid, listener, knock, config: cid.to_le_bytes() })
+        Ok(Self { clients, cid, listener, knock })
     }
 }
 
@@ -73,8 +72,8 @@ impl VirtioDevice for Vsock {
         &[128, 128, 16]
     }
 
-    fn config_space(&self) -> &[u8] {
-        &self.config
+    fn config_space(&self) -> ConfigSpace {
+        ConfigSpace::new(&self.cid.to_le_bytes())
     }
 
     fn serve(&mut self, active: &mut Active) -> Result<()> {
