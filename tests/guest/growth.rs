@@ -59,6 +59,8 @@ async fn grows_and_shrinks(fixture: &Fixture, sandbox: &Sandbox) {
         }
     };
     tokio::time::timeout(SHRINK_TIMEOUT, shrunk).await.expect("the guest gives memory back");
+    sandbox.update("c", SMALL, Size { cpus: 0.5, ..SMALL }).await.unwrap();
+    assert_eq!(limits(sandbox).await.1, "50000 100000");
     sandbox.delete().await.unwrap();
     fixture.assert_clean();
 }

@@ -24,7 +24,7 @@ pub fn host_options(folder: &Path, cgroup: &str) -> HostOptions {
         cgroup: cgroup.into(),
         memory_overhead_mib: OVERHEAD_MIB,
         vcpus_max: 1,
-        memory_max_mib: 0,
+        memory_max_mib: 4096,
         log_file_bytes: 1 << 20,
         log_files: 1,
     }

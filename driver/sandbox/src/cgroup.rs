@@ -76,6 +76,12 @@ impl Cgroups {
         Ok(group)
     }
 
+    /// Memory in MiB that the guest of sandbox `id` may have; 0 if that is not known.
+    pub fn memory_mib(&self, id: &str) -> u64 {
+        let bytes = fs::read_to_string(self.group(id).join("memory.max")).unwrap_or_default();
+        bytes.trim().parse::<u64>().map_or(0, |bytes| (bytes / MEBIBYTE).saturating_sub(OWN_MEMORY_MIB))
+    }
+
     /// Removes the group of a sandbox whose shim has ended.
     pub async fn remove(&self, id: &str) -> Result<()> {
         let group = self.group(id);
@@ -129,6 +135,19 @@ fn enable(group: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guests_bound_is_read_as_it_was_written() {
+        let parent = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups { parent: parent.path().to_owned() };
+        assert_eq!(cgroups.memory_mib("a"), 0, "there is no such group");
+        let limits = Limits { cpus: 1.0, memory_mib: 192 };
+        fs::create_dir(parent.path().join("a")).unwrap();
+        for (content, seen) in [(limits.settings()[2].1.as_str(), 192), ("max\n", 0)] {
+            fs::write(parent.path().join("a/memory.max"), content).unwrap();
+            assert_eq!(cgroups.memory_mib("a"), seen);
+        }
+    }
 
     #[test]
     fn limits_are_those_of_the_guest_and_what_serves_it() {

@@ -212,20 +212,18 @@ impl Sandbox {
     pub async fn update(&self, container: &str, had: Size, size: Size) -> Result<()> {
         let plan = self.folder.read_plan().map_err(Error::io("read the plan in", self.folder.path()))?;
         let update = size.update(container, &plan, self.host.options.memory_overhead_mib)?;
-        // A guest keeps the memory that it began with: its shim must be able to hold that.
-        let least = plan.memory_mib.saturating_sub(self.host.options.memory_overhead_mib);
-        let held = |size: Size| Size { memory_mib: size.memory_mib.max(least), ..size };
-        let (before, after) = (held(had), held(size));
-        self.limit(before.larger(after))?;
+        self.limit_running(had.larger(size))?;
         let updated = self.client().update(update).await;
-        // Memory that the guest is to give back it gives back later, so that this bound is not lowered before it starts anew.
-        let bound = if updated.is_ok() {
-            Size { memory_mib: before.larger(after).memory_mib, ..after }
-        } else {
-            before
-        };
-        self.limit(bound)?;
+        self.limit_running(if updated.is_ok() { size } else { had })?;
         Ok(updated?)
+    }
+
+    /// As [`Self::limit`], but the bound of memory is never lowered: a guest gives memory back when it can, and would be
+    /// killed for what it still has.
+    fn limit_running(&self, size: Size) -> Result<()> {
+        let bound = self.host.cgroups.as_ref().map_or(0, |cgroups| cgroups.memory_mib(&self.id));
+        let least = bound.saturating_sub(self.host.options.memory_overhead_mib);
+        self.limit(Size { memory_mib: size.memory_mib.max(least), ..size }).map(|_| ())
     }
 
     async fn launch(&self, plan: &SandboxPlan) -> Result<SandboxState> {
