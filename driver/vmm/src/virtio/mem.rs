@@ -3,9 +3,7 @@
 use virtio_bindings::virtio_ids::VIRTIO_ID_MEM;
 use virtio_queue::{DescriptorChain, Reader, Writer};
 use vm_memory::{ByteValued, GuestAddress, Le16, Le64};
-use vmm_sys_util::epoll::EventSet;
 
-use super::poll::{Poll, drain};
 use super::{Active, ConfigSpace, VirtioDevice};
 use crate::memory::{Growth, Memory, discard};
 use crate::{Error, Result};
@@ -21,9 +19,6 @@ const USABLE_SIZE: usize = 32;
 const PLUGGED_SIZE: usize = 40;
 const REQUESTED_SIZE: usize = 48;
 const CONFIG_SIZE: usize = 56;
-
-const QUEUE: u64 = 0;
-const STOP: u64 = 1;
 
 const PLUG: u16 = 0;
 const UNPLUG: u16 = 1;
@@ -193,19 +188,6 @@ impl Mem {
         self.plugged.iter().filter(|plugged| **plugged).count() as u64 * BLOCK
     }
 
-    fn serve_queue(&mut self, active: &mut Active) -> Result<()> {
-        let memory = active.memory.clone();
-        while let Some(chain) = active.pop(0, &memory)? {
-            let head = chain.head_index();
-            let written = self.serve_chain(&memory, chain).unwrap_or_else(|e| {
-                tracing::debug!("a request for memory is malformed: {e}");
-                0
-            });
-            active.give_back(0, head, written)?;
-        }
-        active.notify_driver(0)
-    }
-
     fn serve_chain(&mut self, memory: &Memory, chain: DescriptorChain<&Memory>) -> Result<u32> {
         let malformed = |e: virtio_queue::Error| Error::Config(e.to_string());
         let mut reader: Reader<'_> = chain.clone().reader(memory).map_err(malformed)?;
@@ -236,18 +218,7 @@ impl VirtioDevice for Mem {
     }
 
     fn serve(&mut self, active: &mut Active) -> Result<()> {
-        let poll = Poll::new()?;
-        poll.add(&active.notifications[0], QUEUE, EventSet::IN)?;
-        poll.add(&active.stop, STOP, EventSet::IN)?;
-        loop {
-            for ready in poll.wait()? {
-                if ready.token != QUEUE {
-                    return Ok(());
-                }
-                drain(&active.notifications[0]);
-                self.serve_queue(active)?;
-            }
-        }
+        active.answer_requests(|memory, chain| self.serve_chain(memory, chain))
     }
 }
 

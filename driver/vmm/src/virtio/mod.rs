@@ -16,6 +16,7 @@ mod mmio;
 mod net;
 mod poll;
 mod rate;
+mod requests;
 mod rng;
 mod state;
 mod throttle;

@@ -7,16 +7,12 @@ use std::path::Path;
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use virtio_queue::DescriptorChain;
 use vm_memory::Bytes;
-use vmm_sys_util::epoll::EventSet;
 
-use super::poll::{Poll, drain};
 use super::{Active, ConfigSpace, VirtioDevice};
 use crate::memory::Memory;
 use crate::{Error, Result};
 
 const SOURCE: &str = "/dev/urandom";
-const QUEUE: u64 = 0;
-const STOP: u64 = 1;
 /// Most random bytes that one request gets.
 const MAX_BYTES: usize = 4096;
 
@@ -47,19 +43,6 @@ impl Rng {
         }
         Ok(written as u32)
     }
-
-    fn serve_queue(&mut self, active: &mut Active) -> Result<()> {
-        let memory = active.memory.clone();
-        while let Some(chain) = active.pop(0, &memory)? {
-            let head = chain.head_index();
-            let written = self.fill(&memory, chain).unwrap_or_else(|e| {
-                tracing::debug!("a request for entropy failed: {e}");
-                0
-            });
-            active.give_back(0, head, written)?;
-        }
-        active.notify_driver(0)
-    }
 }
 
 impl VirtioDevice for Rng {
@@ -80,17 +63,6 @@ impl VirtioDevice for Rng {
     }
 
     fn serve(&mut self, active: &mut Active) -> Result<()> {
-        let poll = Poll::new()?;
-        poll.add(&active.notifications[0], QUEUE, EventSet::IN)?;
-        poll.add(&active.stop, STOP, EventSet::IN)?;
-        loop {
-            for ready in poll.wait()? {
-                if ready.token == STOP {
-                    return Ok(());
-                }
-                drain(&active.notifications[0]);
-                self.serve_queue(active)?;
-            }
-        }
+        active.answer_requests(|memory, chain| self.fill(memory, chain))
     }
 }
