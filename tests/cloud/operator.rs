@@ -35,6 +35,10 @@ fn an_operator_runs_an_image_without_openstack() {
         assert_eq!((exec.status, exec.out.as_str()), (4, "in it\n"), "{exec:?}");
         assert_eq!(sandbox(cloud, &["logs", &name]).ok(), "begun\n");
         assert!(sandbox(cloud, &["stats", &name]).ok().contains("of 64 MiB"));
+        sandbox(cloud, &["update", &name, "--memory", "192"]).ok();
+        assert!(sandbox(cloud, &["stats", &name]).ok().contains("of 192 MiB"));
+        let refused = sandbox(cloud, &["update", &name, "--memory", "1000000"]);
+        assert!(refused.status != 0 && refused.err.contains("room for"), "{refused:?}");
         sandbox(cloud, &["pause", &name]).ok();
         assert_eq!(listed(cloud, &name).unwrap(), format!("{name} operator paused runs"));
         sandbox(cloud, &["resume", &name]).ok();
