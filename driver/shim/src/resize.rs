@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// How long a guest may take until it has the memory that it was offered.
 const MEMORY_TIMEOUT: Duration = Duration::from_secs(30);
 const MEMORY_INTERVAL: Duration = Duration::from_millis(5);
-const MEBIBYTE: u64 = 1 << 20;
+pub const MEBIBYTE: u64 = 1 << 20;
 
 /// Lets the guest use at least `vcpus` CPUs.
 pub async fn raise_vcpus(agent: &AgentServiceClient, vcpus: u8) -> Result<()> {
@@ -39,9 +39,4 @@ pub async fn raise_memory(machine: &Machine, mebibytes: u64) -> Result<()> {
         }
         sleep(MEMORY_INTERVAL).await;
     }
-}
-
-/// Asks the guest to give memory back until it has `mebibytes`. It does so as its pages become free.
-pub fn lower_memory(machine: &Machine, mebibytes: u64) -> Result<()> {
-    Ok(machine.resize_memory(mebibytes)?)
 }
