@@ -10,8 +10,8 @@ use agent_protocol::messages::{
 use agent_protocol::{process_from_wire, resources_from_wire, spec_from_wire};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use oci_spec::runtime::Spec;
-use tokio::sync::Semaphore;
+use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
+use tokio::sync::{OnceCell, Semaphore};
 
 use crate::error::{Error, Result};
 use crate::process::Process;
@@ -28,6 +28,7 @@ const IDENTIFIER_MAX: usize = 128;
 pub struct Containers {
     reaper: Reaper,
     helpers: Semaphore,
+    shared_pids: OnceCell<PathBuf>,
     all: Mutex<HashMap<String, Arc<Container>>>,
 }
 
@@ -43,7 +44,12 @@ struct Container {
 impl Containers {
     /// No containers yet.
     pub fn new(reaper: Reaper) -> Self {
-        Self { reaper, helpers: Semaphore::new(HELPERS_AT_ONCE), all: Mutex::default() }
+        Self {
+            reaper,
+            helpers: Semaphore::new(HELPERS_AT_ONCE),
+            shared_pids: OnceCell::new(),
+            all: Mutex::default(),
+        }
     }
 
     /// Mounts a container's storages and makes it; its first process waits for [`Self::start`].
@@ -54,6 +60,11 @@ impl Containers {
         }
         let mounts = Mounts::mount(&request.storages).await?;
         let mut spec = spec_from_wire(request.OCI.get_or_default())?;
+        if request.sandbox_pidns {
+            let namespace =
+                self.shared_pids.get_or_try_init(|| runtime::make_pid_namespace(&self.reaper)).await?;
+            share_pids(&mut spec, namespace)?;
+        }
         let rootfs = spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
         let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
         if let (Some(user), Some(mut process)) = (request.string_user.as_ref(), spec.process().clone()) {
@@ -217,6 +228,18 @@ impl Container {
         }
         Ok(())
     }
+}
+
+/// Puts a container into a PID namespace, whatever its specification says of one.
+fn share_pids(spec: &mut Spec, path: &Path) -> Result<()> {
+    let namespace = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Pid).path(path).build();
+    let namespace = namespace.map_err(|e| Error::Runtime(e.to_string()))?;
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    let others = linux.namespaces().clone().unwrap_or_default().into_iter();
+    let others = others.filter(|other| other.typ() != LinuxNamespaceType::Pid);
+    linux.set_namespaces(Some(others.chain([namespace]).collect()));
+    spec.set_linux(Some(linux));
+    Ok(())
 }
 
 fn cgroup_of(spec: &Spec) -> PathBuf {

@@ -29,6 +29,9 @@ fn main() -> ExitCode {
     if let Some(helper) = runtime::helper::Helper::from_arguments(&arguments) {
         return helper.run();
     }
+    if arguments.as_slice() == [runtime::pause::PAUSE] {
+        return runtime::pause::run().map_or(ExitCode::FAILURE, |never| match never {});
+    }
     if std::process::id() != 1 {
         eprintln!("kata-agent is started by a sandbox's kernel as PID 1");
         return ExitCode::FAILURE;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use agent_protocol::messages::{IPAddress, Interface, Route};
 use futures::TryStreamExt;
-use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, new_connection};
 
@@ -31,7 +31,7 @@ impl Network {
     }
 
     /// Gives an interface its hardware address, name, MTU and addresses, and starts it. It is found by its permanent
-    /// address, or by its present one.
+    /// address, or by its present one. One that is to have no hardware address is stopped.
     pub async fn update_interface(&self, interface: &Interface) -> Result<()> {
         let mut change;
         let index;
@@ -40,9 +40,13 @@ impl Network {
             change = LinkUnspec::new_with_index(index);
         } else {
             index = self.index_of(&interface.devicePath).await?;
+            if interface.hwAddr.is_empty() {
+                return self.stop(index).await;
+            }
             change = LinkUnspec::new_with_index(index).address(parse_hex(&interface.hwAddr)?);
         }
         if !interface.name.is_empty() {
+            self.free_name(&interface.name, index).await?;
             change = change.name(interface.name.clone());
         }
         if interface.mtu > 0 {
@@ -60,6 +64,31 @@ impl Network {
                 .map_err(netlink(format!("add address {ip}/{prefix}")))?;
         }
         self.change(LinkUnspec::new_with_index(index).up().build(), "start an interface").await
+    }
+
+    /// Takes an interface out of use, and its addresses away; its routes go with them.
+    async fn stop(&self, index: u32) -> Result<()> {
+        let mut addresses = self.0.address().get().set_link_index_filter(index).execute();
+        while let Some(address) = addresses.try_next().await.map_err(netlink("list addresses"))? {
+            self.0.address().del(address).execute().await.map_err(netlink("remove an address"))?;
+        }
+        self.change(LinkUnspec::new_with_index(index).down().build(), "stop an interface").await
+    }
+
+    /// Makes sure that an interface can have `name`: slots that nothing is in yet have names already, by the kernel's own
+    /// count. One that is in use keeps its own.
+    async fn free_name(&self, name: &str, wanted_by: u32) -> Result<()> {
+        let mut links = self.0.link().get().execute();
+        while let Some(link) = links.try_next().await.map_err(netlink("list the interfaces"))? {
+            let named =
+                |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(n) if n == name);
+            let (index, unused) = (link.header.index, !link.header.flags.contains(LinkFlags::Up));
+            if index != wanted_by && unused && link.attributes.iter().any(named) {
+                let change = LinkUnspec::new_with_index(index).name(format!("slot{index}"));
+                self.change(change.build(), "rename an interface").await?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds routes; those without a gateway first, since gateways are reached through them.

@@ -85,7 +85,7 @@ async fn start_ours(sandboxes: &Sandboxes, group: Option<&str>) -> Ours {
         built: since(Stage::VmCreated),
         entered: since(Stage::GuestEntered),
         agent: since(Stage::AgentReady),
-        ready: since(Stage::NetworkReady),
+        ready: since(Stage::SandboxReady),
     }
 }
 

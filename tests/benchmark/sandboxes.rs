@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use cloud_tests::sandboxes::{OVERHEAD_MIB, busybox_rootfs, host_options};
-use sandbox::{ContainerSpec, ContainerUser, DeviceLimits, GuestNetwork, Host, Sandbox, SandboxSpec};
+use sandbox::{ContainerSpec, ContainerUser, GuestNetwork, Host, RateLimit, Sandbox, SandboxSpec};
 use tempfile::TempDir;
 
 /// Memory of a guest.
 pub const GUEST_MIB: u64 = 256;
 const DISK_GIB: u64 = 1;
+const CONTAINER: &str = "c";
 
 pub struct Sandboxes {
     folder: TempDir,
@@ -31,7 +32,8 @@ impl Sandboxes {
     /// A sandbox with its writable disk.
     pub async fn create(&self, id: &str) -> Sandbox {
         let sandbox = self.host.sandbox(id);
-        sandbox.create(DISK_GIB).await.unwrap();
+        sandbox.create().unwrap();
+        sandbox.make_disk(CONTAINER, DISK_GIB).await.unwrap();
         sandbox
     }
 
@@ -41,15 +43,15 @@ impl Sandboxes {
             cpus: 1.0,
             memory_mib: GUEST_MIB - OVERHEAD_MIB,
             hostname: "guest".into(),
-            rootfs: Some(self.rootfs.clone()),
+            containers: 1,
             network: GuestNetwork::default(),
             ends_with: None,
             template_group: group.map(str::to_owned),
-            limits: DeviceLimits::default(),
+            nic_limit: RateLimit::default(),
         };
         sandbox.start(&spec).await.unwrap();
         let container = ContainerSpec {
-            id: "c".into(),
+            id: CONTAINER.into(),
             arguments: vec!["/bin/sleep".into(), "100000".into()],
             environment: Vec::new(),
             directory: "/".into(),
@@ -59,6 +61,9 @@ impl Sandboxes {
             memory_mib: GUEST_MIB - OVERHEAD_MIB,
             terminal: false,
             interactive: false,
+            image: self.rootfs.clone(),
+            disk_limit: RateLimit::default(),
+            shares: Vec::new(),
         };
         sandbox.run(&container).await.unwrap();
     }

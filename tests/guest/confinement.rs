@@ -12,7 +12,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use sandbox::Sandbox;
 
-use crate::fixture::{Fixture, spec};
+use crate::fixture::Fixture;
 
 const LONG: [&str; 2] = ["sleep", "1000"];
 const NAMESPACES: [&str; 5] = ["mnt", "pid", "ipc", "uts", "net"];
@@ -152,9 +152,9 @@ async fn an_attacker_in_any_thread_of_a_shim_gets_nowhere() {
     let fixture = Fixture::new();
     let start = async || {
         let sandbox = fixture.host().sandbox("c");
-        sandbox.create(1).await.unwrap();
+        sandbox.create().unwrap();
         sandbox.start(&fixture.spec_of_group("attacked")).await.unwrap();
-        sandbox.run(&spec("c", &LONG)).await.unwrap();
+        fixture.run(&sandbox, "c", &LONG).await;
         sandbox
     };
     let sandbox = start().await;
@@ -184,7 +184,7 @@ async fn an_attacker_in_any_thread_of_a_shim_gets_nowhere() {
 async fn a_shim_has_nothing_but_its_sandbox() {
     let fixture = Fixture::new();
     let sandbox = fixture.start("c", 1.0).await;
-    sandbox.run(&spec("c", &LONG)).await.unwrap();
+    fixture.run(&sandbox, "c", &LONG).await;
     let other = fixture.start("d", 1.0).await;
     let of = |sandbox: &Sandbox| PathBuf::from(format!("/proc/{}", sandbox.shim_pid().unwrap()));
     let (process, neighbour) = (of(&sandbox), of(&other));
@@ -214,7 +214,7 @@ async fn a_shim_has_nothing_but_its_sandbox() {
     let mut seen: Vec<_> =
         fs::read_dir(process.join("root")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     seen.sort();
-    assert_eq!(seen, ["container.log", "state.json", "vsock.sock"]);
+    assert_eq!(seen, ["container-c.log", "state.json", "vsock.sock"]);
     let cgroup = fs::read_to_string(process.join("cgroup")).unwrap();
     assert_eq!(cgroup.trim(), "0::/zun-kata-tests/c");
     let limit = fs::read_to_string("/sys/fs/cgroup/zun-kata-tests/c/memory.max").unwrap();

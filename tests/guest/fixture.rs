@@ -6,7 +6,7 @@ use std::process::Command;
 
 use cloud_tests::sandboxes::{busybox_rootfs, host_options, shell};
 use sandbox::{
-    ContainerSpec, ContainerUser, DeviceLimits, Exec, GuestNetwork, Host, HostOptions, Sandbox, SandboxSpec,
+    ContainerSpec, ContainerUser, Exec, GuestNetwork, Host, HostOptions, RateLimit, Sandbox, SandboxSpec,
 };
 use tempfile::TempDir;
 
@@ -44,11 +44,11 @@ impl Fixture {
             cpus,
             memory_mib: 128,
             hostname: "guest".into(),
-            rootfs: Some(self.rootfs.clone()),
+            containers: 1,
             network: GuestNetwork::default(),
             ends_with: Some("c".into()),
             template_group: None,
-            limits: DeviceLimits::default(),
+            nic_limit: RateLimit::default(),
         }
     }
 
@@ -65,9 +65,34 @@ impl Fixture {
     /// A sandbox whose guest is ready.
     pub async fn start(&self, id: &str, cpus: f32) -> Sandbox {
         let sandbox = self.host().sandbox(id);
-        sandbox.create(1).await.unwrap();
+        sandbox.create().unwrap();
         sandbox.start(&self.spec(cpus)).await.unwrap();
         sandbox
+    }
+
+    /// A container with these arguments, on this fixture's image.
+    pub fn container(&self, id: &str, words: &[&str]) -> ContainerSpec {
+        ContainerSpec {
+            id: id.into(),
+            arguments: arguments(words),
+            environment: vec!["PATH=/bin".into()],
+            directory: "/".into(),
+            user: ContainerUser { user: "0".into(), group: String::new() },
+            hostname: "guest".into(),
+            cpus: 1.0,
+            memory_mib: 128,
+            terminal: false,
+            interactive: false,
+            image: self.rootfs.clone(),
+            disk_limit: RateLimit::default(),
+            shares: Vec::new(),
+        }
+    }
+
+    /// Runs a container with these arguments.
+    pub async fn run(&self, sandbox: &Sandbox, id: &str, words: &[&str]) {
+        sandbox.make_disk(id, 1).await.unwrap();
+        sandbox.run(&self.container(id, words)).await.unwrap();
     }
 
     /// Replaces the guest image by one whose first process does nothing.
@@ -137,22 +162,6 @@ fn elf_with_pvh_entry(code: &[u8; 4]) -> Vec<u8> {
 
 pub fn arguments(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
-}
-
-/// A container with these arguments.
-pub fn spec(id: &str, words: &[&str]) -> ContainerSpec {
-    ContainerSpec {
-        id: id.into(),
-        arguments: arguments(words),
-        environment: vec!["PATH=/bin".into()],
-        directory: "/".into(),
-        user: ContainerUser { user: "0".into(), group: String::new() },
-        hostname: "guest".into(),
-        cpus: 1.0,
-        memory_mib: 128,
-        terminal: false,
-        interactive: false,
-    }
 }
 
 /// A process in a container.

@@ -30,7 +30,7 @@ async fn limits(sandbox: &Sandbox) -> (String, String) {
 }
 
 async fn grows_and_shrinks(fixture: &Fixture, sandbox: &Sandbox) {
-    sandbox.run(&fixture::spec("c", &["sleep", "100000"])).await.unwrap();
+    fixture.run(sandbox, "c", &["sleep", "100000"]).await;
     assert_eq!(output(sandbox, "nproc").await, "1");
     let small = memory_mib(sandbox).await;
     assert!(small < 128 + OVERHEAD_MIB);
@@ -81,11 +81,11 @@ async fn so_does_one_that_goes_on_from_a_template() {
     fixture.sandboxes_that_grow();
     let spec = fixture.spec_of_group("project");
     let maker = fixture.host().sandbox("maker");
-    maker.create(1).await.unwrap();
+    maker.create().unwrap();
     maker.start(&spec).await.unwrap();
     maker.delete().await.unwrap();
     let sandbox = fixture.host().sandbox("a");
-    sandbox.create(1).await.unwrap();
+    sandbox.create().unwrap();
     assert!(sandbox.start(&spec).await.unwrap().from_template);
     grows_and_shrinks(&fixture, &sandbox).await;
 }

@@ -3,15 +3,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod confinement;
+mod containers;
 mod fixture;
 mod growth;
+mod slots;
 mod templates;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use cloud_tests::eventually;
-use fixture::{Fixture, arguments, spec};
+use fixture::{Fixture, arguments};
 use sandbox::{ContainerUser, Error, LogQuery, Situation, Tail};
 
 const LONG: [&str; 2] = ["sleep", "100000"];
@@ -26,11 +28,11 @@ async fn output_and_exit_status_of_a_container() {
     let fixture = Fixture::new();
     let sandbox = fixture.start("c", 1.0).await;
     let command = ["sh", "-c", "echo out; echo err >&2; exit 3"];
-    sandbox.run(&spec("c", &command)).await.unwrap();
+    fixture.run(&sandbox, "c", &command).await;
     assert_eq!(sandbox.wait("c").await.unwrap().status, 3);
-    let logs = sandbox.logs(&query()).unwrap();
+    let logs = sandbox.logs("c", &query()).unwrap();
     assert!(logs.contains("out\n") && logs.contains("err\n"), "{logs}");
-    assert_eq!(sandbox.logs(&LogQuery { stdout: false, ..query() }).unwrap(), "err\n");
+    assert_eq!(sandbox.logs("c", &LogQuery { stdout: false, ..query() }).unwrap(), "err\n");
     sandbox.delete().await.unwrap();
     fixture.assert_clean();
 }
@@ -40,7 +42,7 @@ async fn output_and_exit_status_of_a_container() {
 async fn a_hundred_processes_at_once() {
     let fixture = Fixture::new();
     let sandbox = Arc::new(fixture.start("c", 2.0).await);
-    sandbox.run(&spec("c", &LONG)).await.unwrap();
+    fixture.run(&sandbox, "c", &LONG).await;
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..100 {
         let sandbox = Arc::clone(&sandbox);
@@ -61,7 +63,7 @@ async fn a_guest_has_the_cpus_that_were_asked_for() {
     let fixture = Fixture::new();
     for (cpus, seen) in [(0.5, "1\n"), (1.5, "2\n"), (8.0, "8\n")] {
         let sandbox = fixture.start("c", cpus).await;
-        sandbox.run(&spec("c", &LONG)).await.unwrap();
+        fixture.run(&sandbox, "c", &LONG).await;
         let count = sandbox.exec(fixture::exec("c", &["nproc"])).await.unwrap();
         assert_eq!(count.output, seen);
         sandbox.delete().await.unwrap();
@@ -95,7 +97,7 @@ async fn wait_for_resident(sandbox: &sandbox::Sandbox, what: &str, good: impl Fn
 async fn memory_that_a_guest_frees_goes_back_to_the_host() {
     let fixture = Fixture::new();
     let sandbox = fixture.start("c", 1.0).await;
-    sandbox.run(&spec("c", &LONG)).await.unwrap();
+    fixture.run(&sandbox, "c", &LONG).await;
     let before = resident_mib(&sandbox);
     let fill = "dd if=/dev/zero of=/dev/shm/x bs=1M count=60 2>/dev/null";
     assert_eq!(sandbox.exec(fixture::exec("c", &["sh", "-c", fill])).await.unwrap().status, 0);
@@ -112,7 +114,7 @@ async fn memory_that_a_guest_frees_goes_back_to_the_host() {
 async fn a_guest_looks_for_no_devices_that_its_machine_lacks() {
     let fixture = Fixture::new();
     let sandbox = fixture.start("c", 1.0).await;
-    sandbox.run(&spec("c", &LONG)).await.unwrap();
+    fixture.run(&sandbox, "c", &LONG).await;
     let buses = sandbox.exec(fixture::exec("c", &["ls", "/sys/bus"])).await.unwrap().output;
     assert!(buses.contains("virtio"), "{buses}");
     assert!(!buses.lines().any(|bus| ["serio", "pci", "acpi", "usb"].contains(&bus)), "{buses}");
@@ -124,7 +126,7 @@ async fn a_guest_looks_for_no_devices_that_its_machine_lacks() {
 async fn thirty_two_cpus() {
     let fixture = Fixture::new();
     let sandbox = fixture.start("c", 32.0).await;
-    sandbox.run(&spec("c", &LONG)).await.unwrap();
+    fixture.run(&sandbox, "c", &LONG).await;
     assert_eq!(sandbox.exec(fixture::exec("c", &["nproc"])).await.unwrap().output, "32\n");
     sandbox.delete().await.unwrap();
 }
@@ -134,9 +136,10 @@ async fn thirty_two_cpus() {
 async fn a_process_has_its_user_directory_and_limits() {
     let fixture = Fixture::new();
     let sandbox = fixture.start("c", 1.0).await;
-    let mut container = spec("c", &LONG);
+    let mut container = fixture.container("c", &LONG);
     container.user = ContainerUser { user: "www".into(), group: "log".into() };
     container.directory = "/var/www".into();
+    sandbox.make_disk("c", 1).await.unwrap();
     sandbox.run(&container).await.unwrap();
     let user = ContainerUser { user: "www".into(), group: "log".into() };
     let script = "id -u; id -g; pwd; ulimit -n; grep CapEff /proc/self/status; wc -c </proc/interrupts; ls /proc/1/ns | wc -l; \
@@ -159,7 +162,7 @@ async fn a_container_that_takes_too_much_memory_is_killed() {
     let fixture = Fixture::new();
     let sandbox = fixture.start("c", 1.0).await;
     let hog = ["sh", "-c", "x=0123456789abcdef; while :; do x=$x$x; done"];
-    sandbox.run(&spec("c", &hog)).await.unwrap();
+    fixture.run(&sandbox, "c", &hog).await;
     assert_eq!(sandbox.wait("c").await.unwrap().status, 137);
     sandbox.delete().await.unwrap();
 }
@@ -169,9 +172,12 @@ async fn a_container_that_takes_too_much_memory_is_killed() {
 async fn a_program_that_is_missing_is_named() {
     let fixture = Fixture::new();
     let sandbox = fixture.start("c", 1.0).await;
-    let error = sandbox.run(&spec("c", &["no-such-program"])).await.unwrap_err();
+    sandbox.make_disk("c", 1).await.unwrap();
+    let error = sandbox.run(&fixture.container("c", &["no-such-program"])).await.unwrap_err();
     assert!(error.to_string().contains("no-such-program"), "{error}");
-    assert!(!matches!(sandbox.situation().await, Situation::Live(_)));
+    let Situation::Live(state) = sandbox.situation().await else { panic!("the sandbox goes on") };
+    assert!(state.containers.is_empty());
+    sandbox.run(&fixture.container("c", &LONG)).await.unwrap();
     sandbox.delete().await.unwrap();
     fixture.assert_clean();
 }
@@ -182,7 +188,7 @@ async fn a_guest_that_panics_says_so() {
     let mut fixture = Fixture::new();
     fixture.guest_whose_init_ends();
     let sandbox = fixture.host().sandbox("c");
-    sandbox.create(1).await.unwrap();
+    sandbox.create().unwrap();
     let error = sandbox.start(&fixture.spec(1.0)).await.unwrap_err();
     assert!(matches!(&error, Error::Start(reason) if reason.contains("Attempted to kill init")), "{error}");
     sandbox.delete().await.unwrap();
@@ -195,7 +201,7 @@ async fn a_processor_that_shuts_down_is_told() {
     let mut fixture = Fixture::new();
     fixture.kernel_that_faults();
     let sandbox = fixture.host().sandbox("c");
-    sandbox.create(1).await.unwrap();
+    sandbox.create().unwrap();
     let error = sandbox.start(&fixture.spec(1.0)).await.unwrap_err();
     assert!(error.to_string().contains("triple fault"), "{error}");
     sandbox.delete().await.unwrap();
@@ -207,8 +213,8 @@ async fn a_processor_that_shuts_down_is_told() {
 async fn a_paused_guest_stands_still_and_ends_in_order() {
     let fixture = Fixture::new();
     let sandbox = fixture.start("c", 2.0).await;
-    sandbox.run(&spec("c", &["sh", "-c", "while :; do echo tick; sleep 0.05; done"])).await.unwrap();
-    let ticks = || sandbox.logs(&query()).unwrap().lines().count();
+    fixture.run(&sandbox, "c", &["sh", "-c", "while :; do echo tick; sleep 0.05; done"]).await;
+    let ticks = || sandbox.logs("c", &query()).unwrap().lines().count();
     sandbox.pause().await.unwrap();
     let Situation::Live(state) = sandbox.situation().await else { panic!("it does not live") };
     assert_eq!(state.phase, sandbox::Phase::Paused);
@@ -237,7 +243,7 @@ async fn what_is_no_kernel_is_refused_by_name() {
     let mut fixture = Fixture::new();
     fixture.kernel_of_zeros();
     let sandbox = fixture.host().sandbox("c");
-    sandbox.create(1).await.unwrap();
+    sandbox.create().unwrap();
     let error = sandbox.start(&fixture.spec(1.0)).await.unwrap_err();
     assert!(error.to_string().contains("is not a kernel that can be booted"), "{error}");
     sandbox.delete().await.unwrap();
@@ -249,7 +255,7 @@ async fn what_is_no_kernel_is_refused_by_name() {
 async fn a_shim_that_is_killed_ends_its_containers() {
     let fixture = Fixture::new();
     let sandbox = fixture.start("c", 1.0).await;
-    sandbox.run(&spec("c", &LONG)).await.unwrap();
+    fixture.run(&sandbox, "c", &LONG).await;
     let pid = sandbox.shim_pid().unwrap();
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     sandbox.kill().await.unwrap();
@@ -265,13 +271,13 @@ async fn a_log_is_rotated_and_kept() {
     let fixture = Fixture::new();
     let sandbox = fixture.start("c", 1.0).await;
     let command = ["sh", "-c", "i=0; while [ $i -lt 40000 ]; do echo line $i; i=$((i+1)); done"];
-    sandbox.run(&spec("c", &command)).await.unwrap();
+    fixture.run(&sandbox, "c", &command).await;
     assert_eq!(sandbox.wait("c").await.unwrap().status, 0);
-    let logs = sandbox.logs(&query()).unwrap();
+    let logs = sandbox.logs("c", &query()).unwrap();
     assert!(logs.ends_with("line 39999\n"), "the end of the log is kept");
     let files = std::fs::read_dir(sandbox.path().join("run")).unwrap().map(Result::unwrap);
     let sizes: Vec<u64> = files
-        .filter(|file| file.file_name().to_string_lossy().starts_with("container.log"))
+        .filter(|file| file.file_name().to_string_lossy().starts_with("container-c.log"))
         .map(|file| file.metadata().unwrap().len())
         .collect();
     assert!(sizes.len() == 3 && sizes.iter().all(|size| *size <= fixture::LOG_FILE_BYTES), "{sizes:?}");

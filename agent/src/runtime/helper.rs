@@ -10,11 +10,12 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
 
-use super::{Report, STATE_DIR};
+use super::{Report, STATE_DIR, pause};
 
 pub const CREATE: &str = "oci-create";
 pub const START: &str = "oci-start";
 pub const EXEC: &str = "oci-exec";
+pub const NAMESPACE: &str = "pid-namespace";
 pub const REMOVE: &str = "oci-remove";
 
 /// What the helper was started for. Arguments: verb, report file, container, then those of the verb.
@@ -33,6 +34,8 @@ enum Task {
     Exec { process: PathBuf, console: Option<PathBuf> },
     /// Kill what is left of it and forget it.
     Remove,
+    /// Make a PID namespace.
+    Namespace,
 }
 
 impl Helper {
@@ -48,6 +51,7 @@ impl Helper {
             START => Task::Start,
             EXEC => Task::Exec { process: path()?, console: path() },
             REMOVE => Task::Remove,
+            NAMESPACE => Task::Namespace,
             _ => return None,
         };
         Some(Self { report, container, task })
@@ -90,6 +94,7 @@ impl Helper {
                 self.load()?.delete(true)?;
                 Ok(0)
             }
+            Task::Namespace => Ok(pause::start().map_err(LibcontainerError::OtherIO)?.cast_signed()),
         }
     }
 

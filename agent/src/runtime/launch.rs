@@ -10,7 +10,7 @@ use std::process::{Command, Stdio as ChildStdio};
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
-use super::{Report, helper};
+use super::{RUNTIME_DIR, Report, helper};
 use crate::error::{Error, Result};
 use crate::reaper::{Exit, Reaper, wait};
 use crate::streams::Stream;
@@ -58,6 +58,13 @@ pub async fn start(reaper: &Reaper, container: &str, bundle: &Path) -> Result<()
 /// Kills what is left of a container and forgets it.
 pub async fn remove(reaper: &Reaper, container: &str, bundle: &Path) -> Result<()> {
     run_helper(reaper, helper::REMOVE, container, bundle, &[], Ends::null()?).await.map(|_| ())
+}
+
+/// Makes a PID namespace that lasts as long as the guest, and gives the path by which a container joins it.
+pub async fn make_pid_namespace(reaper: &Reaper) -> Result<PathBuf> {
+    std::fs::create_dir_all(RUNTIME_DIR).map_err(Error::io(format!("make {RUNTIME_DIR}")))?;
+    let pid = run_helper(reaper, helper::NAMESPACE, "", Path::new(RUNTIME_DIR), &[], Ends::null()?).await?;
+    Ok(PathBuf::from(format!("/proc/{pid}/ns/pid")))
 }
 
 async fn launch(

@@ -2,13 +2,17 @@
 
 pub mod helper;
 mod launch;
+pub mod pause;
 mod update;
 
-pub use launch::{Stdio, create, exec, remove, start};
+pub use launch::{Stdio, create, exec, make_pid_namespace, remove, start};
 pub use update::update;
 
 /// Where the control groups are.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// Where files of the runtime's own are.
+const RUNTIME_DIR: &str = "/run/kata-agent";
 
 /// Where `libcontainer` keeps its state.
 pub const STATE_DIR: &str = "/run/kata-agent/state";

@@ -9,7 +9,7 @@ use config::Config;
 use image::{RegistryOptions, Store};
 use model::DatabaseUrl;
 use oslo::{ConfigFiles, RabbitOptions, TransportUrl};
-use sandbox::{DeviceLimits, HostOptions, RateLimit};
+use sandbox::{HostOptions, RateLimit};
 use serde::Deserialize;
 
 use crate::host_facts;
@@ -182,21 +182,24 @@ impl Kata {
         }
     }
 
-    /// What a container may move through its devices.
-    pub fn limits(&self) -> DeviceLimits {
-        let disk = RateLimit {
+    /// What a container may move through each of its disks.
+    pub fn disk_limit(&self) -> RateLimit {
+        RateLimit {
             bytes: self.disk_bytes,
             burst_bytes: self.disk_burst_bytes,
             operations: self.disk_operations,
             burst_operations: self.disk_burst_operations,
-        };
-        let nic = RateLimit {
+        }
+    }
+
+    /// What a container may move through each of its interfaces, in each direction.
+    pub fn nic_limit(&self) -> RateLimit {
+        RateLimit {
             bytes: self.nic_bytes,
             burst_bytes: self.nic_burst_bytes,
             operations: self.nic_packets,
             burst_operations: self.nic_burst_packets,
-        };
-        DeviceLimits { disk, nic }
+        }
     }
 }
 

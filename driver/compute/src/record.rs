@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use image::{Image, ImageConfiguration};
-use sandbox::{ContainerSpec, ContainerUser, GuestNetwork, SandboxSpec};
+use sandbox::{ContainerSpec, ContainerUser, GuestNetwork, RateLimit, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -37,6 +37,8 @@ pub struct ContainerRequest {
     pub terminal: bool,
     /// Whether its input stays open.
     pub interactive: bool,
+    /// What it may move through each of its disks.
+    pub disk_limit: RateLimit,
 }
 
 /// A container on this host.
@@ -45,8 +47,6 @@ pub struct Record {
     /// Whose the container is.
     #[serde(default)]
     pub owner: String,
-    /// The image's file system.
-    pub rootfs: PathBuf,
     /// The container.
     pub container: ContainerSpec,
     /// The signal that asks it to end.
@@ -68,7 +68,6 @@ impl Record {
         let signal = config.stop_signal().as_deref().map(sandbox::signal_number).transpose()?;
         Ok(Self {
             owner: asked.owner,
-            rootfs: image.rootfs.clone(),
             container: ContainerSpec {
                 id: asked.id,
                 arguments,
@@ -83,6 +82,9 @@ impl Record {
                 memory_mib: asked.memory_mib,
                 terminal: asked.terminal,
                 interactive: asked.interactive,
+                image: image.rootfs.clone(),
+                disk_limit: asked.disk_limit,
+                shares: Vec::new(),
             },
             stop_signal: signal.unwrap_or(SIGTERM),
             attachments: Vec::new(),
@@ -95,14 +97,14 @@ impl Record {
             cpus: self.container.cpus,
             memory_mib: self.container.memory_mib,
             hostname: self.container.hostname.clone(),
-            rootfs: Some(self.rootfs.clone()),
+            containers: 1,
             network: GuestNetwork {
                 nics: self.attachments.iter().map(|attachment| attachment.nic.clone()).collect(),
                 dns: self.attachments.iter().flat_map(|attachment| attachment.dns.clone()).collect(),
             },
             ends_with: Some(self.container.id.clone()),
             template_group: kata.template_scope.group(&self.owner),
-            limits: kata.limits(),
+            nic_limit: kata.nic_limit(),
         }
     }
 

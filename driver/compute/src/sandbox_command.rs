@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use image::{ImageReference, Progress, PullPolicy};
 use indicatif::{ProgressBar, ProgressStyle};
-use sandbox::{Exec, Host, LogQuery, Phase, Sandbox, SandboxState, Situation, Size, Tail, process};
+use sandbox::{
+    Exec, Host, LogQuery, Phase, RateLimit, Sandbox, SandboxState, Situation, Size, Tail, process,
+};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -147,7 +149,7 @@ impl<'a> Sandboxes<'a> {
             SandboxCommand::Logs { sandbox, tail, timestamps } => {
                 let tail = tail.map_or(Tail::All, Tail::Lines);
                 let query = LogQuery { stdout: true, stderr: true, timestamps, tail, since: None };
-                show(&self.find(&sandbox)?.logs(&query)?)?;
+                show(&self.find(&sandbox)?.logs(&sandbox, &query)?)?;
             }
             SandboxCommand::Stats { sandbox } => self.stats(&sandbox).await?,
             SandboxCommand::Update { sandbox, cpus, memory } => self.update(&sandbox, cpus, memory).await?,
@@ -164,12 +166,13 @@ impl<'a> Sandboxes<'a> {
         let reference = ImageReference::parse(&run.image, self.options.docker.default_registry.as_deref())?;
         let store = self.options.image_store().map_err(Error::Invalid)?;
         let image = show_progress(store.progress(), store.image(&reference, run.pull, None)).await?;
-        let record = Record::new(run.request(&name), &image)?;
+        let record = Record::new(run.request(&name, self.options.kata.disk_limit()), &image)?;
         let spec = record.sandbox_spec(&self.options.kata);
         spec.validate()?;
         let sandbox = self.operators.sandbox(&name);
-        sandbox.create(run.disk).await?;
+        sandbox.create()?;
         let started = async {
+            sandbox.make_disk(&name, run.disk).await?;
             record.write(sandbox.path())?;
             sandbox.start(&spec).await?;
             Ok(sandbox.run(&record.container).await?)
@@ -256,7 +259,7 @@ impl<'a> Sandboxes<'a> {
 }
 
 impl Run {
-    fn request(&self, name: &str) -> ContainerRequest {
+    fn request(&self, name: &str, disk_limit: RateLimit) -> ContainerRequest {
         ContainerRequest {
             id: name.to_owned(),
             owner: OPERATOR.into(),
@@ -269,6 +272,7 @@ impl Run {
             memory_mib: self.memory,
             terminal: false,
             interactive: false,
+            disk_limit,
         }
     }
 }
@@ -299,7 +303,7 @@ async fn show_progress<T>(progress: &Progress, pull: impl Future<Output = T>) ->
 async fn see_end(sandbox: &Sandbox, container: &str) -> Result<ExitCode> {
     let exit = sandbox.wait(container).await;
     let query = LogQuery { stdout: true, stderr: true, timestamps: false, tail: Tail::All, since: None };
-    let log = sandbox.logs(&query);
+    let log = sandbox.logs(container, &query);
     sandbox.delete().await?;
     show(&log?)?;
     Ok(exit_code(exit?.status))

@@ -8,17 +8,13 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal as UnixSignal, kill};
 use nix::unistd::Pid;
 use shim_control::{
-    Client, ClientError, ContainerExit, Exec, ExecResult, LogLimits, Origin, Phase, SandboxDir, SandboxPlan,
-    SandboxState, Signal, SignalTarget, Stats,
+    Client, ClientError, ContainerExit, LogLimits, Origin, Phase, SandboxDir, SandboxPlan, SandboxState,
 };
 use tokio::sync::Semaphore;
 
 use crate::cgroup::{Cgroups, Limits};
-use crate::container::ContainerSpec;
-use crate::disk;
 use crate::error::{Error, Result};
 use crate::launch::{self, Allotment, SandboxSpec};
-use crate::logs::{self, LogQuery};
 use crate::size::Size;
 use crate::templates::Templates;
 use crate::usage::Usage;
@@ -26,7 +22,6 @@ use crate::users::Users;
 
 /// How long a shim that was killed may take to go.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-const DISK: &str = "writable.ext4";
 /// Guests that come up at once for each processor: while one waits for its disk another can run.
 const TURNS_A_PROCESSOR: usize = 2;
 
@@ -143,15 +138,10 @@ impl Host {
 }
 
 impl Sandbox {
-    /// Makes the folder and the writable disk. If that fails, nothing is left.
-    pub async fn create(&self, disk_gib: u64) -> Result<()> {
+    /// Makes the folder.
+    pub fn create(&self) -> Result<()> {
         let path = self.folder.path();
-        fs::DirBuilder::new().mode(0o700).create(path).map_err(Error::io("make", path))?;
-        let made = disk::create(&self.disk(), disk_gib).await;
-        if made.is_err() {
-            self.remove_folder()?;
-        }
-        made
+        fs::DirBuilder::new().mode(0o700).create(path).map_err(Error::io("make", path))
     }
 
     /// Whether it has a folder.
@@ -168,10 +158,19 @@ impl Sandbox {
     /// guest boots.
     pub async fn start(&self, spec: &SandboxSpec) -> Result<SandboxState> {
         spec.validate()?;
-        let disk = self.disk();
+        let state = self.bring_up(spec).await?;
+        for nic in &spec.network.nics {
+            if let Err(e) = self.attach(nic, spec.nic_limit).await {
+                self.kill().await?;
+                return Err(e);
+            }
+        }
+        Ok(state)
+    }
+
+    async fn bring_up(&self, spec: &SandboxSpec) -> Result<SandboxState> {
         let Host { options, templates, .. } = &self.host;
-        let disk = Some(disk.as_path()).filter(|disk| disk.exists());
-        let mut plan = spec.plan(&self.id, options, disk, self.allot(spec)?);
+        let mut plan = spec.plan(&self.id, options, self.allot(spec)?);
         let Some(group) = &spec.template_group else { return self.launch(&plan).await };
         let start = templates.start(group, &plan, &options.shim)?;
         plan.origin = start.origin.clone();
@@ -208,19 +207,9 @@ impl Sandbox {
         cgroups.as_ref().map(|cgroups| cgroups.limit(&self.id, limits)).transpose()
     }
 
-    /// Lets a running container use `size` instead of what it had. If that fails, it keeps what it had.
-    pub async fn update(&self, container: &str, had: Size, size: Size) -> Result<()> {
-        let plan = self.folder.read_plan().map_err(Error::io("read the plan in", self.folder.path()))?;
-        let update = size.update(container, &plan, self.host.options.memory_overhead_mib)?;
-        self.limit_running(had.larger(size))?;
-        let updated = self.client().update(update).await;
-        self.limit_running(if updated.is_ok() { size } else { had })?;
-        Ok(updated?)
-    }
-
     /// As [`Self::limit`], but the bound of memory is never lowered: a guest gives memory back when it can, and would be
     /// killed for what it still has.
-    fn limit_running(&self, size: Size) -> Result<()> {
+    pub(crate) fn limit_running(&self, size: Size) -> Result<()> {
         let bound = self.host.cgroups.as_ref().map_or(0, |cgroups| cgroups.memory_mib(&self.id));
         let least = bound.saturating_sub(self.host.options.memory_overhead_mib);
         self.limit(Size { memory_mib: size.memory_mib.max(least), ..size }).map(|_| ())
@@ -234,21 +223,6 @@ impl Sandbox {
             self.kill().await?;
         }
         started
-    }
-
-    /// Makes a container and lets it run. If that fails, the guest is ended.
-    pub async fn run(&self, container: &ContainerSpec) -> Result<()> {
-        let client = self.client();
-        let run = async {
-            client.create_container(container.to_request()?).await?;
-            client.start_container(&container.id).await?;
-            Ok(())
-        };
-        let result = run.await;
-        if result.is_err() {
-            self.kill().await?;
-        }
-        result
     }
 
     /// What has become of it. The shim is asked; where it does not answer, what it wrote is read.
@@ -272,33 +246,6 @@ impl Sandbox {
         }
     }
 
-    /// Waits for a container's end.
-    pub async fn wait(&self, container: &str) -> Result<ContainerExit> {
-        match self.client().wait_container(container).await {
-            Ok(exit) => Ok(exit),
-            Err(e) => match self.situation().await {
-                Situation::Over(state) => state
-                    .containers
-                    .get(container)
-                    .cloned()
-                    .flatten()
-                    .ok_or_else(|| Error::Start(failure(&state).unwrap_or_else(|| e.to_string()))),
-                _ => Err(e.into()),
-            },
-        }
-    }
-
-    /// Sends a signal to a container's first process.
-    pub async fn signal(&self, container: &str, number: u32) -> Result<()> {
-        let signal = Signal { container: container.to_owned(), number, target: SignalTarget::First };
-        Ok(self.client().signal(signal).await?)
-    }
-
-    /// Runs a process in a container to its end.
-    pub async fn exec(&self, exec: Exec) -> Result<ExecResult> {
-        Ok(self.client().exec(exec).await?)
-    }
-
     /// Stops its processors.
     pub async fn pause(&self) -> Result<()> {
         Ok(self.client().pause().await?)
@@ -309,19 +256,9 @@ impl Sandbox {
         Ok(self.client().resume().await?)
     }
 
-    /// What a container uses.
-    pub async fn stats(&self, container: &str) -> Result<Stats> {
-        Ok(self.client().stats(container).await?)
-    }
-
     /// What it has taken of this host; none if it does not run.
     pub fn usage(&self) -> Option<Usage> {
         Usage::of(self.shim_pid()?)
-    }
-
-    /// A container's log.
-    pub fn logs(&self, query: &LogQuery) -> Result<String> {
-        logs::read(&self.folder.run().log(), self.host.options.log_limits(), query)
     }
 
     /// Ends the guest in order. One that has ended is as good.
@@ -385,16 +322,21 @@ impl Sandbox {
         }
     }
 
-    fn disk(&self) -> PathBuf {
-        self.folder.path().join(DISK)
+    pub(crate) fn folder(&self) -> &SandboxDir {
+        &self.folder
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn options(&self) -> &HostOptions {
+        &self.host.options
+    }
+
+    pub(crate) fn client(&self) -> Client {
         Client::new(self.folder.control_socket())
     }
 }
 
-fn failure(state: &SandboxState) -> Option<String> {
+/// Why a sandbox failed, if it did.
+pub fn failure(state: &SandboxState) -> Option<String> {
     match &state.phase {
         Phase::Failed { reason } => Some(reason.clone()),
         _ => None,

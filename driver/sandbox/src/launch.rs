@@ -3,15 +3,16 @@
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use shim_control::{
-    Client, ClientError, Disk, DiskSlot, Nic, Origin, Phase, RateLimit, SandboxDir, SandboxPlan, SandboxState,
+    Client, ClientError, DiskSlot, Nic, Origin, Phase, RateLimit, SandboxDir, SandboxPlan, SandboxState,
 };
 use tokio::io::AsyncReadExt;
 
+use crate::containers::remove_file;
 use crate::error::{Error, Result};
 use crate::host::HostOptions;
 use crate::size::Size;
@@ -21,9 +22,12 @@ pub const VCPUS_MAX: u8 = 32;
 /// Longest wait for a shim's word on its guest; longer than the shim waits for the guest.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Slots for disks that each sandbox has: a container's image and what it writes, and volumes.
-const DISK_SLOTS: [DiskSlot; 4] =
-    [DiskSlot::ReadOnly, DiskSlot::ReadWrite, DiskSlot::ReadWrite, DiskSlot::ReadWrite];
+/// Most containers of a sandbox: each has two slots for disks, and an interrupt line of the machine goes with each slot.
+const CONTAINERS_MAX: u8 = 4;
+/// Slots for disks of each container: its image, and what it writes.
+const CONTAINER_SLOTS: [DiskSlot; 2] = [DiskSlot::ReadOnly, DiskSlot::ReadWrite];
+/// Slots for volumes that each sandbox has.
+const VOLUME_SLOTS: [DiskSlot; 2] = [DiskSlot::ReadWrite; 2];
 /// Slots for interfaces that each sandbox has.
 const NIC_SLOTS: u8 = 4;
 
@@ -36,25 +40,16 @@ pub struct SandboxSpec {
     pub memory_mib: u64,
     /// The guest's host name.
     pub hostname: String,
-    /// The read-only image.
-    pub rootfs: Option<PathBuf>,
+    /// Containers that it may have at one time.
+    pub containers: u8,
     /// The network.
     pub network: GuestNetwork,
     /// The container whose end ends the sandbox.
     pub ends_with: Option<String>,
     /// The group of sandboxes with which it may share a template; none boots and shares nothing.
     pub template_group: Option<String>,
-    /// What it may move.
-    pub limits: DeviceLimits,
-}
-
-/// What a guest may move through each of its devices.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct DeviceLimits {
-    /// Through each disk.
-    pub disk: RateLimit,
-    /// Through each interface, in each direction.
-    pub nic: RateLimit,
+    /// What it may move through each interface, in each direction.
+    pub nic_limit: RateLimit,
 }
 
 /// What of the host a sandbox has for itself.
@@ -78,29 +73,16 @@ impl SandboxSpec {
     /// Says what cannot be had, before anything is made.
     pub fn validate(&self) -> Result<()> {
         Size { cpus: self.cpus, memory_mib: self.memory_mib }.validate()?;
+        if self.containers > CONTAINERS_MAX {
+            return Err(Error::Containers { asked: self.containers, most: CONTAINERS_MAX });
+        }
         if self.network.nics.len() > usize::from(NIC_SLOTS) {
             return Err(Error::Nics { asked: self.network.nics.len(), most: NIC_SLOTS });
         }
         Ok(())
     }
 
-    pub(crate) fn plan(
-        &self,
-        id: &str,
-        options: &HostOptions,
-        disk: Option<&Path>,
-        host: Allotment,
-    ) -> SandboxPlan {
-        let image = self.rootfs.as_deref().map(|path| Disk {
-            path: path.to_owned(),
-            serial: "image".into(),
-            limit: self.limits.disk,
-        });
-        let writable = disk.map(|path| Disk {
-            path: path.to_owned(),
-            serial: "writable".into(),
-            limit: self.limits.disk,
-        });
+    pub(crate) fn plan(&self, id: &str, options: &HostOptions, host: Allotment) -> SandboxPlan {
         let memory_mib = self.memory_mib + options.memory_overhead_mib;
         SandboxPlan {
             id: id.to_owned(),
@@ -116,11 +98,8 @@ impl SandboxSpec {
             user: host.user,
             cgroup: host.cgroup,
             origin: Origin::Boot,
-            disk_slots: DISK_SLOTS.to_vec(),
+            disk_slots: [CONTAINER_SLOTS.repeat(self.containers.into()), VOLUME_SLOTS.to_vec()].concat(),
             nic_slots: NIC_SLOTS,
-            disks: image.into_iter().chain(writable).collect(),
-            nics: self.network.nics.clone(),
-            nic_limit: self.limits.nic,
             ends_with: self.ends_with.clone(),
             log: options.log_limits(),
         }
@@ -214,11 +193,5 @@ fn forget_last_run(folder: &SandboxDir) -> Result<()> {
         }
         _ => {}
     }
-    for path in [folder.control_socket(), run.vsock_socket(), run.state()] {
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", path)(e)),
-            _ => {}
-        }
-    }
-    Ok(())
+    [folder.control_socket(), run.vsock_socket(), run.state()].iter().try_for_each(|path| remove_file(path))
 }

@@ -1,27 +1,30 @@
 //! Sandboxes on this host: planned, started, adopted after a restart of the service, ended. A sandbox is known by
 //! its identifier and lives in a folder; its shim is a process of its own. No word of OpenStack here.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cgroup;
-mod container;
+mod containers;
 mod disk;
 mod error;
 mod host;
 mod launch;
 mod logs;
+mod oci;
 mod probe;
 mod signals;
 mod size;
+#[allow(unsafe_code)]
+mod tap;
 mod templates;
 mod usage;
 mod users;
 
-pub use container::{ContainerSpec, process};
 pub use error::{Error, Result};
 pub use host::{Host, HostOptions, Sandbox, Situation};
-pub use launch::{DeviceLimits, GuestNetwork, SandboxSpec};
+pub use launch::{GuestNetwork, SandboxSpec};
 pub use logs::{LogQuery, Tail};
+pub use oci::{ContainerSpec, SharedNamespace, process};
 pub use oci_spec::runtime::Process;
 pub use probe::prove_kvm;
 pub use shim_control::{

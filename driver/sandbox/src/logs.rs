@@ -7,6 +7,7 @@ use shim_control::{LogEntry, LogLimits, LogStream, open_untrusted};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::containers::remove_file;
 use crate::error::{Error, Result};
 
 /// Bytes by which a file may be longer than its limit: its first entry is written however long it is.
@@ -79,6 +80,11 @@ pub fn read(path: &Path, limits: LogLimits, query: &LogQuery) -> Result<String> 
     Ok(text)
 }
 
+/// Removes a log and the files that were rotated before it.
+pub fn remove(path: &Path, limits: LogLimits) -> Result<()> {
+    files(path, limits.files).iter().try_for_each(|file| remove_file(file))
+}
+
 /// The log's files, at most `count`, oldest first.
 fn files(path: &Path, count: u32) -> Vec<PathBuf> {
     let rotated = (1..count).map(|number| PathBuf::from(format!("{}.{number}", path.display())));
@@ -116,7 +122,8 @@ mod tests {
     fn rotated_files_come_first() {
         let (_folder, path) = log();
         assert_eq!(read(&path, LIMITS, &query()).unwrap(), "line 1\nline 2\nline 3\n");
-        assert_eq!(read(Path::new("/nonexistent"), LIMITS, &query()).unwrap(), "");
+        remove(&path, LIMITS).unwrap();
+        assert_eq!(read(&path, LIMITS, &query()).unwrap(), "");
     }
 
     #[test]

@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use shim_control::RateLimit;
+
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::launch::{DeviceLimits, GuestNetwork, SandboxSpec};
+use crate::launch::{GuestNetwork, SandboxSpec};
 
 /// A paravirtual KVM takes guests and then fails on instructions of an ordinary kernel.
 const PARAVIRTUAL_KVM: &str = "/sys/module/kvm_pvm";
@@ -20,17 +22,16 @@ pub async fn prove_kvm(host: &Host) -> Result<Duration> {
     }
     let sandbox = host.sandbox(&format!("probe-{}", std::process::id()));
     sandbox.delete().await?;
-    let path = sandbox.path().to_owned();
-    std::fs::create_dir(&path).map_err(Error::io("make", path))?;
+    sandbox.create()?;
     let spec = SandboxSpec {
         cpus: 1.0,
         memory_mib: MEMORY_MIB,
         hostname: "probe".into(),
-        rootfs: None,
+        containers: 0,
         network: GuestNetwork::default(),
         ends_with: None,
         template_group: None,
-        limits: DeviceLimits::default(),
+        nic_limit: RateLimit::default(),
     };
     let began = Instant::now();
     let started = sandbox.start(&spec).await;

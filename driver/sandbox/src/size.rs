@@ -1,8 +1,8 @@
 use shim_control::{SandboxPlan, Update};
 
-use crate::container::resources;
 use crate::error::{Error, Result};
 use crate::launch::{VCPUS_MAX, vcpus};
+use crate::oci::resources;
 
 /// Least memory with which a container's programs, and the runtime that starts them, get along, in MiB.
 const MEMORY_MIN_MIB: u64 = 16;

@@ -204,7 +204,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
-    use shim_control::{LogLimits, RateLimit};
+    use shim_control::LogLimits;
 
     use super::*;
 
@@ -239,9 +239,6 @@ mod tests {
                 origin: Origin::Boot,
                 disk_slots: vec![DiskSlot::ReadOnly],
                 nic_slots: 1,
-                disks: Vec::new(),
-                nics: Vec::new(),
-                nic_limit: RateLimit::default(),
                 ends_with: None,
                 log: LogLimits { file_bytes: 1, files: 1 },
             };

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent_protocol::messages::{
-    CloseStdinRequest, CreateContainerRequest, ExecProcessRequest, ReadStreamRequest, SignalProcessRequest,
-    StartContainerRequest, StatsContainerRequest, StringUser, UpdateContainerRequest, WaitProcessRequest,
+    CloseStdinRequest, CreateContainerRequest, ExecProcessRequest, ReadStreamRequest, RemoveContainerRequest,
+    SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StringUser, UpdateContainerRequest,
+    WaitProcessRequest,
 };
 use agent_protocol::service::AgentServiceClient;
 use agent_protocol::{
@@ -44,6 +45,7 @@ pub async fn create(
         string_user: MessageField::some(user(&container.user)),
         storages: container.storages.iter().map(storage).collect(),
         OCI: MessageField::some(spec_to_wire(&container.spec)),
+        sandbox_pidns: container.shares_pids,
         ..Default::default()
     };
     agent.create_container(creation_deadline(), &request).await?;
@@ -69,6 +71,15 @@ pub async fn start(agent: &AgentServiceClient, id: &str) -> Result<()> {
         )
         .await?;
     Ok(())
+}
+
+/// Kills what is left of a container. One that is not there is as good.
+pub async fn remove(agent: &AgentServiceClient, id: &str) -> Result<()> {
+    let request = RemoveContainerRequest { container_id: id.to_owned(), ..Default::default() };
+    match agent.remove_container(creation_deadline(), &request).await {
+        Err(ttrpc::Error::RpcStatus(status)) if status.code() == ttrpc::Code::NOT_FOUND => Ok(()),
+        answer => Ok(answer.map(|_| ())?),
+    }
 }
 
 /// Waits for the end of a process.

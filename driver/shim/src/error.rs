@@ -17,6 +17,10 @@ pub enum Error {
     GuestEnded(String),
     #[error("the sandbox is paused")]
     Paused,
+    #[error("the machine's slots: {0}")]
+    Slot(String),
+    #[error("the request came without its file")]
+    NoFile,
     #[error("the guest is not ready")]
     NotReady,
     #[error("the machine's thread panicked")]

@@ -1,4 +1,4 @@
-//! What a fresh guest is told: the time, random bytes, its name, its files, its network.
+//! What a fresh guest is told: the time, random bytes, its name, its files; and of each interface that it gets.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -31,16 +31,27 @@ pub async fn set_up(agent: &AgentServiceClient, plan: &SandboxPlan) -> Result<()
     };
     agent.create_sandbox(deadline(), &sandbox).await?;
     write_file(agent, "hosts", &plan.hosts).await?;
-    for (slot, nic) in (0..).zip(&plan.nics) {
-        let interface = MessageField::some(interface(slot, nic));
-        agent
-            .update_interface(deadline(), &UpdateInterfaceRequest { interface, ..Default::default() })
-            .await?;
-        let routes =
-            Routes { Routes: nic.routes.iter().map(|r| route(nic, r)).collect(), ..Default::default() };
-        let routes = MessageField::some(routes);
-        agent.update_routes(deadline(), &UpdateRoutesRequest { routes, ..Default::default() }).await?;
-    }
+    Ok(())
+}
+
+/// Lets the guest use the interface in `slot`.
+pub async fn set_up_nic(agent: &AgentServiceClient, slot: u8, nic: &Nic) -> Result<()> {
+    update_interface(agent, interface(slot, nic)).await?;
+    let routes = Routes { Routes: nic.routes.iter().map(|r| route(nic, r)).collect(), ..Default::default() };
+    let routes = MessageField::some(routes);
+    agent.update_routes(deadline(), &UpdateRoutesRequest { routes, ..Default::default() }).await?;
+    Ok(())
+}
+
+/// Lets the guest no longer use the interface in `slot`.
+pub async fn take_down_nic(agent: &AgentServiceClient, slot: u8) -> Result<()> {
+    let slot = Interface { devicePath: slot_address(slot).to_string(), ..Default::default() };
+    update_interface(agent, slot).await
+}
+
+async fn update_interface(agent: &AgentServiceClient, interface: Interface) -> Result<()> {
+    let interface = MessageField::some(interface);
+    agent.update_interface(deadline(), &UpdateInterfaceRequest { interface, ..Default::default() }).await?;
     Ok(())
 }
 

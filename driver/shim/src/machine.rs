@@ -1,17 +1,16 @@
 //! From a sandbox's plan to its machine.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use shim_control::{Disk, DiskSlot, Nic, Origin, RateLimit, RunDir, SandboxPlan};
+use shim_control::{DiskSlot, Origin, RunDir, SandboxPlan};
 use vmm::{
-    Assembly, BootConfig, DiskAccess, DiskConfig, MacAddress, Machine, MachineConfig, NicConfig, Snapshot,
-    SnapshotFiles, VsockConfig,
+    Assembly, BootConfig, DiskAccess, MacAddress, Machine, MachineConfig, Snapshot, SnapshotFiles,
+    VsockConfig,
 };
 
 use crate::error::{Error, Result};
-use crate::tap;
 
 /// Each machine has its own host socket, so that all guests can have the same context identifier.
 const GUEST_CID: u32 = 3;
@@ -24,8 +23,6 @@ pub struct Prepared {
     pub from_template: bool,
     /// Readable when the guest's agent listens, as our own does it known.
     pub knock: UnixStream,
-    /// What is to be put into its slots.
-    pub media: Media,
     /// Where its state is to be saved.
     pub template: Option<TemplateFiles>,
 }
@@ -36,21 +33,20 @@ pub fn prepare(folder: &RunDir, plan: &SandboxPlan) -> Result<Prepared> {
         UnixListener::bind(folder.vsock_socket()).map_err(Error::io("listen for vsock clients"))?;
     let (knock, knocking) = UnixStream::pair().map_err(Error::io("make a pair of sockets"))?;
     let vsock = Vsock { listener, knock: knocking };
-    let media = Media::open(plan)?;
     let template = match plan.origin {
         Origin::BootAndSave => Some(TemplateFiles::create(folder)?),
         Origin::Boot | Origin::Template(_) => None,
     };
     if let Origin::Template(path) = &plan.origin {
         match restore(plan, &vsock, path) {
-            Ok(machine) => return Ok(Prepared { machine, from_template: true, knock, media, template }),
+            Ok(machine) => return Ok(Prepared { machine, from_template: true, knock, template }),
             Err(e) => tracing::warn!("the template {} is not used, the guest boots: {e}", path.display()),
         }
     }
     let boot =
         BootConfig { kernel: plan.kernel.clone(), initrd: plan.image.clone(), command_line: String::new() };
     let machine = Assembly::boot(config(plan, &vsock)?, &boot)?;
-    Ok(Prepared { machine, from_template: false, knock, media, template })
+    Ok(Prepared { machine, from_template: false, knock, template })
 }
 
 /// The host side of the guest's socket device.
@@ -95,51 +91,6 @@ fn access(slot: &DiskSlot) -> DiskAccess {
 /// The permanent address of an interface's slot, by which the agent finds it: locally administered, and never on a wire.
 pub fn slot_address(slot: u8) -> MacAddress {
     MacAddress([0x02, b'z', b'u', b'n', 0, slot])
-}
-
-/// Disks and interfaces, open, that the machine gets once its guest is up.
-pub struct Media {
-    disks: Vec<DiskConfig>,
-    nics: Vec<NicConfig>,
-}
-
-impl Media {
-    fn open(plan: &SandboxPlan) -> Result<Self> {
-        let disks = plan.disks.iter().zip(&plan.disk_slots).map(|(disk, slot)| open_disk(disk, *slot));
-        Ok(Self {
-            disks: disks.collect::<Result<_>>()?,
-            nics: plan.nics.iter().map(|nic| open_nic(nic, plan.nic_limit)).collect::<Result<_>>()?,
-        })
-    }
-
-    /// Puts them into the machine's slots.
-    pub fn insert(self, machine: &Machine) -> Result<()> {
-        for (slot, disk) in self.disks.into_iter().enumerate() {
-            machine.insert_disk(slot, disk)?;
-        }
-        for (slot, nic) in self.nics.into_iter().enumerate() {
-            machine.insert_nic(slot, nic)?;
-        }
-        Ok(())
-    }
-}
-
-fn open_disk(disk: &Disk, slot: DiskSlot) -> Result<DiskConfig> {
-    let file = File::options()
-        .read(true)
-        .write(slot == DiskSlot::ReadWrite)
-        .open(&disk.path)
-        .map_err(Error::io(format!("open disk {}", disk.path.display())))?;
-    Ok(DiskConfig { file, serial: disk.serial.clone(), limit: limit(disk.limit) })
-}
-
-fn open_nic(nic: &Nic, bound: RateLimit) -> Result<NicConfig> {
-    Ok(NicConfig { tap: tap::open(&nic.tap)?, limit: limit(bound) })
-}
-
-fn limit(bound: RateLimit) -> vmm::RateLimit {
-    let RateLimit { bytes, burst_bytes, operations, burst_operations } = bound;
-    vmm::RateLimit { bytes, burst_bytes, operations, burst_operations }
 }
 
 /// The files of a template in the making, which get their name once they are whole. Paths are below the root that the

@@ -8,10 +8,10 @@ mod guest;
 mod jail;
 mod log;
 mod machine;
+mod media;
 mod resize;
 mod server;
 mod supervisor;
-mod tap;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

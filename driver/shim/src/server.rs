@@ -1,11 +1,11 @@
 //! The control socket: one request a connection.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shim_control::{Answer, ContainerExit, Phase, Request, SandboxState, read_line, write_line};
-use tokio::io::BufReader;
+use shim_control::{Answer, ContainerExit, Phase, Request, SandboxState, receive_request, write_line};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -61,9 +61,8 @@ async fn serve(listener: UnixListener, supervisor: Arc<Supervisor>, end: tokio::
     while connections.join_next().await.is_some() {}
 }
 
-async fn handle(stream: UnixStream, supervisor: Arc<Supervisor>) {
-    let mut stream = BufReader::new(stream);
-    let request = match read_line(&mut stream).await {
+async fn handle(mut stream: UnixStream, supervisor: Arc<Supervisor>) {
+    let (request, file) = match receive_request(&mut stream).await {
         Ok(Some(request)) => request,
         Ok(None) => return,
         Err(e) => {
@@ -71,17 +70,34 @@ async fn handle(stream: UnixStream, supervisor: Arc<Supervisor>) {
             return;
         }
     };
-    let answer = answer(request, &supervisor).await.unwrap_or_else(|e| Answer::Failed(e.to_string()));
+    let answer = answer(request, file, &supervisor).await.unwrap_or_else(|e| Answer::Failed(e.to_string()));
     if let Err(e) = write_line(&mut stream, &answer).await {
         tracing::debug!("a controller left before its answer: {e}");
     }
 }
 
-async fn answer(request: Request, supervisor: &Arc<Supervisor>) -> Result<Answer> {
+async fn answer(request: Request, file: Option<OwnedFd>, supervisor: &Arc<Supervisor>) -> Result<Answer> {
     Ok(match request {
         Request::State => Answer::State(supervisor.watch().borrow().clone()),
         Request::WaitReady => {
             Answer::State(wait_for(supervisor, |state| state.phase != Phase::Booting).await?)
+        }
+        Request::InsertDisk(disk) => {
+            let image = file.ok_or(Error::NoFile)?;
+            Answer::Disk(supervisor.insert_disk(disk, image).await?)
+        }
+        Request::EjectDisk(name) => {
+            supervisor.eject_disk(&name).await?;
+            Answer::Done
+        }
+        Request::InsertNic(nic) => {
+            let tap = file.ok_or(Error::NoFile)?;
+            or_end(supervisor, supervisor.insert_nic(*nic, tap)).await?;
+            Answer::Done
+        }
+        Request::EjectNic(mac) => {
+            or_end(supervisor, supervisor.eject_nic(&mac)).await?;
+            Answer::Done
         }
         Request::CreateContainer(container) => {
             or_end(supervisor, supervisor.create_container(&container)).await?;
@@ -89,6 +105,10 @@ async fn answer(request: Request, supervisor: &Arc<Supervisor>) -> Result<Answer
         }
         Request::StartContainer(id) => {
             or_end(supervisor, supervisor.start_container(id)).await?;
+            Answer::Done
+        }
+        Request::RemoveContainer(id) => {
+            or_end(supervisor, supervisor.remove_container(&id)).await?;
             Answer::Done
         }
         Request::WaitContainer(id) => Answer::Exit(wait_container(supervisor, &id).await?),

@@ -1,15 +1,17 @@
 //! The life of a sandbox: boot, serve, end. The only writer of its state.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::messages::DestroySandboxRequest;
 use agent_protocol::service::AgentServiceClient;
 use shim_control::{
-    ContainerExit, CreateContainer, Exec, ExecResult, Phase, RunDir, SandboxDir, SandboxPlan, SandboxState,
-    Signal, Stage, Stats, Update,
+    ContainerExit, CreateContainer, Exec, ExecResult, InsertDisk, InsertNic, Phase, RunDir, SandboxDir,
+    SandboxPlan, SandboxState, Signal, Stage, Stats, Update,
 };
 use time::OffsetDateTime;
 use tokio::net::UnixStream;
@@ -17,10 +19,11 @@ use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
 use vmm::{Confinement, GuestExit, Machine};
 
-use crate::containers::{self, SharedLog};
+use crate::containers;
 use crate::error::{Error, Result};
 use crate::log::Log;
-use crate::machine::{Media, TemplateFiles};
+use crate::machine::TemplateFiles;
+use crate::media::Media;
 use crate::{agent, guest, jail, machine, resize, server};
 
 /// How long a guest that was asked to end may take.
@@ -35,7 +38,7 @@ pub struct Supervisor {
     machine: Machine,
     preparations: Mutex<Option<Preparations>>,
     agent: OnceCell<AgentServiceClient>,
-    log: SharedLog,
+    media: tokio::sync::Mutex<Media>,
     output: Mutex<BTreeMap<String, JoinHandle<()>>>,
     resizing: tokio::sync::Mutex<()>,
     state: watch::Sender<SandboxState>,
@@ -44,7 +47,6 @@ pub struct Supervisor {
 /// What is done with a guest whose agent answers before anything else.
 struct Preparations {
     knock: StdUnixStream,
-    media: Media,
     template: Option<TemplateFiles>,
 }
 
@@ -73,14 +75,13 @@ pub fn run(folder: &SandboxDir) -> Result<()> {
         .map_err(Error::io("start tokio"))?;
     runtime.block_on(async {
         let Started { folder, listener, machine, preparations, .. } = started;
-        let log = Log::open(folder.log(), plan.log).map_err(Error::io("open the container's log"))?;
         let supervisor = Arc::new(Supervisor {
+            media: tokio::sync::Mutex::new(Media::of(&plan)),
             folder,
             plan,
             machine,
             preparations: Mutex::new(Some(preparations)),
             agent: OnceCell::new(),
-            log: Arc::new(Mutex::new(log)),
             output: Mutex::default(),
             resizing: tokio::sync::Mutex::default(),
             state: watch::channel(state).0,
@@ -113,8 +114,7 @@ fn prepare(folder: &SandboxDir, plan: &SandboxPlan, stages: &mut BTreeMap<Stage,
     let machine = prepared.machine.run(Confinement::Seccomp)?;
     stages.insert(Stage::GuestEntered, now());
     jail::confine_this_thread()?;
-    let preparations =
-        Preparations { knock: prepared.knock, media: prepared.media, template: prepared.template };
+    let preparations = Preparations { knock: prepared.knock, template: prepared.template };
     Ok(Started { folder, listener, machine, from_template: prepared.from_template, preparations })
 }
 
@@ -141,7 +141,7 @@ impl Supervisor {
     async fn set_up_guest(self: &Arc<Self>) -> Result<()> {
         let socket = self.folder.vsock_socket();
         let preparations = self.preparations.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Preparations { knock, media, template }) = preparations else { return Ok(()) };
+        let Some(Preparations { knock, template }) = preparations else { return Ok(()) };
         let knock = knock.set_nonblocking(true).and_then(|()| UnixStream::from_std(knock));
         let knock = knock.map_err(Error::io("watch for the guest's knock"))?;
         let mut agent = agent::connect(&socket, &knock).await?;
@@ -151,12 +151,11 @@ impl Supervisor {
             self.save_template(template).await?;
             agent = agent::connect(&socket, &knock).await?;
         }
-        media.insert(&self.machine)?;
         guest::set_up(&agent, &self.plan).await?;
         self.agent.set(agent).ok();
         self.update(|state| {
             state.phase = Phase::Ready;
-            state.stages.insert(Stage::NetworkReady, now());
+            state.stages.insert(Stage::SandboxReady, now());
         });
         Ok(())
     }
@@ -178,9 +177,32 @@ impl Supervisor {
         self.state.subscribe()
     }
 
+    /// Puts a disk into a free slot, and says where the guest has it.
+    pub async fn insert_disk(&self, disk: InsertDisk, image: OwnedFd) -> Result<PathBuf> {
+        self.agent()?;
+        self.media.lock().await.insert_disk(&self.machine, disk, image)
+    }
+
+    /// Takes a disk out of its slot.
+    pub async fn eject_disk(&self, name: &str) -> Result<()> {
+        self.media.lock().await.eject_disk(&self.machine, name)
+    }
+
+    /// Puts an interface into a free slot, and lets the guest use it.
+    pub async fn insert_nic(&self, nic: InsertNic, tap: OwnedFd) -> Result<()> {
+        self.media.lock().await.insert_nic(&self.machine, self.agent()?, nic, tap).await
+    }
+
+    /// Takes an interface out of its slot.
+    pub async fn eject_nic(&self, mac: &str) -> Result<()> {
+        self.media.lock().await.eject_nic(&self.machine, self.agent()?, mac).await
+    }
+
     /// Makes a container.
     pub async fn create_container(self: &Arc<Self>, container: &CreateContainer) -> Result<()> {
-        let output = containers::create(self.agent()?, container, Arc::clone(&self.log)).await?;
+        let log = Log::open(self.folder.log(&container.id), self.plan.log);
+        let log = log.map_err(Error::io("open the container's log"))?;
+        let output = containers::create(self.agent()?, container, Arc::new(Mutex::new(log))).await?;
         self.outputs().insert(container.id.clone(), output);
         self.reached(Stage::ContainerCreated);
         Ok(())
@@ -204,6 +226,16 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Kills what is left of a container, and forgets it.
+    pub async fn remove_container(&self, id: &str) -> Result<()> {
+        containers::remove(self.agent()?, id).await?;
+        self.outputs().remove(id);
+        self.update(|state| {
+            state.containers.remove(id);
+        });
+        Ok(())
+    }
+
     async fn container_ended(&self, id: String, status: i32) {
         let output = self.outputs().remove(&id);
         if let Some(output) = output
@@ -214,7 +246,10 @@ impl Supervisor {
         let last = self.plan.ends_with.as_ref() == Some(&id);
         let exit = ContainerExit { status, at: OffsetDateTime::now_utc() };
         self.update(|state| {
-            state.containers.insert(id, Some(exit));
+            // One that was removed is not there any more.
+            if let Some(end) = state.containers.get_mut(&id) {
+                *end = Some(exit);
+            }
         });
         if last {
             self.shut_down().await;

@@ -108,6 +108,11 @@ impl Bus {
         self.device(index)?.insert(medium)
     }
 
+    /// Empties the slot of device `index`.
+    pub fn eject(&self, index: usize) -> Result<()> {
+        self.device(index)?.eject()
+    }
+
     /// Lets the driver of device `index` see that its configuration space has changed.
     pub fn tell_of_change(&self, index: usize) -> Result<()> {
         self.device(index)?.tell_of_change();

@@ -145,6 +145,16 @@ impl Machine {
         self.bus.insert(self.nic(slot)?, Medium::Nic(nic))
     }
 
+    /// Takes the disk out of a slot. The guest must not use it any more: what it has yet to write is lost.
+    pub fn eject_disk(&self, slot: usize) -> Result<()> {
+        self.bus.eject(self.disk(slot)?)
+    }
+
+    /// Disconnects the interface in a slot.
+    pub fn eject_nic(&self, slot: usize) -> Result<()> {
+        self.bus.eject(self.nic(slot)?)
+    }
+
     /// Asks the guest to have so much memory, but never less than it started with. It takes or gives back the
     /// difference as it can; [`Machine::memory`] tells how far it is.
     pub fn resize_memory(&self, mebibytes: u64) -> Result<()> {

@@ -76,7 +76,9 @@ impl Manager {
         let sandbox = self.sandbox(container.uuid);
         let mut record = self.new_record(container, &image)?;
         record.sandbox_spec(&self.options.kata).validate()?;
-        sandbox.create(u64::try_from(container.disk.unwrap_or(1)).unwrap_or(1)).await?;
+        sandbox.create()?;
+        let gibibytes = u64::try_from(container.disk.unwrap_or(1)).unwrap_or(1);
+        sandbox.make_disk(&record.container.id, gibibytes).await?;
         record.attachments = networking::attach(&self.neutron, container, self.hostname(), networks).await?;
         tracing::info!("the ports are ready");
         let written = record.write(sandbox.path());
@@ -169,6 +171,7 @@ impl Manager {
             memory_mib,
             terminal: container.tty.unwrap_or(false),
             interactive: container.interactive.unwrap_or(false),
+            disk_limit: self.options.kata.disk_limit(),
         };
         Record::new(asked, image)
     }

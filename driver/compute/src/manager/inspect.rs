@@ -36,7 +36,8 @@ impl Manager {
             tail: tail(arguments.raw("tail")),
             since: since(arguments.raw("since"))?,
         };
-        Ok(Value::String(self.host().sandbox(&container.uuid.to_string()).logs(&query)?))
+        let id = container.uuid.to_string();
+        Ok(Value::String(self.host().sandbox(&id).logs(&id, &query)?))
     }
 
     pub(super) async fn container_exec(&self, container: Container, arguments: &Arguments) -> Result<Value> {

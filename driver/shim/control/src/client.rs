@@ -1,12 +1,16 @@
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use tokio::io::BufReader;
 use tokio::net::UnixStream;
 
 use crate::message::{
-    Answer, CreateContainer, Exec, ExecResult, Request, Signal, Stats, Update, read_line, write_line,
+    Answer, CreateContainer, Exec, ExecResult, InsertDisk, InsertNic, Request, Signal, Stats, Update,
+    read_line,
 };
+use crate::passing::send_request;
 use crate::state::{ContainerExit, SandboxState};
 
 /// Why a request got no good answer.
@@ -49,6 +53,32 @@ impl Client {
         }
     }
 
+    /// Puts a disk into a free slot, and gives the path by which the guest knows it.
+    pub async fn insert_disk(&self, disk: InsertDisk, image: &File) -> Result<PathBuf> {
+        match self.ask_with(&Request::InsertDisk(disk), Some(image.as_fd())).await? {
+            Answer::Disk(path) => Ok(path),
+            _ => Err(ClientError::Confused),
+        }
+    }
+
+    /// Takes a disk out of its slot.
+    pub async fn eject_disk(&self, name: &str) -> Result<()> {
+        self.order(&Request::EjectDisk(name.to_owned())).await
+    }
+
+    /// Puts an interface into a free slot.
+    pub async fn insert_nic(&self, nic: InsertNic, tap: &File) -> Result<()> {
+        match self.ask_with(&Request::InsertNic(Box::new(nic)), Some(tap.as_fd())).await? {
+            Answer::Done => Ok(()),
+            _ => Err(ClientError::Confused),
+        }
+    }
+
+    /// Takes an interface out of its slot.
+    pub async fn eject_nic(&self, mac: &str) -> Result<()> {
+        self.order(&Request::EjectNic(mac.to_owned())).await
+    }
+
     /// Makes a container.
     pub async fn create_container(&self, container: CreateContainer) -> Result<()> {
         self.order(&Request::CreateContainer(Box::new(container))).await
@@ -57,6 +87,11 @@ impl Client {
     /// Lets a container's process run.
     pub async fn start_container(&self, id: &str) -> Result<()> {
         self.order(&Request::StartContainer(id.to_owned())).await
+    }
+
+    /// Kills what is left of a container, and forgets it.
+    pub async fn remove_container(&self, id: &str) -> Result<()> {
+        self.order(&Request::RemoveContainer(id.to_owned())).await
     }
 
     /// Waits until a container has ended.
@@ -116,10 +151,16 @@ impl Client {
     }
 
     async fn ask(&self, request: &Request) -> Result<Answer> {
+        self.ask_with(request, None).await
+    }
+
+    async fn ask_with(&self, request: &Request, file: Option<BorrowedFd<'_>>) -> Result<Answer> {
         let exchange = async {
-            let mut stream = BufReader::new(UnixStream::connect(&self.0).await?);
-            write_line(&mut stream, request).await?;
-            read_line(&mut stream).await?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
+            let mut stream = UnixStream::connect(&self.0).await?;
+            send_request(&mut stream, request, file).await?;
+            read_line(&mut BufReader::new(stream))
+                .await?
+                .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
         };
         match exchange.await.map_err(ClientError::Gone)? {
             Answer::Failed(reason) => Err(ClientError::Refused(reason)),

@@ -74,9 +74,9 @@ impl RunDir {
         self.0.join("vsock.sock")
     }
 
-    /// The container's log; rotated files have `.1`, `.2` and so on appended.
-    pub fn log(&self) -> PathBuf {
-        self.0.join("container.log")
+    /// A container's log; rotated files have `.1`, `.2` and so on appended.
+    pub fn log(&self, container: &str) -> PathBuf {
+        self.0.join(format!("container-{container}.log"))
     }
 
     /// The end of the guest's console, written when a guest dies.

@@ -4,12 +4,14 @@
 //! keeps [`SandboxState`] and the container's log there and listens on a control socket. On the socket each
 //! connection carries one [`Request`] and its answer, a line of JSON each.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod client;
 mod files;
 mod log;
 mod message;
+#[allow(unsafe_code)]
+mod passing;
 mod plan;
 mod state;
 
@@ -17,8 +19,10 @@ pub use client::{Client, ClientError};
 pub use files::{RunDir, SandboxDir, open_untrusted, write_atomically};
 pub use log::{LogEntry, LogStream};
 pub use message::{
-    Answer, ContainerUser, CreateContainer, Exec, ExecResult, NetworkCounters, ProcessInput, Request, Signal,
-    SignalTarget, Stats, Storage, StorageDriver, Update, read_line, write_line,
+    Answer, ContainerUser, CreateContainer, Exec, ExecResult, InsertDisk, InsertNic, NetworkCounters,
+    ProcessInput, Request, Signal, SignalTarget, Stats, Storage, StorageDriver, Update, read_line,
+    write_line,
 };
-pub use plan::{Disk, DiskSlot, LogLimits, Nic, NicAddress, NicRoute, Origin, RateLimit, SandboxPlan};
+pub use passing::{receive_request, send_request};
+pub use plan::{DiskSlot, LogLimits, Nic, NicAddress, NicRoute, Origin, RateLimit, SandboxPlan};
 pub use state::{ContainerExit, Phase, SandboxState, Stage};

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::plan::{DiskSlot, Nic, RateLimit};
 use crate::state::{ContainerExit, SandboxState};
 
 /// Longest line; an `exec`'s output and a specification fit.
@@ -19,10 +20,20 @@ pub enum Request {
     State,
     /// Wait until the sandbox is no longer booting. Answer: [`Answer::State`].
     WaitReady,
+    /// Put the disk that comes with the request into a free slot. Answer: [`Answer::Disk`].
+    InsertDisk(InsertDisk),
+    /// Take the disk of this name, which the guest does not use any more, out of its slot. None is as good.
+    EjectDisk(String),
+    /// Put the tap that comes with the request into a free slot, and let the guest use it.
+    InsertNic(Box<InsertNic>),
+    /// Let the guest no longer use the interface of this hardware address, and disconnect it. None is as good.
+    EjectNic(String),
     /// Make a container; its process waits.
     CreateContainer(Box<CreateContainer>),
     /// Let a container's process run.
     StartContainer(String),
+    /// Kill what is left of a container, and forget it. None is as good.
+    RemoveContainer(String),
     /// Wait until a container's first process has ended. Answer: [`Answer::Exit`].
     WaitContainer(String),
     /// Signal a container.
@@ -49,6 +60,8 @@ pub enum Answer {
     Done,
     /// The sandbox's state.
     State(SandboxState),
+    /// Where the guest finds a disk.
+    Disk(PathBuf),
     /// How a container ended.
     Exit(ContainerExit),
     /// What a process printed.
@@ -57,6 +70,26 @@ pub enum Answer {
     Stats(Stats),
     /// It could not be done; the text says what and why.
     Failed(String),
+}
+
+/// A disk to put into a slot: a raw image, which comes as an open file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InsertDisk {
+    /// What it is called in this sandbox.
+    pub name: String,
+    /// What the guest may do with it.
+    pub access: DiskSlot,
+    /// What the guest may move, reads and writes together.
+    pub limit: RateLimit,
+}
+
+/// An interface to put into a slot: a tap, which comes as an open file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InsertNic {
+    /// How the guest sets it up.
+    pub nic: Nic,
+    /// What the guest may move, in each direction.
+    pub limit: RateLimit,
 }
 
 /// A container to make.
@@ -72,6 +105,8 @@ pub struct CreateContainer {
     pub storages: Vec<Storage>,
     /// Whether its input stays open.
     pub input: ProcessInput,
+    /// Whether its processes are in the sandbox's PID namespace. Otherwise the specification says where.
+    pub shares_pids: bool,
 }
 
 /// A user as an image or a request names it.

@@ -36,15 +36,9 @@ pub struct SandboxPlan {
     pub disk_slots: Vec<DiskSlot>,
     /// Number of slots for network interfaces.
     pub nic_slots: u8,
-    /// Disks to begin with, each in the slot of its place here.
-    pub disks: Vec<Disk>,
-    /// Network interfaces to begin with, each in the slot of its place here.
-    pub nics: Vec<Nic>,
-    /// What the guest may move through each interface, in each direction.
-    pub nic_limit: RateLimit,
     /// The container whose end ends the sandbox.
     pub ends_with: Option<String>,
-    /// Bounds of the container's log.
+    /// Bounds of each container's log.
     pub log: LogLimits,
 }
 
@@ -68,17 +62,6 @@ pub enum DiskSlot {
     ReadOnly,
     /// Read and write.
     ReadWrite,
-}
-
-/// A raw disk image on this host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Disk {
-    /// The image.
-    pub path: PathBuf,
-    /// The serial number that the guest sees, at most 20 bytes.
-    pub serial: String,
-    /// What the guest may move, reads and writes together.
-    pub limit: RateLimit,
 }
 
 /// What a device may move; zero is no bound.

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 pub enum Phase {
     /// The guest is coming up.
     Booting,
-    /// The agent answers and the network is set up.
+    /// The agent answers and the guest is set up.
     Ready,
     /// It is ready, and its processors stand still.
     Paused,
@@ -38,8 +38,8 @@ pub enum Stage {
     AgentReady,
     /// The guest's state was saved as a template.
     TemplateSaved,
-    /// The guest's network is set up.
-    NetworkReady,
+    /// The guest has its name, the time and a seed.
+    SandboxReady,
     /// The container's process waits.
     ContainerCreated,
     /// The container's process runs.

@@ -2,7 +2,7 @@ use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::worker::{Served, Worker, Workers};
-use super::{Active, Interrupt, Medium, VirtioDevice};
+use super::{Active, Interrupt, VirtioDevice};
 use crate::hardware::event_fd;
 use crate::memory::Memory;
 use crate::{Error, Result};
@@ -125,10 +125,12 @@ impl Backend {
         }
     }
 
-    /// Puts `medium` into an empty slot at rest.
-    pub fn insert(&mut self, medium: Medium) -> Result<()> {
-        let Owner::Rest(device, _) = &mut self.owner else { return Err(lost()) };
-        device.insert(medium)
+    /// The device, while no worker has it.
+    pub fn device(&mut self) -> Result<&mut dyn VirtioDevice> {
+        match &mut self.owner {
+            Owner::Rest(device, _) => Ok(device.as_mut()),
+            Owner::Worker(_) | Owner::Lost => Err(lost()),
+        }
     }
 }
 

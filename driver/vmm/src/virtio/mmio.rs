@@ -127,10 +127,19 @@ impl MmioTransport {
 
     /// Puts `medium` into the empty slot, and tells the driver.
     pub fn insert(&mut self, medium: Medium) -> Result<()> {
+        self.change(|device| device.insert(medium))
+    }
+
+    /// Empties the slot, and tells the driver.
+    pub fn eject(&mut self) -> Result<()> {
+        self.change(|device| device.eject())
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut dyn VirtioDevice) -> Result<()>) -> Result<()> {
         self.stop();
-        let inserted = self.backend.insert(medium);
+        let changed = self.backend.device().and_then(change);
         self.resume()?;
-        inserted?;
+        changed?;
         self.tell_of_change();
         Ok(())
     }
@@ -311,8 +320,9 @@ fn page(features: u64, page: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{DiskAccess, DiskConfig};
     use crate::hardware::event_fd;
-    use crate::virtio::Active;
+    use crate::virtio::{Active, Block, RateLimit};
 
     const CONFIG: [u8; 4] = [1, 2, 3, 4];
 
@@ -436,6 +446,33 @@ mod tests {
         transport.stop();
         let queue = &transport.backend.queues().unwrap()[0];
         assert_eq!((queue.size(), queue.desc_table()), (16, 0x1000));
+    }
+
+    #[test]
+    fn a_slot_is_filled_and_emptied_while_its_driver_is_active() {
+        let memory = Memory::from_ranges(&[(vm_memory::GuestAddress(0), 1 << 20)]).unwrap();
+        let slot = Box::new(Block::new(DiskAccess::ReadOnly));
+        let interrupt = Interrupt::new(event_fd().unwrap());
+        let mut transport = MmioTransport::new(slot, memory, interrupt, Workers::begun()).unwrap();
+        negotiate(&mut transport);
+        set_up_queue(&mut transport, 0x1000);
+        write(&mut transport, register::STATUS, DRIVER_OK);
+        assert!(transport.eject().is_err(), "nothing is in it");
+        for generation in [1, 3] {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(5 * 512).unwrap();
+            let disk = DiskConfig { file, serial: "a".into(), limit: RateLimit::default() };
+            transport.insert(Medium::Disk(disk)).unwrap();
+            assert_eq!(
+                (read(&transport, register::CONFIG), read(&transport, register::STATUS)),
+                (5, DRIVER_OK)
+            );
+            assert!(transport.backend.queues().is_none(), "a worker serves it");
+            assert_eq!(read(&transport, register::CONFIG_GENERATION), generation);
+            transport.eject().unwrap();
+            assert_eq!(read(&transport, register::CONFIG), 0);
+            assert!(transport.backend.queues().is_some(), "none does");
+        }
     }
 
     #[test]

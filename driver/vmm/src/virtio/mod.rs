@@ -63,6 +63,10 @@ pub trait VirtioDevice: Send {
     fn insert(&mut self, _: Medium) -> Result<()> {
         Err(Error::Slot("the device is no slot".into()))
     }
+    /// Empties a slot. What it held is closed.
+    fn eject(&mut self) -> Result<()> {
+        Err(Error::Slot("the device is no slot".into()))
+    }
 }
 
 /// What can be put into a slot.

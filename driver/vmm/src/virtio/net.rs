@@ -127,6 +127,10 @@ impl VirtioDevice for Net {
         }
     }
 
+    fn eject(&mut self) -> Result<()> {
+        self.nic.take().map(drop).ok_or_else(|| Error::Slot("it has no interface".into()))
+    }
+
     fn serve(&mut self, active: &mut Active) -> Result<()> {
         let Some(NicConfig { tap, limit }) = &mut self.nic else { return Ok(()) };
         set_offloads(tap, active.features)?;

@@ -114,6 +114,12 @@ impl VirtioDevice for Block {
         }
     }
 
+    fn eject(&mut self) -> Result<()> {
+        self.disk.take().ok_or_else(|| Error::Slot("it has no disk".into()))?;
+        self.config.set(CAPACITY, 0);
+        Ok(())
+    }
+
     fn serve(&mut self, active: &mut Active) -> Result<()> {
         match &self.disk {
             Some(disk) => Server::new(disk, active)?.run(),

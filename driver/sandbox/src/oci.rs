@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shim_control::{ContainerUser, CreateContainer, ProcessInput, Storage, StorageDriver};
+use shim_control::{ContainerUser, CreateContainer, ProcessInput, RateLimit, Storage, StorageDriver};
 
 use crate::error::{Error, Result};
 use crate::size::Size;
@@ -73,6 +73,30 @@ pub struct ContainerSpec {
     pub terminal: bool,
     /// Whether its input stays open.
     pub interactive: bool,
+    /// The file system of its image, on this host.
+    pub image: PathBuf,
+    /// What it may move through each of its disks.
+    pub disk_limit: RateLimit,
+    /// What it shares with the other containers of its sandbox, beside the network.
+    pub shares: Vec<SharedNamespace>,
+}
+
+/// A namespace that the containers of a sandbox may have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SharedNamespace {
+    /// They see each other's processes.
+    Pid,
+    /// They can use each other's System V and POSIX message queues and semaphores.
+    Ipc,
+}
+
+/// Where the guest has a container's disks.
+pub struct ContainerDisks {
+    /// The image.
+    pub image: PathBuf,
+    /// What the container writes.
+    pub writable: PathBuf,
 }
 
 /// The environment with later entries in place of earlier ones, and a search path if there is none.
@@ -120,13 +144,14 @@ fn process_json(arguments: &[String], environment: &[String], directory: &Path, 
 
 impl ContainerSpec {
     /// What the shim is asked to make.
-    pub(crate) fn to_request(&self) -> Result<CreateContainer> {
+    pub(crate) fn to_request(&self, disks: &ContainerDisks) -> Result<CreateContainer> {
         let place = Place::of(&self.id);
         Ok(CreateContainer {
             id: self.id.clone(),
             spec: self.spec(&place)?,
             user: self.user.clone(),
-            storages: place.storages(),
+            storages: place.storages(disks),
+            shares_pids: self.shares.contains(&SharedNamespace::Pid),
             input: if self.interactive { ProcessInput::Open } else { ProcessInput::Closed },
         })
     }
@@ -134,8 +159,7 @@ impl ContainerSpec {
     fn spec(&self, place: &Place) -> Result<Spec> {
         let environment = environment(&self.with_terminal_type());
         let process = process_json(&self.arguments, &environment, &self.directory, self.terminal);
-        let namespaces: Vec<_> =
-            ["pid", "ipc", "uts", "mount", "cgroup"].iter().map(|kind| json!({ "type": kind })).collect();
+        let namespaces: Vec<_> = self.namespaces().map(|kind| json!({ "type": kind })).collect();
         let value = json!({
             "ociVersion": "1.2.0",
             "process": process,
@@ -151,6 +175,14 @@ impl ContainerSpec {
             },
         });
         serde_json::from_value(value).map_err(|e| Error::Spec(e.to_string()))
+    }
+
+    /// Its own namespaces. The network's and, if it is shared, that of IPC are the guest's, and of PIDs the sandbox's.
+    fn namespaces(&self) -> impl Iterator<Item = &'static str> {
+        let own = |shared| !self.shares.contains(&shared);
+        let pid = own(SharedNamespace::Pid).then_some("pid");
+        let ipc = own(SharedNamespace::Ipc).then_some("ipc");
+        pid.into_iter().chain(ipc).chain(["uts", "mount", "cgroup"])
     }
 
     fn with_terminal_type(&self) -> Vec<String> {
@@ -199,7 +231,7 @@ fn mounts() -> Value {
     ])
 }
 
-/// Where a container's file systems are in the guest. The image is the first disk, what is written the second.
+/// Where a container's file systems are in the guest.
 struct Place {
     lower: PathBuf,
     writable: PathBuf,
@@ -221,8 +253,8 @@ impl Place {
         }
     }
 
-    fn storages(&self) -> Vec<Storage> {
-        let block = |disk: &str, fstype: &str, option: &str, target: &Path| Storage {
+    fn storages(&self, disks: &ContainerDisks) -> Vec<Storage> {
+        let block = |disk: &Path, fstype: &str, option: &str, target: &Path| Storage {
             driver: StorageDriver::Block(disk.into()),
             fstype: fstype.into(),
             options: vec![option.into()],
@@ -230,8 +262,8 @@ impl Place {
         };
         let directories = BTreeSet::from([self.upper.clone(), self.work.clone()]);
         vec![
-            block("/dev/vda", "squashfs", "ro", &self.lower),
-            block("/dev/vdb", "ext4", "noatime", &self.writable),
+            block(&disks.image, "squashfs", "ro", &self.lower),
+            block(&disks.writable, "ext4", "noatime", &self.writable),
             Storage {
                 driver: StorageDriver::Overlay(directories.into_iter().collect()),
                 fstype: "overlay".into(),
@@ -262,12 +294,20 @@ mod tests {
             memory_mib: 128,
             terminal: true,
             interactive: false,
+            image: "/image".into(),
+            disk_limit: RateLimit::default(),
+            shares: Vec::new(),
         }
+    }
+
+    fn request(spec: &ContainerSpec) -> CreateContainer {
+        let disks = ContainerDisks { image: "/dev/vda".into(), writable: "/dev/vdb".into() };
+        spec.to_request(&disks).unwrap()
     }
 
     #[test]
     fn limits_and_environment_reach_the_specification() {
-        let request = spec().to_request().unwrap();
+        let request = request(&spec());
         let value = serde_json::to_value(&request.spec).unwrap();
         assert_eq!(value["linux"]["resources"]["memory"]["limit"], 128 << 20);
         assert_eq!(value["linux"]["resources"]["cpu"]["quota"], 50_000);
@@ -278,7 +318,16 @@ mod tests {
 
     #[test]
     fn a_container_may_not_make_devices() {
-        let value = serde_json::to_value(spec().to_request().unwrap().spec).unwrap();
+        let value = serde_json::to_value(request(&spec()).spec).unwrap();
         assert!(!value["process"]["capabilities"].to_string().contains("MKNOD"));
+    }
+
+    #[test]
+    fn what_is_shared_is_no_namespace_of_its_own() {
+        let shares = vec![SharedNamespace::Pid, SharedNamespace::Ipc];
+        let request = request(&ContainerSpec { shares, ..spec() });
+        assert!(request.shares_pids);
+        let namespaces = serde_json::to_value(&request.spec).unwrap()["linux"]["namespaces"].to_string();
+        assert!(namespaces.contains("mount") && !namespaces.contains("pid") && !namespaces.contains("ipc"));
     }
 }

@@ -1,6 +1,7 @@
 //! Attaching to a tap that exists already.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsRawFd;
 
 use nix::libc;
@@ -11,18 +12,21 @@ nix::ioctl_write_ptr_bad!(tun_set_iff, libc::TUNSETIFF, libc::ifreq);
 
 /// Opens the tap `name` with virtio headers on its packets.
 pub fn open(name: &str) -> Result<File> {
-    let what = format!("open tap {name}");
-    let tap = File::options().read(true).write(true).open("/dev/net/tun").map_err(Error::io(what.clone()))?;
+    attach(name).map_err(Error::io("open tap", name))
+}
+
+fn attach(name: &str) -> io::Result<File> {
+    let tap = File::options().read(true).write(true).open("/dev/net/tun")?;
     // SAFETY: all zeros is a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.is_empty() || name.len() >= request.ifr_name.len() {
-        return Err(Error::io(what)(nix::Error::EINVAL));
+        return Err(io::ErrorKind::InvalidInput.into());
     }
     for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *slot = byte.cast_signed();
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
     // SAFETY: the descriptor is open and the request lives through the call.
-    unsafe { tun_set_iff(tap.as_raw_fd(), &raw const request) }.map_err(Error::io(what))?;
+    unsafe { tun_set_iff(tap.as_raw_fd(), &raw const request) }?;
     Ok(tap)
 }

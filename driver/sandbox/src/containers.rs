@@ -1,0 +1,151 @@
+//! What is in a sandbox: its containers, their disks, and its interfaces.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use shim_control::{
+    ContainerExit, DiskSlot, Exec, ExecResult, InsertDisk, InsertNic, Nic, RateLimit, Signal, SignalTarget,
+    Stats,
+};
+
+use crate::error::{Error, Result};
+use crate::host::{Sandbox, Situation, failure};
+use crate::logs::{self, LogQuery};
+use crate::oci::{ContainerDisks, ContainerSpec};
+use crate::size::Size;
+use crate::{disk, tap};
+
+impl Sandbox {
+    /// Makes the disk on which a container will write; it stays until the sandbox, or the container, is gone.
+    pub async fn make_disk(&self, container: &str, gibibytes: u64) -> Result<()> {
+        disk::create(&self.writable(container), gibibytes).await
+    }
+
+    /// Makes a container on its image and its disk, and lets it run. If that fails, nothing of it is left in the guest.
+    pub async fn run(&self, container: &ContainerSpec) -> Result<()> {
+        let ran = self.try_to_run(container).await;
+        if ran.is_err()
+            && let Err(e) = self.end_container(&container.id).await
+        {
+            tracing::warn!(container = container.id, "something of it is left in the guest: {e}");
+        }
+        ran
+    }
+
+    async fn try_to_run(&self, container: &ContainerSpec) -> Result<()> {
+        let ContainerSpec { id, image, disk_limit: limit, .. } = container;
+        let disks = ContainerDisks {
+            image: self.insert_disk(image_name(id), image, DiskSlot::ReadOnly, *limit).await?,
+            writable: self
+                .insert_disk(writable_name(id), &self.writable(id), DiskSlot::ReadWrite, *limit)
+                .await?,
+        };
+        let client = self.client();
+        client.create_container(container.to_request(&disks)?).await?;
+        Ok(client.start_container(id).await?)
+    }
+
+    /// Kills what is left of a container, and removes what it wrote, its log included. The sandbox goes on.
+    pub async fn remove_container(&self, id: &str) -> Result<()> {
+        self.end_container(id).await?;
+        remove_file(&self.writable(id))?;
+        logs::remove(&self.folder().run().log(id), self.options().log_limits())
+    }
+
+    async fn end_container(&self, id: &str) -> Result<()> {
+        let client = self.client();
+        client.remove_container(id).await?;
+        client.eject_disk(&image_name(id)).await?;
+        Ok(client.eject_disk(&writable_name(id)).await?)
+    }
+
+    async fn insert_disk(
+        &self,
+        name: String,
+        path: &Path,
+        access: DiskSlot,
+        limit: RateLimit,
+    ) -> Result<PathBuf> {
+        let image = File::options().read(true).write(access == DiskSlot::ReadWrite).open(path);
+        let image = image.map_err(Error::io("open disk", path))?;
+        Ok(self.client().insert_disk(InsertDisk { name, access, limit }, &image).await?)
+    }
+
+    /// Gives a running sandbox an interface.
+    pub async fn attach(&self, nic: &Nic, limit: RateLimit) -> Result<()> {
+        let tap = tap::open(&nic.tap)?;
+        Ok(self.client().insert_nic(InsertNic { nic: nic.clone(), limit }, &tap).await?)
+    }
+
+    /// Takes the interface with this hardware address away from a running sandbox. That it has none is as good.
+    pub async fn detach(&self, mac: &str) -> Result<()> {
+        Ok(self.client().eject_nic(mac).await?)
+    }
+
+    /// Lets a sandbox's only container use `size` instead of what it had. If that fails, it keeps what it had.
+    pub async fn update(&self, container: &str, had: Size, size: Size) -> Result<()> {
+        let plan = self.folder().read_plan().map_err(Error::io("read the plan in", self.folder().path()))?;
+        let update = size.update(container, &plan, self.options().memory_overhead_mib)?;
+        self.limit_running(had.larger(size))?;
+        let updated = self.client().update(update).await;
+        self.limit_running(if updated.is_ok() { size } else { had })?;
+        Ok(updated?)
+    }
+
+    /// Waits for a container's end.
+    pub async fn wait(&self, container: &str) -> Result<ContainerExit> {
+        match self.client().wait_container(container).await {
+            Ok(exit) => Ok(exit),
+            Err(e) => match self.situation().await {
+                Situation::Over(state) => state
+                    .containers
+                    .get(container)
+                    .cloned()
+                    .flatten()
+                    .ok_or_else(|| Error::Start(failure(&state).unwrap_or_else(|| e.to_string()))),
+                _ => Err(e.into()),
+            },
+        }
+    }
+
+    /// Sends a signal to a container's first process.
+    pub async fn signal(&self, container: &str, number: u32) -> Result<()> {
+        let signal = Signal { container: container.to_owned(), number, target: SignalTarget::First };
+        Ok(self.client().signal(signal).await?)
+    }
+
+    /// Runs a process in a container to its end.
+    pub async fn exec(&self, exec: Exec) -> Result<ExecResult> {
+        Ok(self.client().exec(exec).await?)
+    }
+
+    /// What a container uses.
+    pub async fn stats(&self, container: &str) -> Result<Stats> {
+        Ok(self.client().stats(container).await?)
+    }
+
+    /// A container's log.
+    pub fn logs(&self, container: &str, query: &LogQuery) -> Result<String> {
+        logs::read(&self.folder().run().log(container), self.options().log_limits(), query)
+    }
+
+    fn writable(&self, container: &str) -> PathBuf {
+        self.path().join(format!("{}.ext4", writable_name(container)))
+    }
+}
+
+fn image_name(container: &str) -> String {
+    format!("image-{container}")
+}
+
+fn writable_name(container: &str) -> String {
+    format!("writable-{container}")
+}
+
+/// Removes a file. That there is none is as good.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
+        _ => Ok(()),
+    }
+}

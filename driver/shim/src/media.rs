@@ -1,0 +1,146 @@
+//! What is in the slots of a sandbox's machine.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use agent_protocol::service::AgentServiceClient;
+use shim_control::{DiskSlot, InsertDisk, InsertNic, RateLimit, SandboxPlan};
+use vmm::{DiskConfig, Machine, NicConfig};
+
+use crate::error::{Error, Result};
+use crate::guest;
+
+/// The slots, disks' first, and the name of what is in each: a disk's own, an interface's hardware address.
+pub struct Media(Vec<(Slot, Option<String>)>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Disk { number: usize, access: DiskSlot },
+    Nic(u8),
+}
+
+impl Media {
+    /// The empty slots that the plan has.
+    pub fn of(plan: &SandboxPlan) -> Self {
+        let disks = plan.disk_slots.iter().enumerate();
+        let disks = disks.map(|(number, access)| Slot::Disk { number, access: *access });
+        Self(disks.chain((0..plan.nic_slots).map(Slot::Nic)).map(|slot| (slot, None)).collect())
+    }
+
+    /// Puts a disk into a free slot, and says where the guest has it.
+    pub fn insert_disk(&mut self, machine: &Machine, disk: InsertDisk, image: OwnedFd) -> Result<PathBuf> {
+        let wanted = |slot| match slot {
+            Slot::Disk { number, access } if access == disk.access => Some(number),
+            _ => None,
+        };
+        let number = self.free(&disk.name, "a disk", wanted)?;
+        let (file, serial) = (File::from(image), disk.name.clone());
+        machine.insert_disk(number, DiskConfig { file, serial, limit: limit(disk.limit) })?;
+        self.fill(Slot::Disk { number, access: disk.access }, Some(disk.name));
+        Ok(device(number))
+    }
+
+    /// Takes a disk out.
+    pub fn eject_disk(&mut self, machine: &Machine, name: &str) -> Result<()> {
+        let Some(slot @ Slot::Disk { number, .. }) = self.find(name) else { return Ok(()) };
+        machine.eject_disk(number)?;
+        self.fill(slot, None);
+        Ok(())
+    }
+
+    /// Puts an interface into a free slot, and lets the guest use it. If the guest cannot, it is taken out again.
+    pub async fn insert_nic(
+        &mut self,
+        machine: &Machine,
+        agent: &AgentServiceClient,
+        InsertNic { nic, limit: bound }: InsertNic,
+        tap: OwnedFd,
+    ) -> Result<()> {
+        let wanted = |slot| match slot {
+            Slot::Nic(number) => Some(number),
+            Slot::Disk { .. } => None,
+        };
+        let number = self.free(&nic.mac, "an interface", wanted)?;
+        machine.insert_nic(number.into(), NicConfig { tap: File::from(tap), limit: limit(bound) })?;
+        if let Err(e) = guest::set_up_nic(agent, number, &nic).await {
+            machine.eject_nic(number.into())?;
+            return Err(e);
+        }
+        self.fill(Slot::Nic(number), Some(nic.mac));
+        Ok(())
+    }
+
+    /// Lets the guest no longer use an interface, and takes it out.
+    pub async fn eject_nic(
+        &mut self,
+        machine: &Machine,
+        agent: &AgentServiceClient,
+        mac: &str,
+    ) -> Result<()> {
+        let Some(slot @ Slot::Nic(number)) = self.find(mac) else { return Ok(()) };
+        guest::take_down_nic(agent, number).await?;
+        machine.eject_nic(number.into())?;
+        self.fill(slot, None);
+        Ok(())
+    }
+
+    /// The number of a free slot that is `wanted`, for `what` has a name that is in none yet.
+    fn free<N>(&self, name: &str, what: &'static str, wanted: impl Fn(Slot) -> Option<N>) -> Result<N> {
+        if self.find(name).is_some() {
+            return Err(Error::Slot(format!("{name} is in one already")));
+        }
+        let mut free = self.0.iter().filter(|(_, content)| content.is_none());
+        free.find_map(|(slot, _)| wanted(*slot))
+            .ok_or_else(|| Error::Slot(format!("none is free for {what}")))
+    }
+
+    fn find(&self, name: &str) -> Option<Slot> {
+        self.0.iter().find(|(_, content)| content.as_deref() == Some(name)).map(|(slot, _)| *slot)
+    }
+
+    fn fill(&mut self, slot: Slot, content: Option<String>) {
+        if let Some(entry) = self.0.iter_mut().find(|(other, _)| *other == slot) {
+            entry.1 = content;
+        }
+    }
+}
+
+/// Linux names virtio disks in the order of their slots.
+fn device(number: usize) -> PathBuf {
+    let letter = ('a'..='z').nth(number).unwrap_or('z');
+    PathBuf::from(format!("/dev/vd{letter}"))
+}
+
+fn limit(bound: RateLimit) -> vmm::RateLimit {
+    let RateLimit { bytes, burst_bytes, operations, burst_operations } = bound;
+    vmm::RateLimit { bytes, burst_bytes, operations, burst_operations }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(slot: Slot) -> Option<usize> {
+        match slot {
+            Slot::Disk { number, access: DiskSlot::ReadWrite } => Some(number),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_slot_is_taken_once_and_a_name_is_in_one() {
+        let disk = |number, access| Slot::Disk { number, access };
+        let slots = [disk(0, DiskSlot::ReadOnly), disk(1, DiskSlot::ReadWrite), Slot::Nic(0)];
+        let mut media = Media(slots.iter().map(|slot| (*slot, None)).collect());
+        let number = media.free("a", "a disk", wanted).unwrap();
+        media.fill(disk(number, DiskSlot::ReadWrite), Some("a".into()));
+        let error = |name| media.free(name, "a disk", wanted).unwrap_err().to_string();
+        assert!(error("a").contains("a is in one already"));
+        assert!(error("b").contains("none is free for a disk"));
+        let slot = media.find("a").unwrap();
+        media.fill(slot, None);
+        assert_eq!(media.free("a", "a disk", wanted).unwrap(), 1);
+        assert_eq!(device(1), PathBuf::from("/dev/vdb"));
+    }
+}

@@ -1,0 +1,107 @@
+//! Several containers in one sandbox.
+
+use sandbox::{ContainerSpec, LogQuery, Sandbox, SandboxSpec, SharedNamespace, Situation};
+
+use crate::fixture::{self, Fixture};
+use crate::query;
+
+const LONG: [&str; 2] = ["sleep", "100000"];
+
+async fn output(sandbox: &Sandbox, id: &str, script: &str) -> String {
+    let result = sandbox.exec(fixture::exec(id, &["sh", "-c", script])).await.unwrap();
+    assert_eq!(result.status, 0, "{script}: {}", result.output);
+    result.output.trim().to_owned()
+}
+
+async fn start(fixture: &Fixture, spec: &SandboxSpec) -> Sandbox {
+    let sandbox = fixture.host().sandbox("pod");
+    sandbox.create().unwrap();
+    sandbox.start(spec).await.unwrap();
+    sandbox
+}
+
+fn pod(fixture: &Fixture, containers: u8) -> SandboxSpec {
+    SandboxSpec { containers, ends_with: None, memory_mib: 256, ..fixture.spec(1.0) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn containers_of_a_sandbox_have_files_of_their_own_and_one_network() {
+    let fixture = Fixture::new();
+    let sandbox = start(&fixture, &pod(&fixture, 2)).await;
+    let server = ["sh", "-c", "echo hello >/index.html; exec httpd -f -p 127.0.0.1:8000 -h /"];
+    fixture.run(&sandbox, "a", &server).await;
+    fixture.run(&sandbox, "b", &["sh", "-c", "echo b; exec sleep 100000"]).await;
+    let fetched = "until wget -q -O - http://127.0.0.1:8000/index.html; do usleep 50000; done";
+    assert_eq!(output(&sandbox, "b", fetched).await, "hello");
+    output(&sandbox, "b", "test ! -e /index.html").await;
+    assert!(!output(&sandbox, "b", "ps").await.contains("httpd"), "nor their processes");
+    assert_eq!(sandbox.logs("b", &query()).unwrap(), "b\n");
+    assert_eq!(sandbox.logs("a", &query()).unwrap(), "");
+
+    sandbox.make_disk("c", 1).await.unwrap();
+    let third = sandbox.run(&fixture.container("c", &LONG)).await.unwrap_err();
+    assert!(third.to_string().contains("none is free for a disk"), "{third}");
+    sandbox.remove_container("c").await.unwrap();
+
+    // The place of one that is gone is another's, and nothing of the first is in it.
+    output(&sandbox, "a", "echo secret >/secret; sync").await;
+    sandbox.remove_container("a").await.unwrap();
+    let Situation::Live(state) = sandbox.situation().await else { panic!("the sandbox goes on") };
+    assert_eq!(state.containers.keys().collect::<Vec<_>>(), ["b"]);
+    fixture.run(&sandbox, "d", &["sh", "-c", "echo d; exit 4"]).await;
+    assert_eq!(sandbox.wait("d").await.unwrap().status, 4);
+    assert_eq!(sandbox.logs("d", &query()).unwrap(), "d\n");
+    sandbox.remove_container("d").await.unwrap();
+    assert_eq!(sandbox.logs("d", &LogQuery { stdout: true, ..query() }).unwrap(), "");
+    fixture.run(&sandbox, "e", &LONG).await;
+    output(&sandbox, "e", "test ! -e /secret && echo x >/x && sync").await;
+    assert_eq!(output(&sandbox, "b", "hostname").await, "guest", "the other did not notice");
+    sandbox.delete().await.unwrap();
+    fixture.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn containers_share_the_processes_that_they_ask_to_share() {
+    let fixture = Fixture::new();
+    let sandbox = start(&fixture, &pod(&fixture, 3)).await;
+    let shares = vec![SharedNamespace::Pid, SharedNamespace::Ipc];
+    for id in ["a", "b"] {
+        sandbox.make_disk(id, 1).await.unwrap();
+        let program = ["sh", "-c", &format!("sleep 100000; true {id}")];
+        let container = ContainerSpec { shares: shares.clone(), ..fixture.container(id, &program) };
+        sandbox.run(&container).await.unwrap();
+    }
+    fixture.run(&sandbox, "c", &LONG).await;
+    let seen = output(&sandbox, "b", "ps -o args").await;
+    assert!(seen.contains("true a") && seen.contains("true b"), "{seen}");
+    let alone = output(&sandbox, "c", "ps -o args").await;
+    assert!(!alone.contains("true a"), "{alone}");
+    let namespace =
+        async |id: &str, kind: &str| output(&sandbox, id, &format!("readlink /proc/self/ns/{kind}")).await;
+    for kind in ["pid", "ipc"] {
+        assert_eq!(namespace("a", kind).await, namespace("b", kind).await);
+        assert_ne!(namespace("a", kind).await, namespace("c", kind).await);
+    }
+    // One that ends takes none of the others with it.
+    output(&sandbox, "b", "kill -9 $(pgrep -f 'true a')").await;
+    assert_eq!(sandbox.wait("a").await.unwrap().status, 137);
+    assert!(output(&sandbox, "b", "ps -o args").await.contains("true b"));
+    sandbox.delete().await.unwrap();
+    fixture.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn more_containers_than_a_sandbox_can_have_are_refused() {
+    let fixture = Fixture::new();
+    let refused = pod(&fixture, 5).validate().unwrap_err();
+    assert_eq!(refused.to_string(), "5 containers are more than the 4 that a sandbox can have");
+    let sandbox = start(&fixture, &pod(&fixture, 4)).await;
+    for id in ["a", "b", "d", "e"] {
+        fixture.run(&sandbox, id, &LONG).await;
+    }
+    sandbox.delete().await.unwrap();
+    fixture.assert_clean();
+}

@@ -1,0 +1,96 @@
+//! Disks and interfaces that come and go.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cloud_tests::sandboxes;
+use sandbox::{ContainerSpec, Nic, NicAddress, RateLimit, Sandbox};
+
+use crate::fixture::{self, Fixture};
+
+const LONG: [&str; 2] = ["sleep", "100000"];
+
+async fn output(sandbox: &Sandbox, script: &str) -> String {
+    let result = sandbox.exec(fixture::exec("c", &["sh", "-c", script])).await.unwrap();
+    assert_eq!(result.status, 0, "{script}: {}", result.output);
+    result.output.trim().to_owned()
+}
+
+fn shell(script: &str) {
+    sandboxes::shell(script, Path::new("/"));
+}
+
+fn nic(number: u8) -> Nic {
+    Nic {
+        tap: format!("zks{number}"),
+        mac: format!("fa:16:3e:00:01:0{number}"),
+        mtu: 1400,
+        name: format!("eth{number}"),
+        addresses: vec![NicAddress { ip: format!("198.18.{number}.2").parse().unwrap(), prefix: 24 }],
+        routes: Vec::new(),
+    }
+}
+
+/// A bound holds however slow or fast the host is: less time than it allows for is what must not pass.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn a_disk_moves_no_more_than_it_may() {
+    let fixture = Fixture::new();
+    let disk = RateLimit { bytes: 1 << 20, ..Default::default() };
+    let sandbox = fixture.start("c", 1.0).await;
+    sandbox.make_disk("c", 1).await.unwrap();
+    let container = ContainerSpec { disk_limit: disk, ..fixture.container("c", &LONG) };
+    sandbox.run(&container).await.unwrap();
+    let began = Instant::now();
+    output(&sandbox, "dd if=/dev/zero of=/x bs=1M count=6 && sync").await;
+    assert!(began.elapsed() > Duration::from_secs(4), "6 MiB at 1 MiB a second took {:?}", began.elapsed());
+    sandbox.delete().await.unwrap();
+    fixture.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn interfaces_come_and_go_while_a_sandbox_runs() {
+    let fixture = Fixture::new();
+    for number in 0..3 {
+        shell(&format!(
+            "ip tuntap add dev zks{number} mode tap vnet_hdr; ip link set zks{number} up
+             ip address add 198.18.{number}.1/24 dev zks{number}"
+        ));
+    }
+    let sandbox = fixture.start("c", 1.0).await;
+    fixture.run(&sandbox, "c", &LONG).await;
+    let limit = RateLimit::default();
+    // The second is taken out of the middle; the third has by then the place and the name that the kernel gave another.
+    for number in [2, 0] {
+        sandbox.attach(&nic(number), limit).await.unwrap();
+        output(&sandbox, &format!("ping -c 2 -W 5 198.18.{number}.1")).await;
+    }
+    let refused = sandbox.attach(&nic(0), limit).await.unwrap_err().to_string();
+    assert!(refused.contains("busy") || refused.contains("in one already"), "{refused}");
+
+    sandbox.detach(&nic(2).mac).await.unwrap();
+    assert!(!output(&sandbox, "ip address").await.contains("198.18.2.2"));
+    output(&sandbox, "ping -c 2 -W 5 198.18.0.1").await;
+    // Nobody holds the tap any more.
+    shell(
+        "ip tuntap del dev zks2 mode tap; ip tuntap add dev zks2 mode tap vnet_hdr; ip link set zks2 up
+           ip address add 198.18.2.1/24 dev zks2",
+    );
+
+    sandbox.attach(&nic(1), limit).await.unwrap();
+    sandbox.attach(&nic(2), limit).await.unwrap();
+    for number in 0..3 {
+        output(&sandbox, &format!("ping -c 2 -W 5 198.18.{number}.1")).await;
+        let link = output(&sandbox, &format!("cat /sys/class/net/eth{number}/address")).await;
+        assert_eq!(link, nic(number).mac);
+    }
+    sandbox.detach("fa:16:3e:00:01:ff").await.expect("that it has none is as good");
+    let missing = sandbox.attach(&Nic { tap: "zks9".into(), ..nic(3) }, limit).await.unwrap_err();
+    assert!(missing.to_string().contains("zks9"), "{missing}");
+    sandbox.delete().await.unwrap();
+    for number in 0..3 {
+        shell(&format!("ip link delete zks{number}"));
+    }
+    fixture.assert_clean();
+}
