@@ -3,10 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 
 use nix::libc;
 
 use crate::error::{Error, Result};
+
+const INTERFACES: &str = "/sys/class/net";
 
 nix::ioctl_write_ptr_bad!(tun_set_iff, libc::TUNSETIFF, libc::ifreq);
 
@@ -16,6 +19,10 @@ pub fn open(name: &str) -> Result<File> {
 }
 
 fn attach(name: &str) -> io::Result<File> {
+    // The kernel would make one that is not there.
+    if !Path::new(INTERFACES).join(name).exists() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
     let tap = File::options().read(true).write(true).open("/dev/net/tun")?;
     // SAFETY: all zeros is a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

@@ -44,7 +44,7 @@ pub async fn create(
         container_id: container.id.clone(),
         string_user: MessageField::some(user(&container.user)),
         storages: container.storages.iter().map(storage).collect(),
-        OCI: MessageField::some(spec_to_wire(&container.spec)),
+        OCI: MessageField::some(spec_to_wire(&container.spec)?),
         sandbox_pidns: container.shares_pids,
         ..Default::default()
     };
@@ -111,7 +111,7 @@ pub async fn exec(agent: &AgentServiceClient, exec: &Exec) -> Result<ExecResult>
         container_id: exec.container.clone(),
         exec_id: id.clone(),
         string_user: MessageField::some(user(&exec.user)),
-        process: MessageField::some(process_to_wire(&exec.process)),
+        process: MessageField::some(process_to_wire(&exec.process)?),
         ..Default::default()
     };
     if let Err(e) = agent.exec_process(deadline(), &request).await {
@@ -143,7 +143,7 @@ fn unrunnable(error: ttrpc::Error) -> Result<ExecResult> {
 pub async fn update(agent: &AgentServiceClient, update: &Update) -> Result<()> {
     let request = UpdateContainerRequest {
         container_id: update.container.clone(),
-        resources: MessageField::some(resources_to_wire(&update.resources)),
+        resources: MessageField::some(resources_to_wire(&update.resources)?),
         ..Default::default()
     };
     agent.update_container(deadline(), &request).await?;

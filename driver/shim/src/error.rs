@@ -9,6 +9,8 @@ pub enum Error {
     Io { what: String, source: io::Error },
     #[error(transparent)]
     Machine(#[from] vmm::Error),
+    #[error(transparent)]
+    Spec(#[from] agent_protocol::SpecError),
     #[error("{}", agent_message(.0))]
     Agent(#[from] ttrpc::Error),
     #[error("the guest's agent did not answer within {0} s")]
