@@ -64,6 +64,8 @@ impl Sandboxes {
             image: self.rootfs.clone(),
             disk_limit: RateLimit::default(),
             shares: Vec::new(),
+            privileged: false,
+            oci: serde_json::Value::Null,
         };
         sandbox.run(&container).await.unwrap();
     }

@@ -86,6 +86,8 @@ impl Fixture {
             image: self.rootfs.clone(),
             disk_limit: RateLimit::default(),
             shares: Vec::new(),
+            privileged: false,
+            oci: serde_json::Value::Null,
         }
     }
 

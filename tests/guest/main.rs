@@ -6,6 +6,7 @@ mod confinement;
 mod containers;
 mod fixture;
 mod growth;
+mod oci;
 mod slots;
 mod templates;
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use image::{Image, ImageConfiguration};
 use sandbox::{ContainerSpec, ContainerUser, GuestNetwork, RateLimit, SandboxSpec};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::networking::Attachment;
@@ -39,6 +40,10 @@ pub struct ContainerRequest {
     pub interactive: bool,
     /// What it may move through each of its disks.
     pub disk_limit: RateLimit,
+    /// Whether it may do all to its sandbox's guest.
+    pub privileged: bool,
+    /// What its OCI runtime specification has instead, a JSON merge patch.
+    pub oci: Value,
 }
 
 /// A container on this host.
@@ -85,6 +90,8 @@ impl Record {
                 image: image.rootfs.clone(),
                 disk_limit: asked.disk_limit,
                 shares: Vec::new(),
+                privileged: asked.privileged,
+                oci: asked.oci,
             },
             stop_signal: signal.unwrap_or(SIGTERM),
             attachments: Vec::new(),

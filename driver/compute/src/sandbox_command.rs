@@ -1,6 +1,7 @@
 //! `zun-kata-compute sandbox`: an operator's sandboxes, which Zun knows nothing of, and a look into all of this host.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sandbox::{
     Exec, Host, LogQuery, Phase, RateLimit, Sandbox, SandboxState, Situation, Size, Tail, process,
 };
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -103,6 +105,18 @@ pub struct Run {
     /// The directory in which the program starts.
     #[arg(long)]
     workdir: Option<String>,
+    /// Bytes a second that it may move through each of its disks; 0 is no bound.
+    #[arg(long)]
+    disk_bytes: Option<u64>,
+    /// Requests a second to each of its disks; 0 is no bound.
+    #[arg(long)]
+    disk_operations: Option<u64>,
+    /// Let the container do all to its sandbox's guest.
+    #[arg(long)]
+    privileged: bool,
+    /// A file whose JSON is merged into the container's OCI runtime specification (RFC 7396): null removes.
+    #[arg(long, value_name = "FILE")]
+    oci: Option<PathBuf>,
     /// always, ifnotpresent or never.
     #[arg(long, default_value = "ifnotpresent")]
     pull: PullPolicy,
@@ -166,7 +180,7 @@ impl<'a> Sandboxes<'a> {
         let reference = ImageReference::parse(&run.image, self.options.docker.default_registry.as_deref())?;
         let store = self.options.image_store().map_err(Error::Invalid)?;
         let image = show_progress(store.progress(), store.image(&reference, run.pull, None)).await?;
-        let record = Record::new(run.request(&name, self.options.kata.disk_limit()), &image)?;
+        let record = Record::new(run.request(&name, self.options.kata.disk_limit())?, &image)?;
         let spec = record.sandbox_spec(&self.options.kata);
         spec.validate()?;
         let sandbox = self.operators.sandbox(&name);
@@ -259,8 +273,13 @@ impl<'a> Sandboxes<'a> {
 }
 
 impl Run {
-    fn request(&self, name: &str, disk_limit: RateLimit) -> ContainerRequest {
-        ContainerRequest {
+    fn request(&self, name: &str, default: RateLimit) -> Result<ContainerRequest> {
+        let disk_limit = RateLimit {
+            bytes: self.disk_bytes.unwrap_or(default.bytes),
+            operations: self.disk_operations.unwrap_or(default.operations),
+            ..default
+        };
+        Ok(ContainerRequest {
             id: name.to_owned(),
             owner: OPERATOR.into(),
             entrypoint: None,
@@ -273,7 +292,9 @@ impl Run {
             terminal: false,
             interactive: false,
             disk_limit,
-        }
+            privileged: self.privileged,
+            oci: self.oci.as_deref().map(read_json).transpose()?.unwrap_or_default(),
+        })
     }
 }
 
@@ -297,6 +318,12 @@ async fn show_progress<T>(progress: &Progress, pull: impl Future<Output = T>) ->
             }
         }
     }
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let failed = |e: &dyn std::fmt::Display| Error::Invalid(format!("{}: {e}", path.display()));
+    let text = std::fs::read(path).map_err(|e| failed(&e))?;
+    serde_json::from_slice(&text).map_err(|e| failed(&e))
 }
 
 /// Waits for a container's end, prints its log, and removes the sandbox whatever the end was.

@@ -35,6 +35,38 @@ const CAPABILITIES: [&str; 13] = [
     "CAP_SYS_CHROOT",
 ];
 
+/// Linux's other capabilities.
+const PRIVILEGED_CAPABILITIES: [&str; 28] = [
+    "CAP_AUDIT_CONTROL",
+    "CAP_AUDIT_READ",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_LEASE",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_MAC_ADMIN",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MKNOD",
+    "CAP_NET_ADMIN",
+    "CAP_NET_BROADCAST",
+    "CAP_PERFMON",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYSLOG",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_NICE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_WAKE_ALARM",
+];
+
 const MASKED_PATHS: [&str; 10] = [
     "/proc/acpi",
     "/proc/asound",
@@ -79,6 +111,11 @@ pub struct ContainerSpec {
     pub disk_limit: RateLimit,
     /// What it shares with the other containers of its sandbox, beside the network.
     pub shares: Vec<SharedNamespace>,
+    /// Whether it may do to the sandbox's guest all that root may, as Docker's privileged containers to their host.
+    pub privileged: bool,
+    /// What its OCI runtime specification has instead of what is made of the above: a JSON merge patch (RFC 7396).
+    #[serde(default)]
+    pub oci: Value,
 }
 
 /// A namespace that the containers of a sandbox may have in common.
@@ -160,12 +197,12 @@ impl ContainerSpec {
         let environment = environment(&self.with_terminal_type());
         let process = process_json(&self.arguments, &environment, &self.directory, self.terminal);
         let namespaces: Vec<_> = self.namespaces().map(|kind| json!({ "type": kind })).collect();
-        let value = json!({
+        let mut value = json!({
             "ociVersion": "1.2.0",
             "process": process,
             "root": { "path": place.rootfs, "readonly": false },
             "hostname": self.hostname,
-            "mounts": mounts(),
+            "mounts": mounts(if self.privileged { "rw" } else { "ro" }),
             "linux": {
                 "cgroupsPath": format!("/kata/{}", self.id),
                 "namespaces": namespaces,
@@ -174,6 +211,12 @@ impl ContainerSpec {
                 "resources": resources_json(Size { cpus: self.cpus, memory_mib: self.memory_mib }),
             },
         });
+        if self.privileged {
+            json_patch::merge(&mut value, &privileges());
+        }
+        if !self.oci.is_null() {
+            json_patch::merge(&mut value, &self.oci);
+        }
         serde_json::from_value(value).map_err(|e| Error::Spec(e.to_string()))
     }
 
@@ -192,6 +235,15 @@ impl ContainerSpec {
     }
 }
 
+/// What a privileged container has instead.
+fn privileges() -> Value {
+    let all = CAPABILITIES.iter().chain(&PRIVILEGED_CAPABILITIES).collect::<Vec<_>>();
+    json!({
+        "process": { "capabilities": { "bounding": all, "effective": all, "permitted": all } },
+        "linux": { "maskedPaths": [], "readonlyPaths": [] },
+    })
+}
+
 /// What a container of this size may use.
 pub fn resources(size: Size) -> Result<LinuxResources> {
     serde_json::from_value(resources_json(size)).map_err(|e| Error::Spec(e.to_string()))
@@ -204,7 +256,8 @@ fn resources_json(size: Size) -> Value {
     })
 }
 
-fn mounts() -> Value {
+/// `kernel` says how the kernel's own file systems are mounted.
+fn mounts(kernel: &str) -> Value {
     let bind = |name: &str| {
         json!({
             "destination": format!("/etc/{name}"),
@@ -222,9 +275,9 @@ fn mounts() -> Value {
         { "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
           "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"] },
         { "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"] },
-        { "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"] },
+        { "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", kernel] },
         { "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-          "options": ["nosuid", "noexec", "nodev", "relatime", "ro"] },
+          "options": ["nosuid", "noexec", "nodev", "relatime", kernel] },
         bind("hosts"),
         bind("hostname"),
         bind("resolv.conf"),
@@ -297,6 +350,8 @@ mod tests {
             image: "/image".into(),
             disk_limit: RateLimit::default(),
             shares: Vec::new(),
+            privileged: false,
+            oci: Value::Null,
         }
     }
 
@@ -329,5 +384,20 @@ mod tests {
         assert!(request.shares_pids);
         let namespaces = serde_json::to_value(&request.spec).unwrap()["linux"]["namespaces"].to_string();
         assert!(namespaces.contains("mount") && !namespaces.contains("pid") && !namespaces.contains("ipc"));
+    }
+
+    #[test]
+    fn a_patch_has_the_last_word() {
+        let oci = json!({ "root": { "readonly": true }, "linux": { "maskedPaths": null } });
+        let value = serde_json::to_value(request(&ContainerSpec { oci, ..spec() }).spec).unwrap();
+        assert_eq!(value["root"]["readonly"], true);
+        assert_eq!(
+            (value["linux"].get("maskedPaths"), value["process"]["args"][0].as_str()),
+            (None, Some("sh"))
+        );
+        let oci = json!({ "process": { "args": 7 } });
+        let disks = ContainerDisks { image: "/dev/vda".into(), writable: "/dev/vdb".into() };
+        let error = ContainerSpec { oci, ..spec() }.to_request(&disks).unwrap_err().to_string();
+        assert!(error.contains("the container's specification cannot be made"), "{error}");
     }
 }

@@ -172,6 +172,8 @@ impl Manager {
             terminal: container.tty.unwrap_or(false),
             interactive: container.interactive.unwrap_or(false),
             disk_limit: self.options.kata.disk_limit(),
+            privileged: container.privileged.unwrap_or(false),
+            oci: Value::Null,
         };
         Record::new(asked, image)
     }
@@ -188,7 +190,6 @@ fn refuse_what_is_not_built(container: &Container, arguments: &Arguments) -> Res
         (container.image_driver.as_deref() == Some("glance"), "image driver glance"),
         (container.runtime.as_deref().is_some_and(|runtime| runtime != RUNTIME), "a runtime other than kata"),
         (container.cpu_policy.as_deref() == Some("dedicated"), "CPU policy dedicated"),
-        (container.privileged.unwrap_or(false), "a privileged container"),
         (container.auto_heal.unwrap_or(false), "auto-heal"),
         (restarts.is_some_and(|name| !matches!(name.as_str(), "" | "no")), "a restart policy"),
         (container.healthcheck.as_ref().is_some_and(|json| !is_empty(&json.0)), "a health check"),
