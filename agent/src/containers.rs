@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::process::Process;
 use crate::reaper::Reaper;
 use crate::storage::Mounts;
-use crate::{runtime, stats, users};
+use crate::{runtime, stats, sysctls, users};
 
 const BUNDLES: &str = "/run/kata-agent/bundles";
 /// Helpers that run at one time: each maps this program anew, and guests may be small.
@@ -71,6 +71,7 @@ impl Containers {
             users::apply(&mut process, user, &rootfs)?;
             spec.set_process(Some(process));
         }
+        sysctls::apply_networks(&mut spec)?;
         let cgroup = cgroup_of(&spec);
         let bundle = Path::new(BUNDLES).join(id);
         write_json(&bundle, "config.json", &spec)?;

@@ -4,10 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{chdir, chroot, setsid};
 
 use crate::error::{Error, Result};
 
+/// Files that a process may open, and to how many it may raise that: containers have as many as with Docker.
+const OPEN_FILES: u64 = 1024;
+const OPEN_FILES_MAX: u64 = 1 << 20;
 const NEW_ROOT: &str = "/newroot";
 
 /// Moves from the initial RAM disk to a root of its own and mounts the kernel's file systems.
@@ -27,6 +31,9 @@ pub fn prepare_guest() -> Result<()> {
     mount_at("tmpfs", "/dev/shm", "tmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, None)?;
     mount_at("tmpfs", "/run", "tmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0755"))?;
     mount_at("cgroup2", "/sys/fs/cgroup", "cgroup2", hardened, None)?;
+    // In a user namespace of its own a container cannot raise it.
+    setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES_MAX)
+        .map_err(Error::io("set the limit of open files"))?;
     // As init of a new session the agent holds no terminal that a container could reach.
     setsid().map_err(Error::io("start a session"))?;
     Ok(())

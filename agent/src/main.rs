@@ -18,6 +18,7 @@ mod service;
 mod stats;
 mod storage;
 mod streams;
+mod sysctls;
 mod users;
 
 use std::process::ExitCode;

@@ -87,7 +87,7 @@ async fn a_hook_that_fails_fails_the_container_and_no_more() {
     let fixture = Fixture::new();
     let sandbox = fixture.start("c", 1.0).await;
     sandbox.make_disk("c", 1).await.unwrap();
-    let hooks = json!({ "startContainer": [{ "path": "/bin/false" }] });
+    let hooks = json!({ "createContainer": [{ "path": "/no/such/program" }] });
     let container = ContainerSpec { oci: json!({ "hooks": hooks }), ..fixture.container("c", &LONG) };
     let error = sandbox.run(&container).await.unwrap_err().to_string();
     assert!(error.contains("hook"), "{error}");
@@ -114,7 +114,7 @@ async fn a_container_has_what_its_specification_says() {
         "mounts": [
             { "destination": "/proc", "type": "proc", "source": "proc" },
             { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"] },
-            { "destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "size=1m", "shared"] },
+            { "destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "size=1m"] },
         ],
         "linux": {
             "sysctl": { "net.ipv4.ip_forward": "1", "kernel.msgmax": "4096" },
@@ -122,7 +122,7 @@ async fn a_container_has_what_its_specification_says() {
             "readonlyPaths": ["/proc/sys/net"],
             "devices": [{ "path": "/dev/nothing", "type": "c", "major": 1, "minor": 3, "fileMode": 0o640, "uid": 33, "gid": 4 }],
             "resources": { "pids": { "limit": 20 }, "cpu": { "shares": 512 }, "memory": { "reservation": 1 << 20 } },
-            "rootfsPropagation": "private",
+            "rootfsPropagation": "shared",
         },
     });
     let script = "cat /proc/self/status /proc/self/oom_score_adj /proc/self/limits; exec sleep 100000";
@@ -140,7 +140,7 @@ async fn a_container_has_what_its_specification_says() {
     assert!(line("NoNewPrivs:").ends_with('1') && log.lines().any(|line| line == "321"), "{log}");
     assert_eq!(line("Max core file size").split_whitespace().collect::<Vec<_>>()[4..6], ["1", "2"]);
     output(&sandbox, "! touch /x && touch /tmp/x").await;
-    assert!(output(&sandbox, "grep ' /tmp ' /proc/self/mountinfo").await.contains("shared:"));
+    assert!(output(&sandbox, "grep ' / / ' /proc/self/mountinfo").await.contains("shared:"));
     let kernel =
         output(&sandbox, "cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax; wc -c </proc/cpuinfo")
             .await;
@@ -158,7 +158,8 @@ async fn users_of_a_container_may_be_others_outside() {
     let sandbox = fixture.start("c", 1.0).await;
     let mapping = json!([{ "containerID": 0, "hostID": 0, "size": 100 }]);
     let oci = json!({ "linux": {
-        "namespaces": [{ "type": "user" }, { "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" }],
+        "namespaces": [{ "type": "user" }, { "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" },
+            { "type": "network" }, { "type": "cgroup" }],
         "uidMappings": mapping, "gidMappings": mapping,
     } });
     run(&fixture, &sandbox, &["sh", "-c", "cat /proc/self/uid_map; exec sleep 100000"], oci).await;
