@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use agent_protocol::messages::{
     CreateContainerRequest, ExecProcessRequest, StatsContainerResponse, UpdateContainerRequest,
@@ -12,6 +13,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
 use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::{Instant, sleep};
 
 use crate::error::{Error, Result};
 use crate::process::Process;
@@ -22,7 +24,19 @@ use crate::{runtime, stats, sysctls, users};
 const BUNDLES: &str = "/run/kata-agent/bundles";
 /// Helpers that run at one time: each maps this program anew, and guests may be small.
 const HELPERS_AT_ONCE: usize = 4;
+/// How long processes may take to stop.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
+const FREEZE_INTERVAL: Duration = Duration::from_millis(5);
 const IDENTIFIER_MAX: usize = 128;
+
+/// Whether a container's processes run.
+#[derive(Debug, Clone, Copy)]
+pub enum Freezer {
+    /// They stand still.
+    Frozen,
+    /// They run.
+    Thawed,
+}
 
 /// All containers.
 pub struct Containers {
@@ -167,6 +181,31 @@ impl Containers {
         let container = self.find(&request.container_id)?;
         let resources = resources_from_wire(request.resources.get_or_default())?;
         runtime::update(&container.id, &container.cgroup, &resources)
+    }
+
+    /// Stops a container's processes, or lets them go on, and returns when they have.
+    pub async fn freeze(&self, id: &str, state: Freezer) -> Result<()> {
+        let container = self.find(id)?;
+        let order = container.cgroup.join("cgroup.freeze");
+        let (value, reached) = match state {
+            Freezer::Frozen => ("1", "frozen 1"),
+            Freezer::Thawed => ("0", "frozen 0"),
+        };
+        std::fs::write(&order, value).map_err(Error::io(format!("write {}", order.display())))?;
+        let events = container.cgroup.join("cgroup.events");
+        let has_reached = || {
+            let text =
+                std::fs::read_to_string(&events).map_err(Error::io(format!("read {}", events.display())))?;
+            Ok::<_, Error>(text.lines().any(|line| line == reached))
+        };
+        let give_up = Instant::now() + FREEZE_TIMEOUT;
+        while !has_reached()? {
+            if Instant::now() > give_up {
+                return Err(Error::Runtime(format!("the processes of {id} do not stop")));
+            }
+            sleep(FREEZE_INTERVAL).await;
+        }
+        Ok(())
     }
 
     /// What a container uses.

@@ -5,12 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agent_protocol::messages::{
-    AgentDetails, CloseStdinRequest, CopyFileRequest, CreateContainerRequest, CreateSandboxRequest,
-    DestroySandboxRequest, Empty, ExecProcessRequest, GuestDetailsRequest, GuestDetailsResponse, Interface,
-    OnlineCPUMemRequest, ReadStreamRequest, ReadStreamResponse, RemoveContainerRequest,
-    ReseedRandomDevRequest, Routes, SetGuestDateTimeRequest, SignalProcessRequest, StartContainerRequest,
-    StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest, UpdateContainerRequest,
-    UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
+    AddARPNeighborsRequest, AgentDetails, CloseStdinRequest, CopyFileRequest, CreateContainerRequest,
+    CreateSandboxRequest, DestroySandboxRequest, Empty, ExecProcessRequest, GuestDetailsRequest,
+    GuestDetailsResponse, Interface, Interfaces, ListInterfacesRequest, ListRoutesRequest,
+    OnlineCPUMemRequest, PauseContainerRequest, ReadStreamRequest, ReadStreamResponse,
+    RemoveContainerRequest, ReseedRandomDevRequest, ResumeContainerRequest, Routes, SetGuestDateTimeRequest,
+    SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StatsContainerResponse,
+    TtyWinResizeRequest, UpdateContainerRequest, UpdateInterfaceRequest, UpdateRoutesRequest,
+    VolumeStatsRequest, VolumeStatsResponse, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
     WriteStreamResponse,
 };
 use agent_protocol::service::{AgentService, create_agent_service};
@@ -23,13 +25,16 @@ use protobuf::MessageField;
 use tokio::sync::Notify;
 use ttrpc::asynchronous::{Server, TtrpcContext};
 
-use crate::containers::Containers;
+use crate::containers::{Containers, Freezer};
 use crate::cpus;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::identity;
 use crate::network::Network;
 use crate::reaper::Reaper;
+use crate::stats;
+
+const MEMORY_BLOCK_SIZE: &str = "/sys/devices/system/memory/block_size_bytes";
 
 struct Agent {
     containers: Containers,
@@ -86,6 +91,12 @@ impl Agent {
     }
 }
 
+/// The kernel writes it as a hexadecimal number without a prefix.
+fn memory_block_size() -> u64 {
+    let text = std::fs::read_to_string(MEMORY_BLOCK_SIZE).unwrap_or_default();
+    u64::from_str_radix(text.trim(), 16).unwrap_or_default()
+}
+
 fn empty() -> ttrpc::Result<Empty> {
     Ok(Empty::default())
 }
@@ -107,15 +118,20 @@ impl AgentService for Agent {
     async fn get_guest_details(
         &self,
         _: &TtrpcContext,
-        _: GuestDetailsRequest,
+        request: GuestDetailsRequest,
     ) -> ttrpc::Result<GuestDetailsResponse> {
         let details = AgentDetails {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             init_daemon: true,
             storage_handlers: vec![STORAGE_MMIO_BLOCK.to_owned(), STORAGE_OVERLAY.to_owned()],
+            supports_seccomp: true,
             ..Default::default()
         };
-        Ok(GuestDetailsResponse { agent_details: MessageField::some(details), ..Default::default() })
+        Ok(GuestDetailsResponse {
+            mem_block_size_bytes: if request.mem_block_size { memory_block_size() } else { 0 },
+            agent_details: MessageField::some(details),
+            ..Default::default()
+        })
     }
 
     async fn copy_file(&self, _: &TtrpcContext, request: CopyFileRequest) -> ttrpc::Result<Empty> {
@@ -179,6 +195,24 @@ impl AgentService for Agent {
         request: UpdateContainerRequest,
     ) -> ttrpc::Result<Empty> {
         self.containers.update(&request)?;
+        empty()
+    }
+
+    async fn pause_container(
+        &self,
+        _: &TtrpcContext,
+        request: PauseContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.containers.freeze(&request.container_id, Freezer::Frozen).await?;
+        empty()
+    }
+
+    async fn resume_container(
+        &self,
+        _: &TtrpcContext,
+        request: ResumeContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.containers.freeze(&request.container_id, Freezer::Thawed).await?;
         empty()
     }
 
@@ -266,5 +300,30 @@ impl AgentService for Agent {
         let routes = request.routes.unwrap_or_default();
         self.network.update_routes(&routes.Routes).await?;
         Ok(routes)
+    }
+
+    async fn list_interfaces(&self, _: &TtrpcContext, _: ListInterfacesRequest) -> ttrpc::Result<Interfaces> {
+        Ok(Interfaces { Interfaces: self.network.interfaces().await?, ..Default::default() })
+    }
+
+    async fn list_routes(&self, _: &TtrpcContext, _: ListRoutesRequest) -> ttrpc::Result<Routes> {
+        Ok(Routes { Routes: self.network.routes().await?, ..Default::default() })
+    }
+
+    async fn add_arp_neighbors(
+        &self,
+        _: &TtrpcContext,
+        request: AddARPNeighborsRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.network.add_neighbours(&request.neighbors.get_or_default().ARPNeighbors).await?;
+        empty()
+    }
+
+    async fn get_volume_stats(
+        &self,
+        _: &TtrpcContext,
+        request: VolumeStatsRequest,
+    ) -> ttrpc::Result<VolumeStatsResponse> {
+        Ok(stats::volume(Path::new(&request.volume_guest_path))?)
     }
 }

@@ -5,9 +5,13 @@ use std::path::Path;
 
 use agent_protocol::messages::{
     BlkioStats, BlkioStatsEntry, CgroupStats, CpuStats, CpuUsage, MemoryData, MemoryStats, NetworkStats,
-    PidsStats, StatsContainerResponse, ThrottlingData,
+    PidsStats, StatsContainerResponse, ThrottlingData, VolumeCondition, VolumeStatsResponse, VolumeUsage,
+    volume_usage,
 };
+use nix::sys::statvfs::statvfs;
 use protobuf::MessageField;
+
+use crate::error::{Error, Result};
 
 const MICROSECOND: u64 = 1000;
 
@@ -29,6 +33,33 @@ pub fn collect(cgroup: &Path) -> StatsContainerResponse {
         network_stats: network(&read(Path::new("/proc/net/dev")), is_up),
         ..Default::default()
     }
+}
+
+/// How full the file system at `path` is.
+pub fn volume(path: &Path) -> Result<VolumeStatsResponse> {
+    let found = statvfs(path).map_err(Error::io(format!("look at {}", path.display())))?;
+    let usage = |total: u64, free: u64, available: u64, unit: volume_usage::Unit| VolumeUsage {
+        available,
+        total,
+        used: total.saturating_sub(free),
+        unit: unit.into(),
+        ..Default::default()
+    };
+    let size = found.fragment_size();
+    let bytes = |blocks: u64| blocks.saturating_mul(size);
+    Ok(VolumeStatsResponse {
+        usage: vec![
+            usage(
+                bytes(found.blocks()),
+                bytes(found.blocks_free()),
+                bytes(found.blocks_available()),
+                volume_usage::Unit::BYTES,
+            ),
+            usage(found.files(), found.files_free(), found.files_available(), volume_usage::Unit::INODES),
+        ],
+        volume_condition: MessageField::some(VolumeCondition::default()),
+        ..Default::default()
+    })
 }
 
 fn read(path: &Path) -> String {

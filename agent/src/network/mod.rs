@@ -1,10 +1,13 @@
 //! The guest's interfaces, addresses and routes.
 
+mod list;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use agent_protocol::messages::{IPAddress, Interface, Route};
+use agent_protocol::messages::{ARPNeighbor, IPAddress, Interface, Route};
 use futures::TryStreamExt;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
+use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, new_connection};
 
@@ -87,6 +90,23 @@ impl Network {
                 let change = LinkUnspec::new_with_index(index).name(format!("slot{index}"));
                 self.change(change.build(), "rename an interface").await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Tells the kernel the hardware addresses of neighbours, so that it need not ask for them.
+    pub async fn add_neighbours(&self, neighbours: &[ARPNeighbor]) -> Result<()> {
+        for neighbour in neighbours {
+            let address = &neighbour.toIPAddress.get_or_default().address;
+            let index = self.index_named(&neighbour.device).await?;
+            let state = u16::try_from(neighbour.state).unwrap_or_default();
+            let request = self.0.neighbours().add(index, parse_ip(address)?).replace();
+            request
+                .state(NeighbourState::from(state))
+                .link_layer_address(&parse_hex(&neighbour.lladdr)?)
+                .execute()
+                .await
+                .map_err(netlink(format!("add neighbour {address}")))?;
         }
         Ok(())
     }
