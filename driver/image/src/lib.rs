@@ -22,9 +22,11 @@ mod tree;
 
 pub use digest::Digest;
 pub use error::{Error, Result};
+pub use merge::add_layer;
 pub use oci_spec::image::ImageConfiguration;
 pub use options::{Credentials, PullPolicy, RegistryOptions};
 pub use progress::Progress;
 pub use reference::ImageReference;
 pub use search::{SearchResult, search};
 pub use store::{Image, Store};
+pub use tree::Tree;

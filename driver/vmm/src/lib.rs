@@ -26,6 +26,7 @@ pub use config::{
 pub use console::ConsoleRing;
 pub use error::{Error, Result};
 pub use machine::{Assembly, BASE_COMMAND_LINE, GuestExit, Machine};
+pub use memory::Growth;
 pub use snapshot::{Snapshot, SnapshotFiles};
 pub use threads::Confinement;
 pub use virtio::RateLimit;

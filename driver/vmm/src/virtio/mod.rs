@@ -23,7 +23,7 @@ mod throttle;
 mod vsock;
 mod worker;
 
-use virtio_queue::{DescriptorChain, Queue, QueueT};
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use balloon::Balloon;
@@ -95,7 +95,7 @@ pub struct Active {
 
 impl Active {
     /// Takes the next chain of queue `index`. If there is none, the driver is asked to notify of the next one,
-    /// and one that came in the meantime is taken after all.
+    /// and one that came in the meantime is taken after all. A ring that makes no sense is an error: it would never be empty.
     pub fn pop<'m>(
         &mut self,
         index: usize,
@@ -103,7 +103,7 @@ impl Active {
     ) -> Result<Option<DescriptorChain<&'m Memory>>> {
         let Some(queue) = self.queues.get_mut(index) else { return Ok(None) };
         loop {
-            if let Some(chain) = queue.pop_descriptor_chain(memory) {
+            if let Some(chain) = queue.iter(memory).map_err(Error::queue)?.next() {
                 return Ok(Some(chain));
             }
             if !queue.enable_notification(memory).map_err(Error::queue)? {
@@ -127,5 +127,32 @@ impl Active {
             self.interrupt.queue();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use virtio_queue::mock::MockSplitQueue;
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+    use crate::hardware::event_fd;
+
+    #[test]
+    fn a_ring_that_runs_ahead_of_itself_is_an_error() {
+        let memory = Memory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let queue = MockSplitQueue::new(&memory, 16).create_queue().unwrap();
+        let ring = GuestAddress(queue.avail_ring() + 2);
+        let mut active = Active {
+            memory: memory.clone(),
+            queues: vec![queue],
+            notifications: Vec::new(),
+            interrupt: Interrupt::new(event_fd().unwrap()),
+            features: 0,
+            stop: event_fd().unwrap(),
+        };
+        assert!(active.pop(0, &memory).unwrap().is_none());
+        memory.write_obj(17u16, ring).unwrap();
+        assert!(active.pop(0, &memory).is_err(), "17 buffers in a ring of 16");
     }
 }

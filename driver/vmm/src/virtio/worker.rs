@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
 
@@ -6,6 +7,10 @@ use vmm_sys_util::eventfd::EventFd;
 use super::{Active, VirtioDevice};
 use crate::threads::{Confinement, ThreadKind};
 use crate::{Error, Result};
+
+/// Failures of devices that are told: a guest can make one again and again, and must not fill the host's log.
+const TELL_MAX: usize = 100;
+static TOLD: AtomicUsize = AtomicUsize::new(0);
 
 /// A device that is served, with what it is served with.
 pub struct Served {
@@ -69,7 +74,9 @@ fn start(mut served: Served, confinement: Confinement) -> Result<Worker> {
     let stop = served.active.stop.try_clone().map_err(Error::io("copy an event descriptor"))?;
     let device_type = served.device.device_type();
     let body = move || {
-        if let Err(e) = served.device.serve(&mut served.active) {
+        if let Err(e) = served.device.serve(&mut served.active)
+            && TOLD.fetch_add(1, Ordering::Relaxed) < TELL_MAX
+        {
             tracing::error!(device_type, "a virtio device stopped: {e}");
         }
         served
