@@ -69,6 +69,11 @@ async fn interfaces_come_and_go_while_a_sandbox_runs() {
     let refused = sandbox.attach(&nic(0), limit).await.unwrap_err().to_string();
     assert!(refused.contains("busy") || refused.contains("in one already"), "{refused}");
 
+    let traffic = sandbox.traffic().await.unwrap();
+    let of = |device: &str| traffic.iter().find(|traffic| traffic.device == device).unwrap();
+    let (through, image) = (of(&nic(2).mac), of("image-c"));
+    assert!(through.outgoing.operations >= 2 && through.incoming.bytes >= 2 * 98, "{through:?}");
+    assert!(image.incoming.bytes > 0 && image.outgoing.operations == 0, "{image:?}");
     sandbox.detach(&nic(2).mac).await.unwrap();
     assert!(!output(&sandbox, "ip address").await.contains("198.18.2.2"));
     output(&sandbox, "ping -c 2 -W 5 198.18.0.1").await;

@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use shim_control::{
-    ContainerExit, DiskSlot, Exec, ExecResult, InsertDisk, InsertNic, Nic, RateLimit, Signal, SignalTarget,
-    Stats,
+    ContainerExit, DeviceTraffic, DiskSlot, Exec, ExecResult, InsertDisk, InsertNic, Nic, RateLimit, Signal,
+    SignalTarget, Stats,
 };
 
 use crate::error::{Error, Result};
@@ -122,6 +122,11 @@ impl Sandbox {
     /// What a container uses.
     pub async fn stats(&self, container: &str) -> Result<Stats> {
         Ok(self.client().stats(container).await?)
+    }
+
+    /// What went through the sandbox's disks and interfaces.
+    pub async fn traffic(&self) -> Result<Vec<DeviceTraffic>> {
+        Ok(self.client().traffic().await?)
     }
 
     /// A container's log.

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use agent_protocol::service::AgentServiceClient;
-use shim_control::{DiskSlot, InsertDisk, InsertNic, RateLimit, SandboxPlan};
+use shim_control::{DeviceTraffic, DiskSlot, Flow, InsertDisk, InsertNic, RateLimit, SandboxPlan};
 use vmm::{DiskConfig, Machine, NicConfig};
 
 use crate::error::{Error, Result};
@@ -85,6 +85,19 @@ impl Media {
         Ok(())
     }
 
+    /// What went through the slots that something is in.
+    pub fn traffic(&self, machine: &Machine) -> Result<Vec<DeviceTraffic>> {
+        let full = self.0.iter().filter_map(|(slot, content)| Some((slot, content.clone()?)));
+        full.map(|(slot, device)| {
+            let traffic = match slot {
+                Slot::Disk { number, .. } => machine.disk_traffic(*number),
+                Slot::Nic(number) => machine.nic_traffic((*number).into()),
+            }?;
+            Ok(DeviceTraffic { device, incoming: flow(traffic.incoming), outgoing: flow(traffic.outgoing) })
+        })
+        .collect()
+    }
+
     /// The number of a free slot that is `wanted`, for `what` has a name that is in none yet.
     fn free<N>(&self, name: &str, what: &'static str, wanted: impl Fn(Slot) -> Option<N>) -> Result<N> {
         if self.find(name).is_some() {
@@ -110,6 +123,10 @@ impl Media {
 fn device(number: usize) -> PathBuf {
     let letter = ('a'..='z').nth(number).unwrap_or('z');
     PathBuf::from(format!("/dev/vd{letter}"))
+}
+
+fn flow(flow: vmm::Flow) -> Flow {
+    Flow { bytes: flow.bytes, operations: flow.operations }
 }
 
 fn limit(bound: RateLimit) -> vmm::RateLimit {

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use agent_protocol::messages::DestroySandboxRequest;
 use agent_protocol::service::AgentServiceClient;
 use shim_control::{
-    ContainerExit, CreateContainer, Exec, ExecResult, InsertDisk, InsertNic, Phase, RunDir, SandboxDir,
-    SandboxPlan, SandboxState, Signal, Stage, Stats, Update,
+    ContainerExit, CreateContainer, DeviceTraffic, Exec, ExecResult, InsertDisk, InsertNic, Phase, RunDir,
+    SandboxDir, SandboxPlan, SandboxState, Signal, Stage, Stats, Update,
 };
 use time::OffsetDateTime;
 use tokio::net::UnixStream;
@@ -284,6 +284,11 @@ impl Supervisor {
     /// What a container uses.
     pub async fn stats(&self, id: &str) -> Result<Stats> {
         containers::stats(self.agent()?, id).await
+    }
+
+    /// What went through disks and interfaces.
+    pub async fn traffic(&self) -> Result<Vec<DeviceTraffic>> {
+        self.media.lock().await.traffic(&self.machine)
     }
 
     /// Stops the guest's processors. That they stand still already is as good.

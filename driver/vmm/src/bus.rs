@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::ConsoleRing;
 use crate::layout::{RESET_PORT, SERIAL_PORT, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE};
-use crate::virtio::{Medium, MmioTransport, TransportState};
+use crate::virtio::{Medium, MmioTransport, Traffic, TransportState};
 use crate::{Error, Result};
 
 const RESET_COMMAND: u8 = 0xfe;
@@ -111,6 +111,11 @@ impl Bus {
     /// Empties the slot of device `index`.
     pub fn eject(&self, index: usize) -> Result<()> {
         self.device(index)?.eject()
+    }
+
+    /// What went through the slot of device `index`.
+    pub fn traffic(&self, index: usize) -> Result<Traffic> {
+        Ok(self.device(index)?.traffic())
     }
 
     /// Lets the driver of device `index` see that its configuration space has changed.

@@ -29,4 +29,4 @@ pub use machine::{Assembly, BASE_COMMAND_LINE, GuestExit, Machine};
 pub use memory::Growth;
 pub use snapshot::{Snapshot, SnapshotFiles};
 pub use threads::Confinement;
-pub use virtio::RateLimit;
+pub use virtio::{Flow, RateLimit, Traffic};

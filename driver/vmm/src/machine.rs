@@ -12,7 +12,7 @@ use crate::hardware::{Hardware, placement};
 use crate::memory::{Content, GuestRam};
 use crate::snapshot::{self, MachineState, Shape, Snapshot, SnapshotFiles};
 use crate::threads::Confinement;
-use crate::virtio::{Clients, Medium, MemGauge};
+use crate::virtio::{Clients, Medium, MemGauge, Traffic};
 use crate::{Error, Result, boot};
 
 /// What every guest of this machine model is told: no devices to probe for but those named, reset through the
@@ -153,6 +153,16 @@ impl Machine {
     /// Disconnects the interface in a slot.
     pub fn eject_nic(&self, slot: usize) -> Result<()> {
         self.bus.eject(self.nic(slot)?)
+    }
+
+    /// What went through a slot for a disk, whichever disks were in it.
+    pub fn disk_traffic(&self, slot: usize) -> Result<Traffic> {
+        self.bus.traffic(self.disk(slot)?)
+    }
+
+    /// What went through a slot for an interface.
+    pub fn nic_traffic(&self, slot: usize) -> Result<Traffic> {
+        self.bus.traffic(self.nic(slot)?)
     }
 
     /// Asks the guest to have so much memory, but never less than it started with. It takes or gives back the

@@ -7,8 +7,8 @@ use tokio::io::BufReader;
 use tokio::net::UnixStream;
 
 use crate::message::{
-    Answer, CreateContainer, Exec, ExecResult, InsertDisk, InsertNic, Request, Signal, Stats, Update,
-    read_line,
+    Answer, CreateContainer, DeviceTraffic, Exec, ExecResult, InsertDisk, InsertNic, Request, Signal, Stats,
+    Update, read_line,
 };
 use crate::passing::send_request;
 use crate::state::{ContainerExit, SandboxState};
@@ -124,6 +124,14 @@ impl Client {
     pub async fn stats(&self, id: &str) -> Result<Stats> {
         match self.ask(&Request::Stats(id.to_owned())).await? {
             Answer::Stats(stats) => Ok(stats),
+            _ => Err(ClientError::Confused),
+        }
+    }
+
+    /// What went through the sandbox's disks and interfaces.
+    pub async fn traffic(&self) -> Result<Vec<DeviceTraffic>> {
+        match self.ask(&Request::Traffic).await? {
+            Answer::Traffic(traffic) => Ok(traffic),
             _ => Err(ClientError::Confused),
         }
     }

@@ -44,6 +44,8 @@ pub enum Request {
     Update(Box<Update>),
     /// What a container uses. Answer: [`Answer::Stats`].
     Stats(String),
+    /// What went through the sandbox's disks and interfaces. Answer: [`Answer::Traffic`].
+    Traffic,
     /// Stop the guest's processors; until they go on, nothing can be asked of its containers.
     Pause,
     /// Let them go on.
@@ -68,6 +70,8 @@ pub enum Answer {
     Exec(ExecResult),
     /// What a container uses.
     Stats(Stats),
+    /// What went through disks and interfaces.
+    Traffic(Vec<DeviceTraffic>),
     /// It could not be done; the text says what and why.
     Failed(String),
 }
@@ -222,6 +226,26 @@ pub struct Stats {
     pub block_write_bytes: u64,
     /// Interfaces.
     pub network: Vec<NetworkCounters>,
+}
+
+/// What went through a slot that something is in, whatever was in it before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceTraffic {
+    /// What is in it: a disk by its name, an interface by its hardware address.
+    pub device: String,
+    /// To the guest: read from a disk, received from a network.
+    pub incoming: Flow,
+    /// From the guest.
+    pub outgoing: Flow,
+}
+
+/// What went through a device in one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// Bytes.
+    pub bytes: u64,
+    /// Requests, or packets.
+    pub operations: u64,
 }
 
 /// What went through an interface.

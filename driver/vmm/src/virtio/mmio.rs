@@ -10,7 +10,7 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::QueueT;
 
 use super::backend::Backend;
-use super::{ConfigSpace, Interrupt, Medium, TransportState, VirtioDevice, Workers};
+use super::{ConfigSpace, Interrupt, Medium, Traffic, TrafficCounter, TransportState, VirtioDevice, Workers};
 use crate::memory::Memory;
 use crate::{Error, Result};
 
@@ -57,6 +57,7 @@ pub struct MmioTransport {
     offered: u64,
     config: ConfigSpace,
     config_generation: u32,
+    traffic: TrafficCounter,
     interrupt: Interrupt,
     selected_queue: usize,
     device_features_page: u32,
@@ -78,6 +79,7 @@ impl MmioTransport {
             offered: device.features() | (1 << VIRTIO_F_VERSION_1) | (1 << VIRTIO_RING_F_EVENT_IDX),
             config: device.config_space(),
             config_generation: 0,
+            traffic: device.traffic(),
             backend: Backend::new(device, memory, interrupt.clone(), workers)?,
             interrupt,
             selected_queue: 0,
@@ -142,6 +144,11 @@ impl MmioTransport {
         changed?;
         self.tell_of_change();
         Ok(())
+    }
+
+    /// What went through the slot.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.traffic()
     }
 
     /// Lets the driver read the configuration space again.

@@ -20,6 +20,7 @@ mod requests;
 mod rng;
 mod state;
 mod throttle;
+mod traffic;
 mod vsock;
 mod worker;
 
@@ -36,6 +37,7 @@ pub use net::Net;
 pub use rate::RateLimit;
 pub use rng::Rng;
 pub use state::TransportState;
+pub use traffic::{Flow, Traffic, TrafficCounter};
 pub use vsock::{Clients, Vsock};
 pub use worker::Workers;
 
@@ -58,6 +60,10 @@ pub trait VirtioDevice: Send {
     /// Whether there is anything to be served: an empty slot has no worker.
     fn is_present(&self) -> bool {
         true
+    }
+    /// Counts what goes through a slot.
+    fn traffic(&self) -> TrafficCounter {
+        TrafficCounter::default()
     }
     /// Fills an empty slot.
     fn insert(&mut self, _: Medium) -> Result<()> {
@@ -141,7 +147,7 @@ mod tests {
     #[test]
     fn a_ring_that_runs_ahead_of_itself_is_an_error() {
         let memory = Memory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-        let queue = MockSplitQueue::new(&memory, 16).create_queue().unwrap();
+        let queue: Queue = MockSplitQueue::new(&memory, 16).create_queue().unwrap();
         let ring = GuestAddress(queue.avail_ring() + 2);
         let mut active = Active {
             memory: memory.clone(),

@@ -18,7 +18,7 @@ use vmm_sys_util::ioctl_iow_nr;
 
 use super::poll::{Poll, drain};
 use super::throttle::Throttle;
-use super::{Active, ConfigSpace, Medium, RateLimit, VirtioDevice};
+use super::{Active, ConfigSpace, Medium, RateLimit, TrafficCounter, VirtioDevice};
 use crate::config::{MacAddress, NicConfig};
 use crate::memory::Memory;
 use crate::{Error, Result};
@@ -55,12 +55,13 @@ const TAP_OFFLOADS: [(u32, u32); 3] = [
 pub struct Net {
     nic: Option<NicConfig>,
     mac: MacAddress,
+    traffic: TrafficCounter,
 }
 
 impl Net {
     /// An empty slot. Its driver gets `mac`, and whoever sets up what is put in gives it the right one.
     pub fn new(mac: MacAddress) -> Self {
-        Self { nic: None, mac }
+        Self { nic: None, mac, traffic: TrafficCounter::default() }
     }
 }
 
@@ -115,6 +116,10 @@ impl VirtioDevice for Net {
         self.nic.is_some()
     }
 
+    fn traffic(&self) -> TrafficCounter {
+        self.traffic.clone()
+    }
+
     fn insert(&mut self, medium: Medium) -> Result<()> {
         match medium {
             Medium::Nic(_) if self.nic.is_some() => Err(Error::Slot("it has an interface already".into())),
@@ -134,12 +139,13 @@ impl VirtioDevice for Net {
     fn serve(&mut self, active: &mut Active) -> Result<()> {
         let Some(NicConfig { tap, limit }) = &mut self.nic else { return Ok(()) };
         set_offloads(tap, active.features)?;
-        Server::new(tap, active, *limit)?.run()
+        Server::new(tap, active, *limit, &self.traffic)?.run()
     }
 }
 
 struct Server<'a> {
     tap: &'a mut File,
+    traffic: &'a TrafficCounter,
     active: &'a mut Active,
     /// Whether a packet may be spread over several of the driver's buffers.
     mergeable: bool,
@@ -158,10 +164,24 @@ struct Taken<'m> {
 }
 
 impl<'a> Server<'a> {
-    fn new(tap: &'a mut File, active: &'a mut Active, limit: RateLimit) -> Result<Self> {
+    fn new(
+        tap: &'a mut File,
+        active: &'a mut Active,
+        limit: RateLimit,
+        traffic: &'a TrafficCounter,
+    ) -> Result<Self> {
         let mergeable = active.features & (1 << VIRTIO_NET_F_MRG_RXBUF) != 0;
         let (receiving, sending) = (Throttle::new(limit)?, Throttle::new(limit)?);
-        Ok(Self { tap, active, mergeable, buffer: vec![0; PACKET_MAX], held: None, receiving, sending })
+        Ok(Self {
+            tap,
+            traffic,
+            active,
+            mergeable,
+            buffer: vec![0; PACKET_MAX],
+            held: None,
+            receiving,
+            sending,
+        })
     }
 
     fn run(&mut self) -> Result<()> {
@@ -220,6 +240,7 @@ impl<'a> Server<'a> {
                 }
                 buffers => {
                     self.receiving.count(length as u64);
+                    self.traffic.incoming(payload(length as u64));
                     merged |= buffers > 1;
                 }
             }
@@ -277,13 +298,20 @@ impl<'a> Server<'a> {
                 .map(|piece| memory.get_slice(piece.addr(), piece.len() as usize).ok())
                 .collect();
             if let Some(pieces) = pieces {
-                self.sending.count(pieces.iter().map(|piece| piece.len() as u64).sum());
+                let length = pieces.iter().map(|piece| piece.len() as u64).sum();
+                self.sending.count(length);
+                self.traffic.outgoing(payload(length));
                 send(self.tap, &pieces);
             }
             self.active.give_back(TRANSMIT, head, 0)?;
         }
         self.active.notify_driver(TRANSMIT)
     }
+}
+
+/// Bytes of a packet without its header.
+fn payload(length: u64) -> u64 {
+    length.saturating_sub(HEADER_SIZE as u64)
 }
 
 /// Gives a packet to the tap; one whose queue is full drops it, as a wire would.
@@ -360,8 +388,9 @@ mod tests {
             stop: event_fd().unwrap(),
         };
         let (socket, _) = UnixDatagram::pair().unwrap();
+        let traffic = TrafficCounter::default();
         let mut tap = File::from(std::os::fd::OwnedFd::from(socket));
-        let mut server = Server::new(&mut tap, &mut active, RateLimit::default()).unwrap();
+        let mut server = Server::new(&mut tap, &mut active, RateLimit::default(), &traffic).unwrap();
         server.mergeable = mergeable;
         server.buffer = (0..PACKET_MAX).map(|n| n as u8).collect();
         let buffers = server.deliver(length).unwrap();

@@ -18,7 +18,7 @@ use crate::hardware::event_fd;
 use crate::memory::Memory;
 use crate::virtio::poll::{Poll, drain};
 use crate::virtio::throttle::Throttle;
-use crate::virtio::{Active, ConfigSpace, Medium, RateLimit, VirtioDevice};
+use crate::virtio::{Active, ConfigSpace, Medium, RateLimit, TrafficCounter, VirtioDevice};
 use crate::{Error, Result};
 
 const QUEUE_SIZE: u16 = 128;
@@ -38,6 +38,7 @@ pub struct Block {
     access: DiskAccess,
     disk: Option<Disk>,
     config: ConfigSpace,
+    traffic: TrafficCounter,
 }
 
 struct Disk {
@@ -53,7 +54,7 @@ impl Block {
     pub fn new(access: DiskAccess) -> Self {
         let mut config = [0; CONFIG_SIZE];
         config[SEG_MAX..].copy_from_slice(&SEGMENTS.to_le_bytes());
-        Self { access, disk: None, config: ConfigSpace::new(&config) }
+        Self { access, disk: None, config: ConfigSpace::new(&config), traffic: TrafficCounter::default() }
     }
 }
 
@@ -101,6 +102,10 @@ impl VirtioDevice for Block {
         self.disk.is_some()
     }
 
+    fn traffic(&self) -> TrafficCounter {
+        self.traffic.clone()
+    }
+
     fn insert(&mut self, medium: Medium) -> Result<()> {
         match medium {
             Medium::Disk(_) if self.disk.is_some() => Err(Error::Slot("it has a disk already".into())),
@@ -122,7 +127,7 @@ impl VirtioDevice for Block {
 
     fn serve(&mut self, active: &mut Active) -> Result<()> {
         match &self.disk {
-            Some(disk) => Server::new(disk, active)?.run(),
+            Some(disk) => Server::new(disk, active, &self.traffic)?.run(),
             None => Ok(()),
         }
     }
@@ -137,6 +142,7 @@ struct InFlight {
 /// The worker's state while a driver is active.
 struct Server<'a> {
     disk: &'a Disk,
+    traffic: &'a TrafficCounter,
     active: &'a mut Active,
     ring: IoUring,
     completed: EventFd,
@@ -146,14 +152,14 @@ struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    fn new(disk: &'a Disk, active: &'a mut Active) -> Result<Self> {
+    fn new(disk: &'a Disk, active: &'a mut Active, traffic: &'a TrafficCounter) -> Result<Self> {
         let ring = IoUring::new(u32::from(QUEUE_SIZE)).map_err(Error::io("create an io_uring"))?;
         let completed = event_fd()?;
         ring.submitter()
             .register_eventfd(completed.as_raw_fd())
             .map_err(Error::io("connect an io_uring's completions"))?;
         let throttle = Throttle::new(disk.limit)?;
-        Ok(Self { disk, active, ring, completed, throttle, in_flight: HashMap::new(), next_id: 0 })
+        Ok(Self { disk, traffic, active, ring, completed, throttle, in_flight: HashMap::new(), next_id: 0 })
     }
 
     fn run(mut self) -> Result<()> {
@@ -277,8 +283,15 @@ impl<'a> Server<'a> {
             if !whole {
                 tracing::debug!(operation = ?request.operation, result, expected, "a disk request failed");
             }
-            let read =
-                if matches!(request.operation, Operation::Read(_)) && whole { expected as u32 } else { 0 };
+            let mut read = 0;
+            match request.operation {
+                Operation::Read(_) if whole => {
+                    self.traffic.incoming(expected);
+                    read = expected as u32;
+                }
+                Operation::Write(_) if whole => self.traffic.outgoing(expected),
+                _ => {}
+            }
             let status = if whole { VIRTIO_BLK_S_OK } else { VIRTIO_BLK_S_IOERR };
             self.finish(&request, status, read)?;
         }
