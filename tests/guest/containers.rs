@@ -36,7 +36,10 @@ async fn containers_of_a_sandbox_have_files_of_their_own_and_one_network() {
     assert_eq!(output(&sandbox, "b", fetched).await, "hello");
     output(&sandbox, "b", "test ! -e /index.html").await;
     assert!(!output(&sandbox, "b", "ps").await.contains("httpd"), "nor their processes");
-    assert_eq!(sandbox.logs("b", &query()).unwrap(), "b\n");
+    cloud_tests::eventually(30, "b has written", || match sandbox.logs("b", &query()).unwrap() {
+        log if log == "b\n" => Ok(()),
+        log => Err(log),
+    });
     assert_eq!(sandbox.logs("a", &query()).unwrap(), "");
 
     sandbox.make_disk("c", 1).await.unwrap();

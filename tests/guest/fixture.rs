@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 /// Bytes of one log file; the kernel's own and the agent's lines are not in it.
 pub const LOG_FILE_BYTES: u64 = 200_000;
+const CGROUPS: &str = "/sys/fs/cgroup/zun-kata-tests";
 const STATE: &str = "/var/lib/zun-kata";
 /// `ud2`, and two bytes that are never reached.
 const UNDEFINED_INSTRUCTION: [u8; 4] = [0x0f, 0x0b, 0x90, 0x90];
@@ -133,8 +134,24 @@ impl Fixture {
         assert_eq!(self.host().list().unwrap(), Vec::<String>::new());
         let users = fs::read_dir(self.folder.path().join("users")).unwrap();
         assert_eq!(users.count(), 0, "users are given up");
-        let groups = fs::read_dir("/sys/fs/cgroup/zun-kata-tests").unwrap();
+        let groups = fs::read_dir(CGROUPS).unwrap();
         assert_eq!(groups.filter(|group| group.as_ref().unwrap().path().is_dir()).count(), 0, "and groups");
+    }
+}
+
+impl Drop for Fixture {
+    /// A test that failed leaves nothing to the next.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let folder = self.options.folder.display();
+            let script = format!(
+                "pkill -KILL -f {folder} || true
+                 for group in {CGROUPS}/*/; do
+                   [ ! -d $group ] || {{ echo 1 >$group/cgroup.kill; until rmdir $group; do sleep 0.1; done; }}
+                 done"
+            );
+            let _ = Command::new("timeout").args(["20", "sh", "-c", &script]).status();
+        }
     }
 }
 

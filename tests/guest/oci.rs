@@ -1,5 +1,6 @@
 //! The OCI runtime specification, as far as a container in a guest has a use for it.
 
+use cloud_tests::eventually;
 use sandbox::{ContainerSpec, Sandbox};
 use serde_json::{Value, json};
 
@@ -12,6 +13,14 @@ async fn output(sandbox: &Sandbox, script: &str) -> String {
     let result = sandbox.exec(fixture::exec("c", &["sh", "-c", script])).await.unwrap();
     assert_eq!(result.status, 0, "{script}: {}", result.output);
     result.output.trim().to_owned()
+}
+
+/// The container's log, once it holds `last`.
+fn log_with(sandbox: &Sandbox, last: &str) -> String {
+    eventually(30, last, || {
+        let log = sandbox.logs("c", &query()).unwrap();
+        if log.contains(last) { Ok(log) } else { Err(log) }
+    })
 }
 
 /// A container whose specification has this instead of what it would have.
@@ -36,11 +45,8 @@ async fn a_system_call_that_is_forbidden_fails_as_the_list_says() {
     });
     let script = "mkdir /x; hostname x; echo status $?; grep Seccomp: /proc/self/status; exec sleep 100000";
     run(&fixture, &sandbox, &["sh", "-c", script], json!({ "linux": { "seccomp": seccomp } })).await;
-    let wait = "until [ -d /proc/1 ] && grep -q sleep /proc/1/cmdline; do usleep 50000; done";
-    output(&sandbox, wait).await;
-    let log = sandbox.logs("c", &query()).unwrap();
-    assert!(log.contains("not supported"), "{log}");
-    assert!(log.contains("status 159") && log.contains("Seccomp:\t2"), "{log}");
+    let log = log_with(&sandbox, "Seccomp:\t2");
+    assert!(log.contains("not supported") && log.contains("status 159"), "{log}");
     sandbox.delete().await.unwrap();
     fixture.assert_clean();
 }
@@ -127,8 +133,7 @@ async fn a_container_has_what_its_specification_says() {
     });
     let script = "cat /proc/self/status /proc/self/oom_score_adj /proc/self/limits; exec sleep 100000";
     run(&fixture, &sandbox, &["sh", "-c", script], oci).await;
-    output(&sandbox, "until grep -q sleep /proc/1/cmdline; do usleep 50000; done").await;
-    let log = sandbox.logs("c", &query()).unwrap();
+    let log = log_with(&sandbox, "Max realtime timeout");
     let line = |name: &str| {
         log.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {log}"))
     };
@@ -163,8 +168,7 @@ async fn users_of_a_container_may_be_others_outside() {
         "uidMappings": mapping, "gidMappings": mapping,
     } });
     run(&fixture, &sandbox, &["sh", "-c", "cat /proc/self/uid_map; exec sleep 100000"], oci).await;
-    output(&sandbox, "until grep -q sleep /proc/1/cmdline; do usleep 50000; done").await;
-    let map = sandbox.logs("c", &query()).unwrap();
+    let map = log_with(&sandbox, "100");
     assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "0", "100"]);
     sandbox.delete().await.unwrap();
     fixture.assert_clean();

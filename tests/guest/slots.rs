@@ -54,7 +54,8 @@ async fn interfaces_come_and_go_while_a_sandbox_runs() {
     let fixture = Fixture::new();
     for number in 0..3 {
         shell(&format!(
-            "ip tuntap add dev zks{number} mode tap vnet_hdr; ip link set zks{number} up
+            "ip link delete zks{number} 2>/dev/null || true
+             ip tuntap add dev zks{number} mode tap vnet_hdr; ip link set zks{number} up
              ip address add 198.18.{number}.1/24 dev zks{number}"
         ));
     }
