@@ -143,10 +143,8 @@ impl Drop for Fixture {
     /// A test that failed leaves nothing to the next.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let folder = self.options.folder.display();
             let script = format!(
-                "pkill -KILL -f {folder} || true
-                 for group in {CGROUPS}/*/; do
+                "for group in {CGROUPS}/*/; do
                    [ ! -d $group ] || {{ echo 1 >$group/cgroup.kill; until rmdir $group; do sleep 0.1; done; }}
                  done"
             );
