@@ -2,27 +2,52 @@
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use agent_protocol::messages::CopyFileRequest;
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{Mode, mkdirat};
 
 use crate::error::{Error, Result};
 
 /// Below which the host may write files.
 const WRITABLE: &str = "/run";
+const DIRECTORY_MODE: Mode = Mode::from_bits_truncate(0o755);
 /// Largest file that the host may write; it lives in guest memory.
 const FILE_MAX: i64 = 64 << 20;
 
 /// Opens `path` for reading as a process whose root is `root` would.
 pub fn open_beneath(root: &Path, path: &Path) -> Result<File> {
     let directory = File::open(root).map_err(Error::io(format!("open {}", root.display())))?;
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let fd = openat2(&directory, path, how).map_err(Error::io(format!("open {}", path.display())))?;
-    Ok(File::from(fd))
+    let fd = open_in(&directory, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
+    Ok(File::from(fd.map_err(Error::io(format!("open {}", path.display())))?))
+}
+
+/// Makes the directory `path`, and those above it, as a process whose root is `root` would. Those that are there stay.
+pub fn make_directories(root: &Path, path: &Path) -> Result<()> {
+    let failed = || Error::io(format!("make {}", path.display()));
+    let top = File::open(root).map_err(Error::io(format!("open {}", root.display())))?;
+    let open = |path: &Path| open_in(&top, path, OFlag::O_PATH | OFlag::O_DIRECTORY);
+    let (mut parent, mut so_far) = (open(Path::new("/")).map_err(failed())?, PathBuf::from("/"));
+    for part in path.components().filter(|part| matches!(part, Component::Normal(_))) {
+        so_far.push(part);
+        let opened = match open(&so_far) {
+            Err(Errno::ENOENT) => {
+                mkdirat(&parent, part.as_os_str(), DIRECTORY_MODE).and_then(|()| open(&so_far))
+            }
+            opened => opened,
+        };
+        parent = opened.map_err(failed())?;
+    }
+    Ok(())
+}
+
+fn open_in(root: &File, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    openat2(root, path, OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve))
 }
 
 /// Writes a piece of a file below `/run`.
@@ -115,5 +140,24 @@ mod tests {
         .unwrap();
         assert_eq!(text, "inside");
         assert!(open_beneath(root.path(), Path::new("etc/out")).is_err());
+    }
+
+    #[test]
+    fn directories_are_made_beneath_the_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, outside) = (folder.path().join("root"), folder.path().join("outside"));
+        fs::create_dir_all(root.join("real")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        std::os::unix::fs::symlink("/real", root.join("link")).unwrap();
+        std::os::unix::fs::symlink("../outside", root.join("out")).unwrap();
+        fs::write(root.join("file"), "").unwrap();
+        for _ in 0..2 {
+            make_directories(&root, Path::new("/link/a/b")).unwrap();
+        }
+        assert!(root.join("real/a/b").is_dir());
+        for bad in ["out/x", "file/x", "file"] {
+            assert!(make_directories(&root, Path::new(bad)).is_err(), "{bad}");
+        }
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
     }
 }

@@ -16,7 +16,7 @@ use agent_protocol::messages::{
     WriteStreamResponse,
 };
 use agent_protocol::service::{AgentService, create_agent_service};
-use agent_protocol::{AGENT_PORT, SANDBOX_DIR, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY};
+use agent_protocol::{AGENT_PORT, SANDBOX_DIR, STORAGE_LOCAL, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY};
 use async_trait::async_trait;
 use nix::libc::VMADDR_CID_HOST;
 use nix::sys::reboot::{RebootMode, reboot};
@@ -123,7 +123,7 @@ impl AgentService for Agent {
         let details = AgentDetails {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             init_daemon: true,
-            storage_handlers: vec![STORAGE_MMIO_BLOCK.to_owned(), STORAGE_OVERLAY.to_owned()],
+            storage_handlers: [STORAGE_LOCAL, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY].map(str::to_owned).into(),
             supports_seccomp: true,
             ..Default::default()
         };

@@ -4,10 +4,13 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use agent_protocol::messages::Storage;
-use agent_protocol::{CONTAINERS_DIR, OVERLAY_CREATE_DIRECTORY, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY};
+use agent_protocol::{
+    CONTAINERS_DIR, OVERLAY_CREATE_DIRECTORY, STORAGE_LOCAL, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY,
+};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// How long a disk that the guest was told of may take to appear.
 const DEVICE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,10 +24,25 @@ impl Mounts {
     pub async fn mount(storages: &[Storage]) -> Result<Self> {
         let mut mounts = Self::default();
         for storage in storages {
-            mount_one(storage).await?;
-            mounts.0.push(PathBuf::from(&storage.mount_point));
+            let target = PathBuf::from(&storage.mount_point);
+            check_target(&target)?;
+            if storage.driver == STORAGE_LOCAL {
+                mounts.make_directory(&target)?;
+            } else {
+                mount_one(storage).await?;
+                mounts.0.push(target);
+            }
         }
         Ok(mounts)
+    }
+
+    /// Makes a directory in whichever file system it is in: a link in there leads to nothing outside.
+    fn make_directory(&self, path: &Path) -> Result<()> {
+        let inside = self.0.iter().rev().find_map(|root| Some((root, path.strip_prefix(root).ok()?)));
+        match inside {
+            Some((root, rest)) => files::make_directories(root, rest),
+            None => make_directory(path),
+        }
     }
 }
 
@@ -42,7 +60,6 @@ impl Drop for Mounts {
 
 async fn mount_one(storage: &Storage) -> Result<()> {
     let target = Path::new(&storage.mount_point);
-    check_target(target)?;
     match storage.driver.as_str() {
         STORAGE_MMIO_BLOCK => wait_for_device(Path::new(&storage.source)).await?,
         STORAGE_OVERLAY => create_directories(&storage.driver_options)?,
@@ -134,6 +151,7 @@ mod tests {
     async fn storages_elsewhere_are_refused() {
         for (driver, source, target) in [
             (STORAGE_MMIO_BLOCK, "/dev/vda", "/etc"),
+            (STORAGE_LOCAL, "", "/etc/x"),
             (STORAGE_MMIO_BLOCK, "/etc/passwd", "/run/kata-containers/containers/a/lower"),
             (STORAGE_MMIO_BLOCK, "/dev/vda", "/run/kata-containers/containers/../../x"),
             ("9p", "share", "/run/kata-containers/containers/a/lower"),

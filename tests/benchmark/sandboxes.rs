@@ -62,6 +62,7 @@ impl Sandboxes {
             terminal: false,
             interactive: false,
             image: self.rootfs.clone(),
+            volumes: Vec::new(),
             disk_limit: RateLimit::default(),
             shares: Vec::new(),
             privileged: false,

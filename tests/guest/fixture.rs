@@ -85,6 +85,7 @@ impl Fixture {
             terminal: false,
             interactive: false,
             image: self.rootfs.clone(),
+            volumes: Vec::new(),
             disk_limit: RateLimit::default(),
             shares: Vec::new(),
             privileged: false,

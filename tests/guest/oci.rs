@@ -190,3 +190,21 @@ async fn a_privileged_container_may_do_all_to_its_guest() {
     sandbox.delete().await.unwrap();
     fixture.assert_clean();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn directories_that_an_image_lacks_are_made() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start("c", 1.0).await;
+    sandbox.make_disk("c", 1).await.unwrap();
+    let container = ContainerSpec {
+        directory: "/new/place".into(),
+        volumes: vec!["/data".into(), "/var/www".into()],
+        ..fixture.container("c", &["sh", "-c", "pwd; stat -c '%a %u' /data /new; ls -d /var/www"])
+    };
+    sandbox.run(&container).await.unwrap();
+    assert_eq!(sandbox.wait("c").await.unwrap().status, 0);
+    assert_eq!(sandbox.logs("c", &query()).unwrap(), "/new/place\n755 0\n755 0\n/var/www\n");
+    sandbox.delete().await.unwrap();
+    fixture.assert_clean();
+}

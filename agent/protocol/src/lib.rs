@@ -33,5 +33,8 @@ pub const STORAGE_MMIO_BLOCK: &str = "mmioblk";
 /// `overlayfs`: a storage that unites earlier ones.
 pub const STORAGE_OVERLAY: &str = "overlayfs";
 
+/// `local`: no mount but a directory, in an earlier storage if it is below one.
+pub const STORAGE_LOCAL: &str = "local";
+
 /// Driver option of an overlay: make this directory first.
 pub const OVERLAY_CREATE_DIRECTORY: &str = "io.katacontainers.volume.overlayfs.create_directory";

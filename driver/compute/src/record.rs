@@ -88,6 +88,7 @@ impl Record {
                 terminal: asked.terminal,
                 interactive: asked.interactive,
                 image: image.rootfs.clone(),
+                volumes: config.volumes().iter().flatten().map(PathBuf::from).collect(),
                 disk_limit: asked.disk_limit,
                 shares: Vec::new(),
                 privileged: asked.privileged,

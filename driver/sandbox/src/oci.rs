@@ -1,7 +1,7 @@
 //! The OCI specification of a container in a sandbox.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::{Deserialize, Serialize};
@@ -107,6 +107,8 @@ pub struct ContainerSpec {
     pub interactive: bool,
     /// The file system of its image, on this host.
     pub image: PathBuf,
+    /// Directories that its image declares as volumes.
+    pub volumes: Vec<PathBuf>,
     /// What it may move through each of its disks.
     pub disk_limit: RateLimit,
     /// What it shares with the other containers of its sandbox, beside the network.
@@ -187,7 +189,7 @@ impl ContainerSpec {
             id: self.id.clone(),
             spec: self.spec(&place)?,
             user: self.user.clone(),
-            storages: place.storages(disks),
+            storages: [place.storages(disks), self.directories(&place)].concat(),
             shares_pids: self.shares.contains(&SharedNamespace::Pid),
             input: if self.interactive { ProcessInput::Open } else { ProcessInput::Closed },
         })
@@ -220,6 +222,18 @@ impl ContainerSpec {
         serde_json::from_value(value).map_err(|e| Error::Spec(e.to_string()))
     }
 
+    /// Directories that Docker makes where an image lacks them. What is in a volume's stays with the container's disk.
+    fn directories(&self, place: &Place) -> Vec<Storage> {
+        let all = self.volumes.iter().chain([&self.directory]);
+        let made = all.map(|path| Storage {
+            driver: StorageDriver::Directory,
+            fstype: String::new(),
+            options: Vec::new(),
+            mount_point: beneath(&place.rootfs, path),
+        });
+        made.collect()
+    }
+
     /// Its own namespaces. The network's and, if it is shared, that of IPC are the guest's, and of PIDs the sandbox's.
     fn namespaces(&self) -> impl Iterator<Item = &'static str> {
         let own = |shared| !self.shares.contains(&shared);
@@ -242,6 +256,19 @@ fn privileges() -> Value {
         "process": { "capabilities": { "bounding": all, "effective": all, "permitted": all } },
         "linux": { "maskedPaths": [], "readonlyPaths": [] },
     })
+}
+
+/// Where `path` is, as seen from `root`: nothing climbs above it.
+fn beneath(root: &Path, path: &Path) -> PathBuf {
+    let mut inside = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => inside.push(name),
+            Component::ParentDir => drop(inside.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    root.iter().chain(inside).collect()
 }
 
 /// What a container of this size may use.
@@ -348,6 +375,7 @@ mod tests {
             terminal: true,
             interactive: false,
             image: "/image".into(),
+            volumes: vec!["/data/../../x".into()],
             disk_limit: RateLimit::default(),
             shares: Vec::new(),
             privileged: false,
@@ -368,7 +396,10 @@ mod tests {
         assert_eq!(value["linux"]["resources"]["cpu"]["quota"], 50_000);
         assert_eq!(value["process"]["env"], json!([DEFAULT_PATH, "TERM=xterm", "HOSTNAME=web", "A=2"]));
         assert_eq!(request.input, ProcessInput::Closed);
-        assert_eq!(request.storages.len(), 3);
+        let made: Vec<_> =
+            request.storages[3..].iter().map(|storage| storage.mount_point.as_path()).collect();
+        let rootfs = Path::new(CONTAINERS).join("c/rootfs");
+        assert_eq!(made, [rootfs.join("x"), rootfs], "none is outside");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use agent_protocol::messages::{
 };
 use agent_protocol::service::AgentServiceClient;
 use agent_protocol::{
-    OVERLAY_CREATE_DIRECTORY, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY, messages, process_to_wire,
+    OVERLAY_CREATE_DIRECTORY, STORAGE_LOCAL, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY, messages, process_to_wire,
     resources_to_wire, spec_to_wire,
 };
 use protobuf::MessageField;
@@ -239,6 +239,7 @@ fn user(user: &ContainerUser) -> StringUser {
 fn storage(storage: &Storage) -> messages::Storage {
     let (driver, source, driver_options) = match &storage.driver {
         StorageDriver::Block(path) => (STORAGE_MMIO_BLOCK, path.to_string_lossy().into_owned(), Vec::new()),
+        StorageDriver::Directory => (STORAGE_LOCAL, String::new(), Vec::new()),
         StorageDriver::Overlay(directories) => {
             let options =
                 directories.iter().map(|path| format!("{OVERLAY_CREATE_DIRECTORY}={}", path.display()));

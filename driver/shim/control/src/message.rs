@@ -153,6 +153,8 @@ pub enum StorageDriver {
     Block(PathBuf),
     /// A union of earlier ones, which needs these directories made.
     Overlay(Vec<PathBuf>),
+    /// It is none, but a directory that is made in an earlier one.
+    Directory,
 }
 
 /// A signal to send.
