@@ -54,6 +54,27 @@ fn an_operator_runs_an_image_without_openstack() {
 
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn an_operator_says_more_of_a_container_than_zun_can() {
+    in_cloud(|cloud| {
+        let patch = "/tmp/zun-kata-patch.json";
+        cloud.shell(&format!(r#"echo '{{"hostname": "patched", "root": {{"readonly": true}}}}' >{patch}"#));
+        let script = "hostname; grep CapEff /proc/self/status; touch /x || echo read-only";
+        let run = ["run", "--memory", "64", "--disk", "1", "--wait", "--oci", patch, "--privileged"];
+        let limits = ["--disk-bytes", "10000000", "--disk-operations", "1000"];
+        let ended = sandbox(cloud, &[&run[..], &limits, &["busybox", "sh", "-c", script]].concat());
+        assert_eq!(ended.status, 0, "{ended:?}");
+        for text in ["patched\n", "CapEff:\t000001ffffffffff", "read-only"] {
+            assert!(ended.out.contains(text), "{ended:?}");
+        }
+        cloud.shell(&format!("echo nonsense >{patch}"));
+        let refused = sandbox(cloud, &[&run[..], &["busybox", "true"]].concat());
+        assert!(refused.status != 0 && refused.err.contains(patch), "{refused:?}");
+        cloud.shell(&format!("rm {patch}"));
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn an_operator_looks_into_zuns_sandboxes_and_deletes_none() {
     in_cloud(|cloud| {
         let uuid = cloud.run_busybox("echo of Zun; sleep 100000");
@@ -84,6 +105,9 @@ fn metrics_tell_of_zuns_containers() {
             assert!(value("zun_kata_vcpu_seconds", uuid, "") > 0.0);
             assert!(value("zun_kata_container_pids", uuid, "") >= 1.0);
             assert!(value("zun_kata_network_bytes", uuid, "direction=\"send\"") > 0.0);
+            let image = format!("device=\"image-{uuid}\",direction=\"to_guest\"");
+            assert!(value("zun_kata_device_bytes", uuid, &image) > 0.0);
+            assert!(value("zun_kata_device_operations", uuid, &image) > 0.0);
         }
         // One project's containers of one shape: the first, of this or an earlier test, made the template.
         assert_eq!(value("zun_kata_from_template", &uuids[1], ""), 1.0);
