@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use cloud_tests::sandboxes::{OVERHEAD_MIB, busybox_rootfs, host_options};
-use sandbox::{ContainerSpec, ContainerUser, GuestNetwork, Host, RateLimit, Sandbox, SandboxSpec};
+use cloud_tests::sandboxes::{OVERHEAD_MIB, busybox_rootfs, container, host_options};
+use sandbox::{ContainerSpec, GuestNetwork, Host, RateLimit, Sandbox, SandboxSpec};
 use tempfile::TempDir;
 
 /// Memory of a guest.
@@ -51,22 +51,8 @@ impl Sandboxes {
         };
         sandbox.start(&spec).await.unwrap();
         let container = ContainerSpec {
-            id: CONTAINER.into(),
-            arguments: vec!["/bin/sleep".into(), "100000".into()],
-            environment: Vec::new(),
-            directory: "/".into(),
-            user: ContainerUser { user: "0".into(), group: String::new() },
-            hostname: "guest".into(),
-            cpus: 1.0,
             memory_mib: GUEST_MIB - OVERHEAD_MIB,
-            terminal: false,
-            interactive: false,
-            image: self.rootfs.clone(),
-            volumes: Vec::new(),
-            disk_limit: RateLimit::default(),
-            shares: Vec::new(),
-            privileged: false,
-            oci: serde_json::Value::Null,
+            ..container(CONTAINER, &["/bin/sleep", "100000"], &self.rootfs)
         };
         sandbox.run(&container).await.unwrap();
     }

@@ -2,16 +2,10 @@
 
 use sandbox::{ContainerSpec, LogQuery, Sandbox, SandboxSpec, SharedNamespace, Situation};
 
-use crate::fixture::{self, Fixture};
+use crate::fixture::{Fixture, output};
 use crate::query;
 
 const LONG: [&str; 2] = ["sleep", "100000"];
-
-async fn output(sandbox: &Sandbox, id: &str, script: &str) -> String {
-    let result = sandbox.exec(fixture::exec(id, &["sh", "-c", script])).await.unwrap();
-    assert_eq!(result.status, 0, "{script}: {}", result.output);
-    result.output.trim().to_owned()
-}
 
 async fn start(fixture: &Fixture, spec: &SandboxSpec) -> Sandbox {
     let sandbox = fixture.host().sandbox("pod");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cloud_tests::sandboxes::{busybox_rootfs, host_options, shell};
+use cloud_tests::sandboxes::{arguments, busybox_rootfs, container, host_options, shell};
 use sandbox::{
     ContainerSpec, ContainerUser, Exec, GuestNetwork, Host, HostOptions, RateLimit, Sandbox, SandboxSpec,
 };
@@ -73,24 +73,7 @@ impl Fixture {
 
     /// A container with these arguments, on this fixture's image.
     pub fn container(&self, id: &str, words: &[&str]) -> ContainerSpec {
-        ContainerSpec {
-            id: id.into(),
-            arguments: arguments(words),
-            environment: vec!["PATH=/bin".into()],
-            directory: "/".into(),
-            user: ContainerUser { user: "0".into(), group: String::new() },
-            hostname: "guest".into(),
-            cpus: 1.0,
-            memory_mib: 128,
-            terminal: false,
-            interactive: false,
-            image: self.rootfs.clone(),
-            volumes: Vec::new(),
-            disk_limit: RateLimit::default(),
-            shares: Vec::new(),
-            privileged: false,
-            oci: serde_json::Value::Null,
-        }
+        container(id, words, &self.rootfs)
     }
 
     /// Runs a container with these arguments.
@@ -178,10 +161,6 @@ fn elf_with_pvh_entry(code: &[u8; 4]) -> Vec<u8> {
     .concat()
 }
 
-pub fn arguments(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_owned()).collect()
-}
-
 /// A process in a container.
 pub fn exec(container: &str, words: &[&str]) -> Exec {
     let process = sandbox::process(&arguments(words), &["PATH=/bin".into()], Path::new("/"), false).unwrap();
@@ -190,4 +169,11 @@ pub fn exec(container: &str, words: &[&str]) -> Exec {
         process,
         user: ContainerUser { user: "0".into(), group: String::new() },
     }
+}
+
+/// What a script prints in a container, which it must end well.
+pub async fn output(sandbox: &Sandbox, id: &str, script: &str) -> String {
+    let result = sandbox.exec(exec(id, &["sh", "-c", script])).await.unwrap();
+    assert_eq!(result.status, 0, "{script}: {}", result.output);
+    result.output.trim().to_owned()
 }

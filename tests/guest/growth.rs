@@ -14,9 +14,7 @@ const SHRINK_TIMEOUT: Duration = Duration::from_secs(60);
 const FILL: &str = "dd if=/dev/zero of=/dev/null bs=300M count=1 2>&1";
 
 async fn output(sandbox: &Sandbox, script: &str) -> String {
-    let result = sandbox.exec(fixture::exec("c", &["sh", "-c", script])).await.unwrap();
-    assert_eq!(result.status, 0, "{script}: {}", result.output);
-    result.output.trim().to_owned()
+    fixture::output(sandbox, "c", script).await
 }
 
 async fn memory_mib(sandbox: &Sandbox) -> u64 {

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloud_tests::eventually;
-use fixture::{Fixture, arguments};
+use cloud_tests::sandboxes::arguments;
+use fixture::Fixture;
 use sandbox::{ContainerUser, Error, LogQuery, Situation, Tail};
 
 const LONG: [&str; 2] = ["sleep", "100000"];

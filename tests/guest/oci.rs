@@ -10,9 +10,7 @@ use crate::query;
 const LONG: [&str; 2] = ["sleep", "100000"];
 
 async fn output(sandbox: &Sandbox, script: &str) -> String {
-    let result = sandbox.exec(fixture::exec("c", &["sh", "-c", script])).await.unwrap();
-    assert_eq!(result.status, 0, "{script}: {}", result.output);
-    result.output.trim().to_owned()
+    fixture::output(sandbox, "c", script).await
 }
 
 /// The container's log, once it holds `last`.

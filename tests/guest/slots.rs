@@ -11,9 +11,7 @@ use crate::fixture::{self, Fixture};
 const LONG: [&str; 2] = ["sleep", "100000"];
 
 async fn output(sandbox: &Sandbox, script: &str) -> String {
-    let result = sandbox.exec(fixture::exec("c", &["sh", "-c", script])).await.unwrap();
-    assert_eq!(result.status, 0, "{script}: {}", result.output);
-    result.output.trim().to_owned()
+    fixture::output(sandbox, "c", script).await
 }
 
 fn shell(script: &str) {

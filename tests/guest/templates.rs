@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use cloud_tests::sandboxes;
 use sandbox::{GuestNetwork, Nic, NicAddress, Sandbox, SandboxSpec, SandboxState, Situation, Stage};
 
-use crate::fixture::{self, Fixture};
+use crate::fixture::{Fixture, output};
 
 const LONG: [&str; 2] = ["sleep", "100000"];
 const GROUP: &str = "project";
@@ -18,12 +18,6 @@ async fn start(fixture: &Fixture, id: &str, spec: &SandboxSpec) -> (Sandbox, San
     fixture.run(&sandbox, id, &LONG).await;
     let Situation::Live(state) = sandbox.situation().await else { panic!("it does not live") };
     (sandbox, state)
-}
-
-async fn output(sandbox: &Sandbox, id: &str, script: &str) -> String {
-    let result = sandbox.exec(fixture::exec(id, &["sh", "-c", script])).await.unwrap();
-    assert_eq!(result.status, 0, "{script}: {}", result.output);
-    result.output.trim().to_owned()
 }
 
 fn templates(fixture: &Fixture) -> Vec<PathBuf> {

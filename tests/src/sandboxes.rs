@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sandbox::HostOptions;
+use sandbox::{ContainerSpec, ContainerUser, HostOptions, RateLimit};
 
 use crate::{devstack, top};
 
@@ -28,6 +28,33 @@ pub fn host_options(folder: &Path, cgroup: &str) -> HostOptions {
         log_file_bytes: 1 << 20,
         log_files: 1,
     }
+}
+
+/// A container with these arguments on an image.
+pub fn container(id: &str, words: &[&str], image: &Path) -> ContainerSpec {
+    ContainerSpec {
+        id: id.into(),
+        arguments: arguments(words),
+        environment: vec!["PATH=/bin".into()],
+        directory: "/".into(),
+        user: ContainerUser { user: "0".into(), group: String::new() },
+        hostname: "guest".into(),
+        cpus: 1.0,
+        memory_mib: 128,
+        terminal: false,
+        interactive: false,
+        image: image.to_owned(),
+        volumes: Vec::new(),
+        disk_limit: RateLimit::default(),
+        shares: Vec::new(),
+        privileged: false,
+        oci: serde_json::Value::Null,
+    }
+}
+
+/// Words as owned ones.
+pub fn arguments(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 /// Makes a file system in `folder` that holds busybox, and a few users.
