@@ -22,7 +22,7 @@ use crate::storage::Mounts;
 use crate::{runtime, stats, sysctls, users};
 
 const BUNDLES: &str = "/run/kata-agent/bundles";
-/// Helpers that run at one time: each maps this program anew, and guests may be small.
+/// Helpers that run at one time: guests may be small.
 const HELPERS_AT_ONCE: usize = 4;
 /// How long processes may take to stop.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,8 +1,8 @@
 //! The agent of a sandbox.
 //!
 //! As PID 1 of the guest it mounts what a container needs, then answers `AgentService` on vsock. To make a
-//! container or a process in one it runs itself again as a short-lived, single-threaded helper, because the OCI
-//! runtime library forks and changes its own process.
+//! container or a process in one it forks a short-lived helper, because the OCI runtime library forks and changes its
+//! own process. For that the agent has one thread.
 
 mod containers;
 mod cpus;
@@ -27,9 +27,6 @@ use error::Result;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    if let Some(helper) = runtime::helper::Helper::from_arguments(&arguments) {
-        return helper.run();
-    }
     if arguments.as_slice() == [runtime::pause::PAUSE] {
         return runtime::pause::run().map_or(ExitCode::FAILURE, |never| match never {});
     }

@@ -1,31 +1,31 @@
 //! The helper's side: one call of the OCI runtime library in a process of its own.
 
 use std::error::Error as StdError;
-use std::ffi::OsString;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::{Report, STATE_DIR, pause};
 
-pub const CREATE: &str = "oci-create";
-pub const START: &str = "oci-start";
-pub const EXEC: &str = "oci-exec";
-pub const NAMESPACE: &str = "pid-namespace";
-pub const REMOVE: &str = "oci-remove";
-
-/// What the helper was started for. Arguments: verb, report file, container, then those of the verb.
+/// What a helper is for.
 pub struct Helper {
-    report: PathBuf,
-    container: String,
-    task: Task,
+    /// Where it reports.
+    pub report: PathBuf,
+    /// The container.
+    pub container: String,
+    /// What is done to it.
+    pub task: Task,
 }
 
-enum Task {
+/// One call of the library.
+pub enum Task {
     /// Make the container of the bundle; with a console socket if it has a terminal.
     Create { bundle: PathBuf, console: Option<PathBuf> },
     /// Let its first process run.
@@ -39,33 +39,36 @@ enum Task {
 }
 
 impl Helper {
-    /// The helper that these command-line arguments ask for, if any.
-    pub fn from_arguments(arguments: &[OsString]) -> Option<Self> {
-        let mut arguments = arguments.iter();
-        let verb = arguments.next()?.to_str()?;
-        let report = PathBuf::from(arguments.next()?);
-        let container = arguments.next()?.to_str()?.to_owned();
-        let mut path = || arguments.next().map(PathBuf::from);
-        let task = match verb {
-            CREATE => Task::Create { bundle: path()?, console: path() },
-            START => Task::Start,
-            EXEC => Task::Exec { process: path()?, console: path() },
-            REMOVE => Task::Remove,
-            NAMESPACE => Task::Namespace,
-            _ => return None,
+    /// Does the task in a child that has just been forked, with these standard streams and none of its parent's files.
+    pub fn run_as_child(self, streams: &[&OwnedFd; 3]) -> ! {
+        // The parent's handler would write to a descriptor that is another's here.
+        // SAFETY: no handler is installed.
+        let quiet = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.map(drop);
+        let connected = streams.iter().zip(0..).try_for_each(|(stream, number)| {
+            // SAFETY: both are plain numbers, and nothing of this child uses the descriptor that is replaced.
+            Errno::result(unsafe { libc::dup2(stream.as_raw_fd(), number) }).map(drop)
+        });
+        // SAFETY: nothing of this child uses a descriptor that it has from its parent but the three.
+        let closed = quiet
+            .and(connected)
+            .and_then(|()| Errno::result(unsafe { libc::close_range(3, libc::c_uint::MAX, 0) }));
+        let status = match closed {
+            Ok(_) => self.run_to_status(),
+            Err(_) => libc::EXIT_FAILURE,
         };
-        Some(Self { report, container, task })
+        // SAFETY: what the parent registered for its end is not this child's to do.
+        unsafe { libc::_exit(status) }
     }
 
     /// Does the task and reports.
-    pub fn run(self) -> ExitCode {
+    fn run_to_status(self) -> libc::c_int {
         let report = match self.perform() {
             Ok(pid) => Report::Pid(pid),
             Err(e) => Report::Failed(chain(&e)),
         };
         match std::fs::write(&self.report, report.to_text()) {
-            Ok(()) if matches!(report, Report::Pid(_)) => ExitCode::SUCCESS,
-            _ => ExitCode::FAILURE,
+            Ok(()) if matches!(report, Report::Pid(_)) => libc::EXIT_SUCCESS,
+            _ => libc::EXIT_FAILURE,
         }
     }
 

@@ -5,12 +5,13 @@ use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio as ChildStdio};
 
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::unistd::{ForkResult, fork};
 
-use super::{RUNTIME_DIR, Report, helper};
+use super::helper::{Helper, Task};
+use super::{RUNTIME_DIR, Report};
 use crate::error::{Error, Result};
 use crate::reaper::{Exit, Reaper, wait};
 use crate::streams::Stream;
@@ -42,48 +43,49 @@ pub struct Launched {
 
 /// Makes the container of `bundle`. Its first process waits for [`start`].
 pub async fn create(reaper: &Reaper, container: &str, bundle: &Path, terminal: bool) -> Result<Launched> {
-    launch(reaper, helper::CREATE, container, bundle, bundle, terminal).await
+    launch(reaper, container, bundle, terminal, |console| Task::Create { bundle: bundle.to_owned(), console })
+        .await
 }
 
 /// Makes a process in a container. `directory` is for the process's own files and holds `process.json`.
 pub async fn exec(reaper: &Reaper, container: &str, directory: &Path, terminal: bool) -> Result<Launched> {
-    launch(reaper, helper::EXEC, container, directory, &directory.join("process.json"), terminal).await
+    let process = directory.join("process.json");
+    launch(reaper, container, directory, terminal, |console| Task::Exec { process, console }).await
 }
 
 /// Lets a container's first process run.
 pub async fn start(reaper: &Reaper, container: &str, bundle: &Path) -> Result<()> {
-    run_helper(reaper, helper::START, container, bundle, &[], Ends::null()?).await.map(|_| ())
+    run_helper(reaper, container, bundle, Task::Start, Ends::null()?).await.map(|_| ())
 }
 
 /// Kills what is left of a container and forgets it.
 pub async fn remove(reaper: &Reaper, container: &str, bundle: &Path) -> Result<()> {
-    run_helper(reaper, helper::REMOVE, container, bundle, &[], Ends::null()?).await.map(|_| ())
+    run_helper(reaper, container, bundle, Task::Remove, Ends::null()?).await.map(|_| ())
 }
 
 /// Makes a PID namespace that lasts as long as the guest, and gives the path by which a container joins it.
 pub async fn make_pid_namespace(reaper: &Reaper) -> Result<PathBuf> {
     std::fs::create_dir_all(RUNTIME_DIR).map_err(Error::io(format!("make {RUNTIME_DIR}")))?;
-    let pid = run_helper(reaper, helper::NAMESPACE, "", Path::new(RUNTIME_DIR), &[], Ends::null()?).await?;
+    let pid = run_helper(reaper, "", Path::new(RUNTIME_DIR), Task::Namespace, Ends::null()?).await?;
     Ok(PathBuf::from(format!("/proc/{pid}/ns/pid")))
 }
 
 async fn launch(
     reaper: &Reaper,
-    verb: &str,
     container: &str,
     directory: &Path,
-    argument: &Path,
     terminal: bool,
+    task: impl FnOnce(Option<PathBuf>) -> Task,
 ) -> Result<Launched> {
     let guard = reaper.launch();
     let (pid, stdio) = if terminal {
         let socket = directory.join("console.sock");
         let listener = UnixListener::bind(&socket).map_err(Error::io("listen for a terminal"))?;
-        let pid = run_helper(reaper, verb, container, directory, &[argument, &socket], Ends::null()?).await?;
+        let pid = run_helper(reaper, container, directory, task(Some(socket)), Ends::null()?).await?;
         (pid, receive_terminal(&listener)?)
     } else {
         let (ends, stdio) = pipes()?;
-        (run_helper(reaper, verb, container, directory, &[argument], ends).await?, stdio)
+        (run_helper(reaper, container, directory, task(None), ends).await?, stdio)
     };
     let exit = reaper.exit_of(pid);
     drop(guard);
@@ -127,27 +129,20 @@ fn pipes() -> Result<(Ends, Stdio)> {
 
 async fn run_helper(
     reaper: &Reaper,
-    verb: &str,
     container: &str,
     directory: &Path,
-    arguments: &[&Path],
+    task: Task,
     ends: Ends,
 ) -> Result<i32> {
     let report: PathBuf = directory.join("report");
+    let helper = Helper { report: report.clone(), container: container.to_owned(), task };
     let guard = reaper.launch();
-    // The reaper collects the helper; the handle that `spawn` gives must not.
-    let helper = Command::new("/proc/self/exe")
-        .arg(verb)
-        .arg(&report)
-        .arg(container)
-        .args(arguments)
-        .current_dir("/")
-        .stdin(ChildStdio::from(ends.stdin))
-        .stdout(ChildStdio::from(ends.stdout))
-        .stderr(ChildStdio::from(ends.stderr))
-        .spawn()
-        .map_err(Error::io("start the runtime helper"))?;
-    let exit = reaper.exit_of(helper.id().cast_signed());
+    // SAFETY: this process has one thread, so that the child finds no lock held by one that it does not have.
+    let exit = match unsafe { fork() }.map_err(Error::io("start the runtime helper"))? {
+        ForkResult::Child => helper.run_as_child(&[&ends.stdin, &ends.stdout, &ends.stderr]),
+        ForkResult::Parent { child } => reaper.exit_of(child.as_raw()),
+    };
+    drop(ends);
     drop(guard);
     let status = wait(exit).await?;
     let text = std::fs::read_to_string(&report).map_err(|e| {

@@ -1,6 +1,6 @@
 //! Containers and processes made by `libcontainer`, which runs in a helper process.
 
-pub mod helper;
+mod helper;
 mod launch;
 pub mod pause;
 mod update;
