@@ -207,7 +207,7 @@ fn borrow(event: &EventFd) -> std::os::fd::BorrowedFd<'_> {
     unsafe { std::os::fd::BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
-fn try_queues(device: impl VirtioDevice + 'static) {
+pub fn try_queues(device: impl VirtioDevice + 'static) {
     let mut machine = Machine::new(device);
     let input = bolero::generator::produce::<(Vec<Queue>, u32)>();
     bolero::check!().with_generator(input).for_each(|(queues, features)| machine.suffer(queues, *features));

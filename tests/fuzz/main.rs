@@ -10,4 +10,5 @@
 mod devices;
 mod layers;
 mod messages;
+mod network;
 mod snapshot;
