@@ -36,6 +36,10 @@ async fn containers_of_a_sandbox_have_files_of_their_own_and_one_network() {
     });
     assert_eq!(sandbox.logs("a", &query()).unwrap(), "");
 
+    let again = sandbox.run(&fixture.container("b", &LONG)).await.unwrap_err();
+    assert_eq!(again.to_string(), "the sandbox has a container b already");
+    output(&sandbox, "b", "true").await;
+
     sandbox.make_disk("c", 1).await.unwrap();
     let third = sandbox.run(&fixture.container("c", &LONG)).await.unwrap_err();
     assert!(third.to_string().contains("none is free for a disk"), "{third}");

@@ -23,6 +23,9 @@ impl Sandbox {
 
     /// Makes a container on its image and its disk, and lets it run. If that fails, nothing of it is left in the guest.
     pub async fn run(&self, container: &ContainerSpec) -> Result<()> {
+        if self.client().state().await?.containers.contains_key(&container.id) {
+            return Err(Error::Exists(container.id.clone()));
+        }
         let ran = self.try_to_run(container).await;
         if ran.is_err()
             && let Err(e) = self.end_container(&container.id).await

@@ -19,6 +19,8 @@ pub enum Error {
     Nics { asked: usize, most: u8 },
     #[error("{asked} containers are more than the {most} that a sandbox can have")]
     Containers { asked: u8, most: u8 },
+    #[error("the sandbox has a container {0} already")]
+    Exists(String),
     #[error("no user is left for another sandbox: all {count} are taken")]
     Users { count: u32 },
     #[error("the disk of the container cannot be made: {0}")]
