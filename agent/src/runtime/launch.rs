@@ -16,8 +16,9 @@ use crate::error::{Error, Result};
 use crate::reaper::{Exit, Reaper, wait};
 use crate::streams::Stream;
 
-/// What `libcontainer` says before the reason why a program cannot be run.
+/// What `libcontainer` says before the reason why a container's process did not come to run, and of a program in it.
 const EXECUTION_FAILED: &str = "error in executing process : ";
+const EXECUTABLE: &str = "executable '";
 
 /// A new process's streams, our ends.
 pub struct Stdio {
@@ -158,8 +159,8 @@ async fn run_helper(
 /// A program that is not there, or is none, is the user's affair and not the runtime's.
 fn failure(reason: &str) -> Error {
     match reason.split_once(EXECUTION_FAILED) {
-        Some((_, cause)) => Error::Program(cause.to_owned()),
-        None => Error::Runtime(reason.to_owned()),
+        Some((_, cause)) if cause.contains(EXECUTABLE) => Error::Program(cause.to_owned()),
+        _ => Error::Runtime(reason.to_owned()),
     }
 }
 
@@ -192,6 +193,8 @@ mod tests {
         let text = "failed to create container: exec process failed with error error in executing process : \
                     executable 'x' not found in $PATH";
         assert_eq!(failure(text).to_string(), "the program cannot be run: executable 'x' not found in $PATH");
-        assert!(matches!(failure("failed to mount"), Error::Runtime(_)));
+        for other in ["failed to mount", "error in executing process : failed to prepare rootfs"] {
+            assert!(matches!(failure(other), Error::Runtime(_)), "{other}");
+        }
     }
 }
