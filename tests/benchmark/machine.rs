@@ -55,6 +55,7 @@ pub fn run() {
     println!("from template / cold               {:7.3}   goal 0.1, and 0.12 s", template / own);
     let running = median(restored.iter().map(|one| one.running).collect());
     println!("from template, process / agent     {:7.2}   goal 2", running / template);
+    crate::disk::run(&runtime, &sandboxes);
     crate::crowd::run(&runtime, &sandboxes);
 }
 
@@ -91,16 +92,8 @@ async fn start_ours(sandboxes: &Sandboxes, group: Option<&str>) -> Ours {
 
 async fn start_microvm(folder: &Path, cid: u32) -> f64 {
     let began = Instant::now();
-    let mut qemu = microvm(folder, cid);
-    let client = loop {
-        if let Some(client) = answer(cid).await {
-            break client;
-        }
-        let ended = qemu.try_wait().unwrap();
-        let said = || std::fs::read_to_string(folder.join("qemu.log")).unwrap_or_default();
-        assert!(ended.is_none() && began.elapsed() < PATIENCE, "the microvm does not come up: {}", said());
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    };
+    let mut qemu = microvm(folder, cid, &[]);
+    let client = wait_for_agent(&mut qemu, folder, cid).await;
     let took = began.elapsed().as_secs_f64();
     drop(client);
     qemu.kill().unwrap();
@@ -108,7 +101,22 @@ async fn start_microvm(folder: &Path, cid: u32) -> f64 {
     took
 }
 
-fn microvm(folder: &Path, cid: u32) -> Child {
+/// Waits until the agent of a microvm answers.
+pub async fn wait_for_agent(qemu: &mut Child, folder: &Path, cid: u32) -> AgentServiceClient {
+    let began = Instant::now();
+    loop {
+        if let Some(client) = answer(cid).await {
+            return client;
+        }
+        let ended = qemu.try_wait().unwrap();
+        let said = || std::fs::read_to_string(folder.join("qemu.log")).unwrap_or_default();
+        assert!(ended.is_none() && began.elapsed() < PATIENCE, "the microvm does not come up: {}", said());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Starts QEMU's microvm with `more` arguments.
+pub fn microvm(folder: &Path, cid: u32, more: &[String]) -> Child {
     let log = std::fs::File::create(folder.join("qemu.log")).unwrap();
     Command::new("qemu-system-x86_64")
         .args(["-M", "microvm,accel=kvm,acpi=off,pit=on,pic=on,rtc=off,isa-serial=on,x-option-roms=off"])
@@ -130,6 +138,7 @@ fn microvm(folder: &Path, cid: u32) -> Child {
         .arg(devstack().join("guest.initrd"))
         .args(["-serial", &format!("file:{}/console", folder.display())])
         .args(["-device", &format!("vhost-vsock-device,guest-cid={cid}"), "-device", "virtio-rng-device"])
+        .args(more)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod crowd;
+mod disk;
 mod machine;
 mod road;
 mod sandboxes;

@@ -8,8 +8,11 @@ use tempfile::TempDir;
 
 /// Memory of a guest.
 pub const GUEST_MIB: u64 = 256;
+/// Memory of its container.
+pub const CONTAINER_MIB: u64 = GUEST_MIB - OVERHEAD_MIB;
 const DISK_GIB: u64 = 1;
-const CONTAINER: &str = "c";
+/// The container of each sandbox.
+pub const CONTAINER: &str = "c";
 
 pub struct Sandboxes {
     folder: TempDir,
@@ -37,11 +40,16 @@ impl Sandboxes {
         sandbox
     }
 
-    /// Brings the guest up, and a container in it.
-    pub async fn start(&self, sandbox: &Sandbox, group: Option<&str>) {
+    /// The image of each container.
+    pub fn rootfs(&self) -> &Path {
+        &self.rootfs
+    }
+
+    /// Brings the guest up.
+    pub async fn bring_up(&self, sandbox: &Sandbox, group: Option<&str>) {
         let spec = SandboxSpec {
             cpus: 1.0,
-            memory_mib: GUEST_MIB - OVERHEAD_MIB,
+            memory_mib: CONTAINER_MIB,
             hostname: "guest".into(),
             containers: 1,
             network: GuestNetwork::default(),
@@ -50,8 +58,13 @@ impl Sandboxes {
             nic_limit: RateLimit::default(),
         };
         sandbox.start(&spec).await.unwrap();
+    }
+
+    /// Brings the guest up, and a container in it.
+    pub async fn start(&self, sandbox: &Sandbox, group: Option<&str>) {
+        self.bring_up(sandbox, group).await;
         let container = ContainerSpec {
-            memory_mib: GUEST_MIB - OVERHEAD_MIB,
+            memory_mib: CONTAINER_MIB,
             ..container(CONTAINER, &["/bin/sleep", "100000"], &self.rootfs)
         };
         sandbox.run(&container).await.unwrap();
