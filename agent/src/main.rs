@@ -26,10 +26,6 @@ use std::process::ExitCode;
 use error::Result;
 
 fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    if arguments.as_slice() == [runtime::pause::PAUSE] {
-        return runtime::pause::run().map_or(ExitCode::FAILURE, |never| match never {});
-    }
     if std::process::id() != 1 {
         eprintln!("kata-agent is started by a sandbox's kernel as PID 1");
         return ExitCode::FAILURE;

@@ -1,6 +1,7 @@
 //! Kernel parameters of the network, which is the guest's: the runtime library refuses them without a network of the
 //! container's own.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -18,10 +19,10 @@ pub fn apply_networks(spec: &mut Spec) -> Result<()> {
         return Ok(());
     }
     let all = linux.sysctl().clone().unwrap_or_default();
-    let (networks, others) = all.into_iter().partition(|(name, _)| name.starts_with(NETWORK));
+    let (networks, others): (HashMap<_, _>, HashMap<_, _>) =
+        all.into_iter().partition(|(name, _)| name.starts_with(NETWORK));
     linux.set_sysctl(Some(others));
     spec.set_linux(Some(linux));
-    let networks: std::collections::HashMap<String, String> = networks;
     networks.iter().try_for_each(|(name, value)| {
         std::fs::write(path_of(name)?, value).map_err(Error::io(format!("set {name} to {value:?}")))
     })

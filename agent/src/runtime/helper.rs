@@ -97,7 +97,7 @@ impl Helper {
                 self.load()?.delete(true)?;
                 Ok(0)
             }
-            Task::Namespace => Ok(pause::start().map_err(LibcontainerError::OtherIO)?.cast_signed()),
+            Task::Namespace => Ok(pause::start().map_err(|e| LibcontainerError::OtherIO(e.into()))?.as_raw()),
         }
     }
 

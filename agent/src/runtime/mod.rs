@@ -2,7 +2,7 @@
 
 mod helper;
 mod launch;
-pub mod pause;
+mod pause;
 mod update;
 
 pub use launch::{Stdio, create, exec, make_pid_namespace, remove, start};

@@ -25,9 +25,9 @@ const FORMAT: HeaderValue =
 /// How long a client may take to ask.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one sandbox may take to answer.
+const SANDBOX_TIMEOUT: Duration = Duration::from_secs(2);
 /// More devices than a sandbox has: a shim that is somebody else's by now may name any number.
 const DEVICES_MAX: usize = 32;
-const SANDBOX_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Labels = Vec<(&'static str, String)>;
 type Values = Family<Labels, Gauge<f64, AtomicU64>>;

@@ -1,6 +1,6 @@
 //! What is in a sandbox: its containers, their disks, and its interfaces.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use shim_control::{
@@ -13,7 +13,7 @@ use crate::host::{Sandbox, Situation, failure};
 use crate::logs::{self, LogQuery};
 use crate::oci::{ContainerDisks, ContainerSpec};
 use crate::size::Size;
-use crate::{disk, tap};
+use crate::{disk, files, tap};
 
 impl Sandbox {
     /// Makes the disk on which a container will write; it stays until the sandbox, or the container, is gone.
@@ -51,7 +51,7 @@ impl Sandbox {
     /// Kills what is left of a container, and removes what it wrote, its log included. The sandbox goes on.
     pub async fn remove_container(&self, id: &str) -> Result<()> {
         self.end_container(id).await?;
-        remove_file(&self.writable(id))?;
+        files::remove(&self.writable(id))?;
         logs::remove(&self.folder().run().log(id), self.options().log_limits())
     }
 
@@ -148,12 +148,4 @@ fn image_name(container: &str) -> String {
 
 fn writable_name(container: &str) -> String {
     format!("writable-{container}")
-}
-
-/// Removes a file. That there is none is as good.
-pub fn remove_file(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
-        _ => Ok(()),
-    }
 }

@@ -12,8 +12,8 @@ use shim_control::{
 };
 use tokio::io::AsyncReadExt;
 
-use crate::containers::remove_file;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::host::HostOptions;
 use crate::size::Size;
 
@@ -193,5 +193,5 @@ fn forget_last_run(folder: &SandboxDir) -> Result<()> {
         }
         _ => {}
     }
-    [folder.control_socket(), run.vsock_socket(), run.state()].iter().try_for_each(|path| remove_file(path))
+    [folder.control_socket(), run.vsock_socket(), run.state()].iter().try_for_each(|path| files::remove(path))
 }

@@ -7,6 +7,7 @@ mod cgroup;
 mod containers;
 mod disk;
 mod error;
+mod files;
 mod host;
 mod launch;
 mod logs;

@@ -7,8 +7,8 @@ use shim_control::{LogEntry, LogLimits, LogStream, open_untrusted};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::containers::remove_file;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Bytes by which a file may be longer than its limit: its first entry is written however long it is.
 const ENTRY_MAX: u64 = 256 * 1024;
@@ -82,7 +82,7 @@ pub fn read(path: &Path, limits: LogLimits, query: &LogQuery) -> Result<String> 
 
 /// Removes a log and the files that were rotated before it.
 pub fn remove(path: &Path, limits: LogLimits) -> Result<()> {
-    files(path, limits.files).iter().try_for_each(|file| remove_file(file))
+    files(path, limits.files).iter().try_for_each(|file| files::remove(file))
 }
 
 /// The log's files, at most `count`, oldest first.

@@ -116,7 +116,6 @@ pub struct ContainerSpec {
     /// Whether it may do to the sandbox's guest all that root may, as Docker's privileged containers to their host.
     pub privileged: bool,
     /// What its OCI runtime specification has instead of what is made of the above: a JSON merge patch (RFC 7396).
-    #[serde(default)]
     pub oci: Value,
 }
 

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Number of users of sandboxes.
 const COUNT: u32 = 65_536;
@@ -71,7 +72,7 @@ impl Users {
             match self.owner(number)? {
                 Some(owner) if owner == sandbox => return Ok(true),
                 Some(owner) if owner.exists() => return Ok(false),
-                Some(_) => remove(&link)?,
+                Some(_) => files::remove(&link)?,
                 None => {}
             }
         }
@@ -96,13 +97,6 @@ fn preferred(sandbox: &Path) -> u32 {
     let mut hasher = DefaultHasher::new();
     sandbox.hash(&mut hasher);
     (hasher.finish() % u64::from(COUNT)) as u32
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -155,7 +155,7 @@ impl Machine {
         self.bus.eject(self.nic(slot)?)
     }
 
-    /// What went through a slot for a disk, whichever disks were in it.
+    /// What went through a slot for a disk since it was filled.
     pub fn disk_traffic(&self, slot: usize) -> Result<Traffic> {
         self.bus.traffic(self.disk(slot)?)
     }

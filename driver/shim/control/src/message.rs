@@ -230,7 +230,7 @@ pub struct Stats {
     pub network: Vec<NetworkCounters>,
 }
 
-/// What went through a slot that something is in, whatever was in it before.
+/// What went through a slot since something was put into it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceTraffic {
     /// What is in it: a disk by its name, an interface by its hardware address.

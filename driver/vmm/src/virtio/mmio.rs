@@ -129,7 +129,8 @@ impl MmioTransport {
 
     /// Puts `medium` into the empty slot, and tells the driver.
     pub fn insert(&mut self, medium: Medium) -> Result<()> {
-        self.change(|device| device.insert(medium))
+        let traffic = self.traffic.clone();
+        self.change(|device| device.insert(medium).inspect(|()| traffic.reset()))
     }
 
     /// Empties the slot, and tells the driver.
@@ -476,6 +477,8 @@ mod tests {
             );
             assert!(transport.backend.queues().is_none(), "a worker serves it");
             assert_eq!(read(&transport, register::CONFIG_GENERATION), generation);
+            assert_eq!(transport.traffic(), Traffic::default(), "what another disk moved is not this one's");
+            transport.traffic.incoming(1);
             transport.eject().unwrap();
             assert_eq!(read(&transport, register::CONFIG), 0);
             assert!(transport.backend.queues().is_some(), "none does");

@@ -10,7 +10,7 @@ pub struct Flow {
     pub operations: u64,
 }
 
-/// What went through a slot's device since the machine was made.
+/// What went through a slot since it was filled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// To the guest: read from a disk, received from a network.
@@ -40,6 +40,11 @@ impl TrafficCounter {
         self.0[1].count(bytes);
     }
 
+    /// Begins to count anew.
+    pub fn reset(&self) {
+        self.0.iter().for_each(FlowCounter::reset);
+    }
+
     /// What was counted.
     pub fn traffic(&self) -> Traffic {
         Traffic { incoming: self.0[0].flow(), outgoing: self.0[1].flow() }
@@ -50,6 +55,11 @@ impl FlowCounter {
     fn count(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.operations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn reset(&self) {
+        self.bytes.store(0, Ordering::Relaxed);
+        self.operations.store(0, Ordering::Relaxed);
     }
 
     fn flow(&self) -> Flow {
