@@ -51,6 +51,7 @@ struct Container {
     bundle: PathBuf,
     rootfs: PathBuf,
     cgroup: PathBuf,
+    has_poststart_hooks: bool,
     processes: Mutex<HashMap<String, Arc<Process>>>,
     _mounts: Mounts,
 }
@@ -87,6 +88,8 @@ impl Containers {
         }
         sysctls::apply_networks(&mut spec)?;
         let cgroup = cgroup_of(&spec);
+        let poststart = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref());
+        let has_poststart_hooks = poststart.is_some_and(|hooks| !hooks.is_empty());
         let bundle = Path::new(BUNDLES).join(id);
         write_json(&bundle, "config.json", &spec)?;
 
@@ -107,6 +110,7 @@ impl Containers {
             bundle,
             rootfs,
             cgroup,
+            has_poststart_hooks,
             processes: Mutex::new(HashMap::from([(id.to_owned(), first)])),
             _mounts: mounts,
         };
@@ -117,8 +121,11 @@ impl Containers {
     /// Lets a container's first process run.
     pub async fn start(&self, id: &str) -> Result<()> {
         let container = self.find(id)?;
+        if !container.has_poststart_hooks {
+            return runtime::start(id);
+        }
         let _turn = self.helpers.acquire().await;
-        runtime::start(&self.reaper, id, &container.bundle).await
+        runtime::start_with_hooks(&self.reaper, id, &container.bundle).await
     }
 
     /// Makes a process in a running container.

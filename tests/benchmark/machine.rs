@@ -14,6 +14,7 @@ use tokio_vsock::{VsockAddr, VsockStream};
 use ttrpc::asynchronous::transport::Socket;
 use ttrpc::context::with_duration;
 
+use crate::guests::Guests;
 use crate::median;
 use crate::sandboxes::{GUEST_MIB, Sandboxes};
 
@@ -55,7 +56,10 @@ pub fn run() {
     println!("from template / cold               {:7.3}   goal 0.1, and 0.12 s", template / own);
     let running = median(restored.iter().map(|one| one.running).collect());
     println!("from template, process / agent     {:7.2}   goal 2", running / template);
-    crate::disk::run(&runtime, &sandboxes);
+    let guests = Guests::start(&runtime, &sandboxes);
+    crate::disk::run(&runtime, &guests);
+    crate::tcp::run(&runtime, &guests);
+    guests.end(&runtime);
     crate::crowd::run(&runtime, &sandboxes);
 }
 

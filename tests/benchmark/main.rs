@@ -7,9 +7,11 @@
 
 mod crowd;
 mod disk;
+mod guests;
 mod machine;
 mod road;
 mod sandboxes;
+mod tcp;
 
 /// The middle one.
 fn median(mut values: Vec<f64>) -> f64 {

@@ -80,7 +80,7 @@ impl Helper {
                 Ok(container.pid().map_or(0, |pid| pid.as_raw()))
             }
             Task::Start => {
-                let mut container = self.load()?;
+                let mut container = load(&self.container)?;
                 container.start()?;
                 Ok(container.pid().map_or(0, |pid| pid.as_raw()))
             }
@@ -94,7 +94,7 @@ impl Helper {
                 Ok(pid.as_raw())
             }
             Task::Remove => {
-                self.load()?.delete(true)?;
+                load(&self.container)?.delete(true)?;
                 Ok(0)
             }
             Task::Namespace => Ok(pause::start().map_err(|e| LibcontainerError::OtherIO(e.into()))?.as_raw()),
@@ -107,14 +107,15 @@ impl Helper {
             .with_root_path(STATE_DIR)?
             .validate_id()
     }
+}
 
-    fn load(&self) -> Result<Container, LibcontainerError> {
-        Container::load(Path::new(STATE_DIR).join(&self.container))
-    }
+/// A container that was made.
+pub fn load(container: &str) -> Result<Container, LibcontainerError> {
+    Container::load(Path::new(STATE_DIR).join(container))
 }
 
 /// An error with all its causes.
-fn chain(error: &dyn StdError) -> String {
+pub fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

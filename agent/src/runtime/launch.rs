@@ -10,7 +10,7 @@ use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::{ForkResult, fork};
 
-use super::helper::{Helper, Task};
+use super::helper::{self, Helper, Task};
 use super::{RUNTIME_DIR, Report};
 use crate::error::{Error, Result};
 use crate::reaper::{Exit, Reaper, wait};
@@ -42,7 +42,7 @@ pub struct Launched {
     pub stdio: Stdio,
 }
 
-/// Makes the container of `bundle`. Its first process waits for [`start`].
+/// Makes the container of `bundle`. Its first process waits for [`start`] or [`start_with_hooks`].
 pub async fn create(reaper: &Reaper, container: &str, bundle: &Path, terminal: bool) -> Result<Launched> {
     launch(reaper, container, bundle, terminal, |console| Task::Create { bundle: bundle.to_owned(), console })
         .await
@@ -54,9 +54,16 @@ pub async fn exec(reaper: &Reaper, container: &str, directory: &Path, terminal: 
     launch(reaper, container, directory, terminal, |console| Task::Exec { process, console }).await
 }
 
-/// Lets a container's first process run.
-pub async fn start(reaper: &Reaper, container: &str, bundle: &Path) -> Result<()> {
+/// Lets a container's first process run, and runs the programs that are to follow it.
+pub async fn start_with_hooks(reaper: &Reaper, container: &str, bundle: &Path) -> Result<()> {
     run_helper(reaper, container, bundle, Task::Start, Ends::null()?).await.map(|_| ())
+}
+
+/// Lets a container's first process run, which no program is to follow: nothing is forked, so that it takes no helper.
+pub fn start(container: &str) -> Result<()> {
+    helper::load(container)
+        .and_then(|mut container| container.start())
+        .map_err(|e| failure(&helper::chain(&e)))
 }
 
 /// Kills what is left of a container and forgets it.

@@ -169,11 +169,9 @@ fn reason(folder: &SandboxDir, otherwise: &str) -> String {
     log.lines().last().map_or_else(|| otherwise.to_owned(), str::to_owned)
 }
 
-/// The shim in a session of its own: a signal to the service's group does not reach it.
 fn command(folder: &SandboxDir, options: &HostOptions, log: File) -> Command {
-    let mut command = Command::new("setsid");
+    let mut command = Command::new(&options.shim);
     command
-        .arg(&options.shim)
         .arg(folder.path())
         .current_dir("/")
         .env_clear()

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{ForkResult, Gid, Uid, fork, setgroups, setresgid, setresuid};
+use nix::unistd::{ForkResult, Gid, Uid, fork, setgroups, setresgid, setresuid, setsid};
 use shim_control::RunDir;
 
 use crate::error::{Error, Result};
@@ -25,14 +25,18 @@ const FILES_MAX: u64 = 4096;
 /// Processes and threads of the sandbox's user.
 const THREADS_MAX: u64 = 256;
 
-/// Does `work` in a child that is the first process of a PID namespace of its own; this process ends at once, and says
-/// only whether there is a child. To be called while there is one thread.
+/// Does `work` in a child that is the first process of a PID namespace of its own, in a session of its own: a signal to
+/// the service's group does not reach it. This process ends at once, and says only whether there is a child. To be
+/// called while there is one thread.
 pub fn in_new_process(work: impl FnOnce() -> ExitCode) -> Result<ExitCode> {
     unshare(CloneFlags::CLONE_NEWPID).map_err(Error::io("make a PID namespace"))?;
     // SAFETY: there is one thread, so that the child finds no lock held by one that it does not have.
     match unsafe { fork() }.map_err(Error::io("make the sandbox's process"))? {
         ForkResult::Parent { .. } => Ok(ExitCode::SUCCESS),
-        ForkResult::Child => Ok(work()),
+        ForkResult::Child => {
+            setsid().map_err(Error::io("make the sandbox's session"))?;
+            Ok(work())
+        }
     }
 }
 
