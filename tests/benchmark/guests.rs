@@ -47,6 +47,13 @@ impl Guests {
         Self([(ours, our_tap), (theirs, their_tap)])
     }
 
+    /// Does something with each.
+    pub fn each<T>(&self, act: impl Fn(&Guest) -> T) {
+        for (guest, _) in &self.0 {
+            act(guest);
+        }
+    }
+
     /// Measures each in turn, and gives what was measured of ours and of theirs.
     pub fn compare(&self, rounds: usize, measure: impl Fn(&Guest, &Tap) -> f64) -> [Vec<f64>; 2] {
         let mut both = [Vec::new(), Vec::new()];
@@ -78,7 +85,8 @@ impl Tap {
         format!("198.18.{}.1", self.0)
     }
 
-    fn guest_address(&self) -> String {
+    /// The guest's address.
+    pub fn guest_address(&self) -> String {
         format!("198.18.{}.2", self.0)
     }
 

@@ -10,21 +10,22 @@ use crate::guests::{Guest, Guests, Tap};
 use crate::median;
 
 const ROUNDS: usize = 10;
-const MEBIBYTES: usize = 64;
+const BYTES: usize = 32 << 20;
 const PIECE: usize = 64 * 1024;
 const PORT: u16 = 5001;
 /// No traffic for so long is none.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn run(runtime: &Runtime, guests: &Guests) {
-    let sent = guests.compare(ROUNDS, |guest, tap| {
-        let script = format!("dd if=/dev/zero bs=64k count=1024 2>/dev/null | nc {} {PORT}", tap.address());
-        measure(runtime, guest, tap, &script, drain)
-    });
+    let serve = format!(
+        "mkdir -p /dev/shm && dd if=/dev/zero of=/dev/shm/x bs=1M count={} && httpd -p {PORT} -h /dev/shm",
+        BYTES >> 20
+    );
+    guests.each(|guest| runtime.block_on(guest.script(&serve)));
+    let sent = guests.compare(ROUNDS, |_, tap| fetch(tap));
     let received = guests.compare(ROUNDS, |guest, tap| {
-        // What it reads from never ends, so that it goes on to read from the host.
-        let script = format!("[ -p /f ] || mkfifo /f; nc {} {PORT} 0<>/f >/dev/null", tap.address());
-        measure(runtime, guest, tap, &script, fill)
+        let script = format!("wget -q -O /dev/null http://{}:{PORT}/", tap.address());
+        serve_once(runtime, guest, tap, &script)
     });
     for (name, both) in [("TCP, sent", sent), ("TCP, received", received)] {
         let [ours, theirs] = both.map(median);
@@ -32,49 +33,52 @@ pub fn run(runtime: &Runtime, guests: &Guests) {
     }
 }
 
-/// How fast the guest moves bytes over the connection that its script makes.
-fn measure(
-    runtime: &Runtime,
-    guest: &Guest,
-    tap: &Tap,
-    script: &str,
-    transfer: impl FnOnce(&mut TcpStream) + Send,
-) -> f64 {
-    let listener = TcpListener::bind((tap.address(), PORT)).unwrap();
-    let took = std::thread::scope(|scope| {
-        let host = scope.spawn(|| {
-            let (mut connection, _) = listener.accept().unwrap();
-            connection.set_read_timeout(Some(PATIENCE)).unwrap();
-            connection.set_write_timeout(Some(PATIENCE)).unwrap();
-            let began = Instant::now();
-            transfer(&mut connection);
-            began.elapsed()
-        });
-        runtime.block_on(guest.script(script));
-        host.join().unwrap()
-    });
-    MEBIBYTES as f64 / took.as_secs_f64()
-}
-
-/// Takes all that the guest sends.
-fn drain(connection: &mut TcpStream) {
-    let mut piece = vec![0; PIECE];
-    let mut total = 0;
+/// How fast the guest sends its file.
+fn fetch(tap: &Tap) -> f64 {
+    let mut connection = bounded(TcpStream::connect((tap.guest_address(), PORT)).unwrap());
+    let began = Instant::now();
+    connection.write_all(b"GET /x HTTP/1.0\r\n\r\n").unwrap();
+    let (mut piece, mut total) = (vec![0; PIECE], 0);
     loop {
         match connection.read(&mut piece).unwrap() {
             0 => break,
             length => total += length,
         }
     }
-    assert_eq!(total, MEBIBYTES << 20);
+    assert!(total > BYTES, "the guest sent {total} bytes");
+    mebibytes_a_second(began)
 }
 
-/// Sends, until the guest has taken all.
-fn fill(connection: &mut TcpStream) {
-    let piece = vec![0; PIECE];
-    for _ in 0..(MEBIBYTES << 20) / PIECE {
-        connection.write_all(&piece).unwrap();
-    }
-    connection.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(connection.read(&mut [0]).unwrap(), 0);
+/// How fast the guest takes a file that its script asks for.
+fn serve_once(runtime: &Runtime, guest: &Guest, tap: &Tap, script: &str) -> f64 {
+    let listener = TcpListener::bind((tap.address(), PORT)).unwrap();
+    std::thread::scope(|scope| {
+        let host = scope.spawn(|| {
+            let mut connection = bounded(listener.accept().unwrap().0);
+            assert_ne!(connection.read(&mut vec![0; PIECE]).unwrap(), 0);
+            let began = Instant::now();
+            let header = format!("HTTP/1.0 200 OK\r\nContent-Length: {BYTES}\r\n\r\n");
+            connection.write_all(header.as_bytes()).unwrap();
+            let piece = vec![0; PIECE];
+            for _ in 0..BYTES / PIECE {
+                connection.write_all(&piece).unwrap();
+            }
+            connection.shutdown(Shutdown::Write).unwrap();
+            // It closes its end when it has all.
+            assert_eq!(connection.read(&mut [0]).unwrap(), 0);
+            mebibytes_a_second(began)
+        });
+        runtime.block_on(guest.script(script));
+        host.join().unwrap()
+    })
+}
+
+fn bounded(connection: TcpStream) -> TcpStream {
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    connection.set_write_timeout(Some(PATIENCE)).unwrap();
+    connection
+}
+
+fn mebibytes_a_second(began: Instant) -> f64 {
+    (BYTES >> 20) as f64 / began.elapsed().as_secs_f64()
 }
