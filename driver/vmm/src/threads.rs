@@ -79,7 +79,7 @@ const EVENTS: [i64; 5] = [
 
 const RATE: [i64; 2] = [libc::SYS_timerfd_create, libc::SYS_timerfd_settime];
 const DISK: [i64; 3] = [libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_io_uring_setup];
-const INTERFACE: [i64; 1] = [libc::SYS_writev];
+const INTERFACE: [i64; 2] = [libc::SYS_readv, libc::SYS_writev];
 const SOCKETS: [i64; 5] =
     [libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_shutdown, libc::SYS_writev];
 /// What starting a thread takes, beside `clone`.
@@ -163,8 +163,8 @@ fn rules(kind: ThreadKind) -> Result<Vec<Rule>> {
         ThreadKind::Device(VIRTIO_ID_RNG | VIRTIO_ID_BALLOON | VIRTIO_ID_MEM) => device()?,
         ThreadKind::Device(_) => plain(&ANY_THREAD),
         ThreadKind::Workers => {
-            let all = [device()?, plain(&DISK), plain(&RATE), plain(&SOCKETS), plain(&START)].concat();
-            [all, ioctls(&[TUNSETOFFLOAD, FIONBIO])?, threads()?].concat()
+            let all = [device()?, plain(&DISK), plain(&RATE), plain(&SOCKETS), plain(&INTERFACE)].concat();
+            [all, plain(&START), ioctls(&[TUNSETOFFLOAD, FIONBIO])?, threads()?].concat()
         }
     })
 }
@@ -180,8 +180,7 @@ pub fn plain(calls: &[i64]) -> Vec<Rule> {
 
 /// What a thread may do that holds a machine: fill its slots, pause it, and read its state.
 pub fn owner_rules() -> Result<Vec<Rule>> {
-    Ok([rules(ThreadKind::Workers)?, plain(&INTERFACE), ioctls(&SNAPSHOT)?, ioctls(&[TUNSETVNETHDRSZ])?]
-        .concat())
+    Ok([rules(ThreadKind::Workers)?, ioctls(&SNAPSHOT)?, ioctls(&[TUNSETVNETHDRSZ])?].concat())
 }
 
 /// `ioctl` with one of these requests.

@@ -25,6 +25,7 @@ mod vsock;
 mod worker;
 
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use balloon::Balloon;
@@ -44,6 +45,10 @@ pub use worker::Workers;
 use crate::config::{DiskConfig, NicConfig};
 use crate::memory::Memory;
 use crate::{Error, Result};
+
+/// Size of an element of the available ring, and where the elements begin (virtio 1.2 §2.7.6).
+const AVAIL_ELEMENT: u64 = 2;
+const AVAIL_ELEMENTS: u64 = 4;
 
 /// What the transport needs to know of a device.
 pub trait VirtioDevice: Send {
@@ -134,12 +139,29 @@ impl Active {
         }
         Ok(())
     }
+
+    /// As [`Self::notify_driver`], for buffers of which the queue did not count each: those used since its index was
+    /// `before`.
+    pub fn notify_driver_since(&mut self, index: usize, before: u16) -> Result<()> {
+        let Some(queue) = self.queues.get_mut(index) else { return Ok(()) };
+        let now = queue.next_used();
+        let mut wanted = now != before && queue.needs_notification(&self.memory).map_err(Error::queue)?;
+        if now != before && queue.event_idx_enabled() {
+            // `used_event` follows the available ring (virtio 1.2 §2.7.10).
+            let place = queue.avail_ring() + AVAIL_ELEMENTS + AVAIL_ELEMENT * u64::from(queue.size());
+            let awaited = u16::from_le(self.memory.read_obj(GuestAddress(place))?);
+            wanted = now.wrapping_sub(awaited).wrapping_sub(1) < now.wrapping_sub(before);
+        }
+        if wanted {
+            self.interrupt.queue();
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use virtio_queue::mock::MockSplitQueue;
-    use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
     use crate::hardware::event_fd;

@@ -1,0 +1,355 @@
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
+use virtio_queue::QueueT;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vmm_sys_util::epoll::EventSet;
+
+use super::HEADER_SIZE;
+use super::offered::Offered;
+use crate::Result;
+use crate::memory::Memory;
+use crate::virtio::poll::{Poll, drain};
+use crate::virtio::throttle::Throttle;
+use crate::virtio::{Active, RateLimit, TrafficCounter};
+
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+const TOKEN_RECEIVE: u64 = 0;
+const TOKEN_TRANSMIT: u64 = 1;
+const TOKEN_TAP: u64 = 2;
+const TOKEN_STOP: u64 = 3;
+const TOKEN_RECEIVING: u64 = 4;
+const TOKEN_SENDING: u64 = 5;
+
+/// The header with the largest packet that segmentation offload makes.
+const PACKET_MAX: usize = 12 + 65550;
+/// Where `num_buffers` is in the header.
+const NUM_BUFFERS: usize = 10;
+/// Size of an element of the used ring, and where the elements begin (virtio 1.2 §2.7.8).
+const USED_ELEMENT: u64 = 8;
+const USED_ELEMENTS: u64 = 4;
+
+/// Moves packets between a tap and the guest.
+pub struct Server<'a> {
+    tap: &'a File,
+    traffic: &'a TrafficCounter,
+    active: &'a mut Active,
+    /// Buffers of the driver that one packet may be spread over.
+    buffers_max: usize,
+    offered: Offered,
+    /// A packet for which the driver has not offered room enough, or a part of one.
+    buffer: Vec<u8>,
+    /// Length of the packet in `buffer` that waits for room.
+    held: Option<usize>,
+    receiving: Throttle,
+    sending: Throttle,
+}
+
+impl<'a> Server<'a> {
+    /// Serves the guest's driver through `tap`, no faster than `limit`.
+    pub fn new(
+        tap: &'a File,
+        active: &'a mut Active,
+        limit: RateLimit,
+        traffic: &'a TrafficCounter,
+    ) -> Result<Self> {
+        let mergeable = active.features & (1 << VIRTIO_NET_F_MRG_RXBUF) != 0;
+        let (receiving, sending) = (Throttle::new(limit)?, Throttle::new(limit)?);
+        Ok(Self {
+            tap,
+            traffic,
+            active,
+            buffers_max: if mergeable { usize::MAX } else { 1 },
+            offered: Offered::default(),
+            buffer: vec![0; PACKET_MAX],
+            held: None,
+            receiving,
+            sending,
+        })
+    }
+
+    /// Serves until it is told to stop; the queues are then as if no buffer had been taken that was not used.
+    pub fn run(&mut self) -> Result<()> {
+        let poll = Poll::new()?;
+        poll.add(&self.active.notifications[RECEIVE], TOKEN_RECEIVE, EventSet::IN)?;
+        poll.add(&self.active.notifications[TRANSMIT], TOKEN_TRANSMIT, EventSet::IN)?;
+        poll.add(self.tap, TOKEN_TAP, EventSet::IN | EventSet::EDGE_TRIGGERED)?;
+        poll.add(&self.active.stop, TOKEN_STOP, EventSet::IN)?;
+        poll.add(&self.receiving, TOKEN_RECEIVING, EventSet::IN)?;
+        poll.add(&self.sending, TOKEN_SENDING, EventSet::IN)?;
+        loop {
+            for ready in poll.wait()? {
+                match ready.token {
+                    TOKEN_STOP => {
+                        self.offered.put_back(&mut self.active.queues[RECEIVE]);
+                        return Ok(());
+                    }
+                    TOKEN_TRANSMIT => {
+                        drain(&self.active.notifications[TRANSMIT]);
+                        self.transmit()?;
+                    }
+                    TOKEN_RECEIVE => {
+                        drain(&self.active.notifications[RECEIVE]);
+                        self.receive()?;
+                    }
+                    TOKEN_SENDING => {
+                        self.sending.drain()?;
+                        self.transmit()?;
+                    }
+                    TOKEN_RECEIVING => {
+                        self.receiving.drain()?;
+                        self.receive()?;
+                    }
+                    _ => self.receive()?,
+                }
+            }
+        }
+    }
+
+    /// Moves packets from the tap to the guest until one of them has no more, or the rate is reached.
+    fn receive(&mut self) -> Result<()> {
+        let before = self.active.queues[RECEIVE].next_used();
+        while self.receiving.is_open()?
+            && let Some(length) = self.next_packet()?
+        {
+            let used = self.offered.take(length);
+            give_back_at_once(self.active, RECEIVE, &used)?;
+            self.receiving.count(length as u64);
+            self.traffic.incoming(payload(length as u64));
+        }
+        self.active.notify_driver_since(RECEIVE, before)
+    }
+
+    /// Puts the next packet into the driver's buffers, and gives its length: none if there is no packet, or no room
+    /// for it. A packet that does not fit where packets are not spread is dropped, as a wire would: its length is 0.
+    fn next_packet(&mut self) -> Result<Option<usize>> {
+        self.offered.top_up(self.active, RECEIVE, self.held.unwrap_or(PACKET_MAX), self.buffers_max)?;
+        if self.offered.is_empty() {
+            return Ok(None);
+        }
+        let memory = &self.active.memory;
+        let length = match self.held.take() {
+            Some(length) if length <= self.offered.room() => {
+                self.offered.write(memory, 0, &self.buffer[..length])?;
+                length
+            }
+            Some(length) => {
+                self.held = Some(length);
+                return Ok(None);
+            }
+            None => match self.offered.read(self.tap, &mut self.buffer) {
+                Ok(length) if length <= self.offered.room() => length,
+                Ok(_) if self.buffers_max == 1 => 0,
+                Ok(length) => {
+                    self.offered.copy_to(memory, &mut self.buffer[..length])?;
+                    self.held = Some(length);
+                    return Ok(None);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(e) => {
+                    tracing::warn!("a tap cannot be read: {e}");
+                    return Ok(None);
+                }
+            },
+        };
+        self.offered.write(memory, NUM_BUFFERS, &self.offered.count(length).to_le_bytes())?;
+        Ok(Some(length))
+    }
+
+    fn transmit(&mut self) -> Result<()> {
+        let memory = self.active.memory.clone();
+        while self.sending.is_open()?
+            && let Some(chain) = self.active.pop(TRANSMIT, &memory)?
+        {
+            let head = chain.head_index();
+            let pieces: Option<Vec<_>> = chain
+                .readable()
+                .map(|piece| memory.get_slice(piece.addr(), piece.len() as usize).ok())
+                .collect();
+            if let Some(pieces) = pieces {
+                let length = pieces.iter().map(|piece| piece.len() as u64).sum();
+                self.sending.count(length);
+                self.traffic.outgoing(payload(length));
+                send(self.tap, &pieces);
+            }
+            self.active.give_back(TRANSMIT, head, 0)?;
+        }
+        self.active.notify_driver(TRANSMIT)
+    }
+}
+
+/// Bytes of a packet without its header.
+fn payload(length: u64) -> u64 {
+    length.saturating_sub(HEADER_SIZE as u64)
+}
+
+/// Gives a packet to the tap; one whose queue is full drops it, as a wire would.
+fn send(tap: &File, pieces: &[vm_memory::VolatileSlice<'_>]) {
+    let length = pieces.iter().fold(0, |sum: usize, piece| sum.saturating_add(piece.len()));
+    if length > PACKET_MAX {
+        return;
+    }
+    let vectors: Vec<_> = pieces
+        .iter()
+        .map(|piece| libc::iovec { iov_base: piece.ptr_guard_mut().as_ptr().cast(), iov_len: piece.len() })
+        .collect();
+    let count = libc::c_int::try_from(vectors.len()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the vectors name slices of guest memory, which is mapped as long as they live; the kernel only reads.
+    unsafe { libc::writev(tap.as_raw_fd(), vectors.as_ptr(), count) };
+}
+
+/// Gives several buffers back so that the driver sees all of them or none (virtio 1.2 §5.1.6.4): a packet may be
+/// spread over them.
+fn give_back_at_once(active: &mut Active, index: usize, used: &[(u16, u32)]) -> Result<()> {
+    let Some(((head, written), earlier)) = used.split_last() else { return Ok(()) };
+    let queue = &mut active.queues[index];
+    let first = queue.next_used();
+    for (offset, (head, written)) in (0u16..).zip(earlier) {
+        let slot = u64::from(first.wrapping_add(offset) % queue.size());
+        let element = GuestAddress(queue.used_ring() + USED_ELEMENTS + slot * USED_ELEMENT);
+        write_element(&active.memory, element, *head, *written)?;
+    }
+    queue.set_next_used(first.wrapping_add(earlier.len() as u16));
+    active.give_back(index, *head, *written)
+}
+
+fn write_element(memory: &Memory, address: GuestAddress, head: u16, written: u32) -> Result<()> {
+    let element = u64::from(written) << 32 | u64::from(head);
+    memory.write_slice(&element.to_le_bytes(), address)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use virtio_bindings::virtio_ring::VRING_DESC_F_WRITE;
+    use virtio_queue::desc::{RawDescriptor, split::Descriptor};
+    use virtio_queue::mock::MockSplitQueue;
+
+    use super::*;
+    use crate::hardware::event_fd;
+    use crate::virtio::Interrupt;
+
+    const BUFFERS: u64 = 0x10_0000;
+    const RING: u16 = 16;
+
+    /// A tap's other end, and a guest's ring for what is received.
+    struct Guest {
+        memory: Memory,
+        active: Active,
+        wire: UnixDatagram,
+        tap: File,
+    }
+
+    impl Guest {
+        fn new(features: u64) -> Self {
+            let memory = Memory::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap();
+            let active = Active {
+                memory: memory.clone(),
+                queues: vec![MockSplitQueue::new(&memory, RING).create_queue().unwrap()],
+                notifications: Vec::new(),
+                interrupt: Interrupt::new(event_fd().unwrap()),
+                features,
+                stop: event_fd().unwrap(),
+            };
+            let (wire, tap) = UnixDatagram::pair().unwrap();
+            tap.set_nonblocking(true).unwrap();
+            Self { memory, active, wire, tap: File::from(std::os::fd::OwnedFd::from(tap)) }
+        }
+
+        /// Offers `count` buffers of `size` bytes in all.
+        fn offer(&self, count: u16, size: u32) {
+            let mock = MockSplitQueue::new(&self.memory, RING);
+            let flags = VRING_DESC_F_WRITE as u16;
+            let buffer = |n| Descriptor::new(BUFFERS + u64::from(n) * u64::from(size), size, flags, 0);
+            let descriptors: Vec<_> = (0..count).map(|n| RawDescriptor::from(buffer(n))).collect();
+            mock.add_desc_chains(&descriptors, 0).unwrap();
+        }
+
+        /// Lengths of the buffers that were used.
+        fn used(&self) -> Vec<u32> {
+            let used = self.active.queues[0].used_ring();
+            let index = self.memory.read_obj::<u16>(GuestAddress(used + 2)).unwrap();
+            let length = |n| self.memory.read_obj(GuestAddress(used + 8 + n * 8)).unwrap();
+            (0..u64::from(index)).map(length).collect()
+        }
+
+        fn memory_at(&self, offset: u64, length: usize) -> Vec<u8> {
+            let mut bytes = vec![0; length];
+            self.memory.read_slice(&mut bytes, GuestAddress(BUFFERS + offset)).unwrap();
+            bytes
+        }
+    }
+
+    fn server<'a>(tap: &'a File, active: &'a mut Active, traffic: &'a TrafficCounter) -> Server<'a> {
+        Server::new(tap, active, RateLimit::default(), traffic).unwrap()
+    }
+
+    fn packet(length: usize) -> Vec<u8> {
+        (0..length).map(|n| n as u8).collect()
+    }
+
+    const MERGEABLE: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
+
+    #[test]
+    fn a_packet_is_spread_over_as_many_buffers_as_it_needs() {
+        let mut guest = Guest::new(MERGEABLE);
+        guest.offer(8, 1000);
+        guest.wire.send(&packet(2500)).unwrap();
+        guest.wire.send(&packet(60)).unwrap();
+        server(&guest.tap, &mut guest.active, &TrafficCounter::default()).receive().unwrap();
+        assert_eq!(guest.used(), [1000, 1000, 500, 60]);
+        assert_eq!(guest.memory_at(0, 12), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 3, 0]);
+        assert_eq!(guest.memory_at(1000, 1500), packet(2500)[1000..]);
+        assert_eq!(guest.memory_at(3000, 12), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 0]);
+    }
+
+    #[test]
+    fn a_packet_waits_whole_until_there_are_buffers_enough() {
+        let mut guest = Guest::new(MERGEABLE);
+        guest.wire.send(&packet(2500)).unwrap();
+        let traffic = TrafficCounter::default();
+        server(&guest.tap, &mut guest.active, &traffic).receive().unwrap();
+        assert!(guest.used().is_empty(), "there is no buffer at all");
+        guest.offer(2, 1000);
+        let (memory, ring) = (guest.memory.clone(), guest.active.queues[0].avail_ring());
+        let mut server = server(&guest.tap, &mut guest.active, &traffic);
+        server.receive().unwrap();
+        assert_eq!(server.held, Some(2500));
+        // The driver overwrites what it offered, and offers a third.
+        let third = Descriptor::new(BUFFERS + 2000, 1000, VRING_DESC_F_WRITE as u16, 0);
+        memory.write_obj(RawDescriptor::from(third), GuestAddress(2 * 16)).unwrap();
+        memory.write_obj(2u16, GuestAddress(ring + 4 + 2 * 2)).unwrap();
+        memory.write_slice(&[0xff; 2000], GuestAddress(BUFFERS)).unwrap();
+        memory.write_obj(3u16, GuestAddress(ring + 2)).unwrap();
+        server.receive().unwrap();
+        assert_eq!(guest.used(), [1000, 1000, 500]);
+        assert_eq!(guest.memory_at(12, 2488), packet(2500)[12..]);
+    }
+
+    #[test]
+    fn a_packet_that_does_not_fit_is_dropped_where_it_cannot_be_spread() {
+        let mut guest = Guest::new(0);
+        guest.offer(8, 1000);
+        guest.wire.send(&packet(2500)).unwrap();
+        guest.wire.send(&packet(900)).unwrap();
+        server(&guest.tap, &mut guest.active, &TrafficCounter::default()).receive().unwrap();
+        assert_eq!(guest.used(), [0, 900]);
+    }
+
+    #[test]
+    fn buffers_that_were_not_used_are_still_the_drivers() {
+        let mut guest = Guest::new(MERGEABLE);
+        guest.offer(8, 1000);
+        guest.wire.send(&packet(2500)).unwrap();
+        let traffic = TrafficCounter::default();
+        let mut server = server(&guest.tap, &mut guest.active, &traffic);
+        server.receive().unwrap();
+        server.offered.put_back(&mut server.active.queues[RECEIVE]);
+        assert_eq!(guest.active.queues[RECEIVE].next_avail(), 3);
+    }
+}
