@@ -10,8 +10,7 @@ use tokio::runtime::Runtime;
 use crate::sandboxes::{GUEST_MIB, Sandboxes};
 
 const GROUP: Option<&str> = Some("group");
-const TOGETHER: usize = 50;
-const ONE_BY_ONE: usize = 10;
+const CROWD: usize = 50;
 const IDLE: usize = 100;
 
 pub fn run(runtime: &Runtime, sandboxes: &Sandboxes) {
@@ -19,8 +18,8 @@ pub fn run(runtime: &Runtime, sandboxes: &Sandboxes) {
         let alone = one_by_one(sandboxes).await;
         let together = at_once(sandboxes).await;
         println!("Sandboxes a second with their container, from a template, {GUEST_MIB} MiB");
-        println!("one by one, of {ONE_BY_ONE}              {alone:6.2}");
-        println!("{TOGETHER} at once                     {together:6.2}");
+        println!("{CROWD} one by one                  {alone:6.2}");
+        println!("{CROWD} at once                     {together:6.2}");
         println!("at once / one by one           {:6.2}   goal 1", together / alone);
         memory(sandboxes).await;
     });
@@ -29,18 +28,18 @@ pub fn run(runtime: &Runtime, sandboxes: &Sandboxes) {
 async fn one_by_one(sandboxes: &Sandboxes) -> f64 {
     let began = Instant::now();
     let mut made = Vec::new();
-    for n in 0..ONE_BY_ONE {
+    for n in 0..CROWD {
         made.push(start(sandboxes, n).await);
     }
-    let rate = ONE_BY_ONE as f64 / began.elapsed().as_secs_f64();
+    let rate = CROWD as f64 / began.elapsed().as_secs_f64();
     delete(made).await;
     rate
 }
 
 async fn at_once(sandboxes: &Sandboxes) -> f64 {
     let began = Instant::now();
-    let made = join_all((0..TOGETHER).map(|n| start(sandboxes, n))).await;
-    let rate = TOGETHER as f64 / began.elapsed().as_secs_f64();
+    let made = join_all((0..CROWD).map(|n| start(sandboxes, n))).await;
+    let rate = CROWD as f64 / began.elapsed().as_secs_f64();
     delete(made).await;
     rate
 }
