@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use agent_protocol::OOM_KILL;
 use agent_protocol::messages::{
     BlkioStats, BlkioStatsEntry, CgroupStats, CpuStats, CpuUsage, MemoryData, MemoryStats, NetworkStats,
     PidsStats, StatsContainerResponse, ThrottlingData, VolumeCondition, VolumeStatsResponse, VolumeUsage,
@@ -96,12 +97,17 @@ fn cpu(stat: &str) -> CpuStats {
 }
 
 fn memory(cgroup: &Path) -> MemoryStats {
+    let stat = read(&cgroup.join("memory.stat"));
+    let events = read(&cgroup.join("memory.events"));
+    let counters = stat.lines().filter_map(|line| line.split_once(' '));
+    let counters = counters.filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?)));
     MemoryStats {
-        cache: keyed(&read(&cgroup.join("memory.stat")), "file"),
+        cache: keyed(&stat, "file"),
+        stats: counters.chain([(OOM_KILL.to_owned(), keyed(&events, OOM_KILL))]).collect(),
         usage: MessageField::some(MemoryData {
             usage: number(&cgroup.join("memory.current")),
             max_usage: number(&cgroup.join("memory.peak")),
-            failcnt: keyed(&read(&cgroup.join("memory.events")), "oom"),
+            failcnt: keyed(&events, "oom"),
             limit: number(&cgroup.join("memory.max")),
             ..Default::default()
         }),

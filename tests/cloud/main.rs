@@ -8,3 +8,4 @@ mod life;
 mod network;
 mod operator;
 mod service;
+mod usage;

@@ -88,7 +88,8 @@ async fn containers_share_the_processes_that_they_ask_to_share() {
     // One that ends takes none of the others with it.
     output(&sandbox, "b", "kill -9 $(ps -o pid,args | sed -n 's/^ *\\([0-9]*\\) sh -c .*true a$/\\1/p')")
         .await;
-    assert_eq!(sandbox.wait("a").await.unwrap().status, 137);
+    let exit = sandbox.wait("a").await.unwrap();
+    assert_eq!((exit.status, exit.oom_killed), (137, false));
     assert!(output(&sandbox, "b", "ps -o args").await.contains("true b"));
     sandbox.delete().await.unwrap();
     fixture.assert_clean();

@@ -166,7 +166,8 @@ async fn a_container_that_takes_too_much_memory_is_killed() {
     let sandbox = fixture.start("c", 1.0).await;
     let hog = ["sh", "-c", "x=0123456789abcdef; while :; do x=$x$x; done"];
     fixture.run(&sandbox, "c", &hog).await;
-    assert_eq!(sandbox.wait("c").await.unwrap().status, 137);
+    let exit = sandbox.wait("c").await.unwrap();
+    assert_eq!((exit.status, exit.oom_killed), (137, true));
     sandbox.delete().await.unwrap();
 }
 

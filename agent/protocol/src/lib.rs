@@ -38,3 +38,6 @@ pub const STORAGE_LOCAL: &str = "local";
 
 /// Driver option of an overlay: make this directory first.
 pub const OVERLAY_CREATE_DIRECTORY: &str = "io.katacontainers.volume.overlayfs.create_directory";
+
+/// The memory statistic that counts processes killed for want of memory.
+pub const OOM_KILL: &str = "oom_kill";

@@ -26,6 +26,8 @@ pub enum Error {
     Conflict(String),
     #[error("Cannot {action} container {container} in {status} state")]
     State { action: &'static str, container: ContainerUuid, status: model::Status },
+    #[error("Insufficient compute resources: {0}.")]
+    Resources(String),
     #[error("{0}")]
     Network(String),
     #[error("standard output cannot be written: {0}")]
@@ -46,6 +48,7 @@ impl Error {
             Self::Invalid(_) | Self::Decode(_) => ("Invalid", 400),
             Self::Database(model::Error::NoContainer(_)) => ("ContainerNotFound", 404),
             Self::Conflict(_) => ("Conflict", 409),
+            Self::Resources(_) => ("ResourcesUnavailable", 500),
             Self::State { .. } => ("InvalidStateException", 409),
             _ => ("ZunException", 500),
         }

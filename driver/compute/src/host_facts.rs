@@ -41,6 +41,23 @@ pub fn cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX))
 }
 
+/// Processor time since the host started, of all CPUs and whatever it was spent on, idle time too.
+pub fn cpu_time_ns() -> u64 {
+    let tick = 1_000_000_000
+        / nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)
+            .ok()
+            .flatten()
+            .map_or(100, |ticks| ticks.max(1).unsigned_abs());
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    all_ticks(&text).saturating_mul(tick)
+}
+
+/// Sum of the first line's first seven numbers; those behind them are in them already.
+fn all_ticks(stat: &str) -> u64 {
+    let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).unwrap_or_default();
+    line.split_whitespace().take(7).filter_map(|word| word.parse::<u64>().ok()).sum()
+}
+
 /// Size in GiB of the file system that holds `path`.
 pub fn disk_gib(path: &Path) -> u64 {
     nix::sys::statvfs::statvfs(path).map_or(0, |stat| stat.blocks() * stat.fragment_size() / GIBIBYTE)

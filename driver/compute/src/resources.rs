@@ -6,7 +6,7 @@ use cloud::{Inventory, Placement, ResourceClass};
 use model::{ComputeNode, Container, Database, Json, Status, Usage, service};
 use uuid::Uuid;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host_facts;
 use crate::options::Options;
 
@@ -65,6 +65,39 @@ fn compute_node(uuid: Uuid, options: &Options, containers: &[Container]) -> Comp
         runtimes: Some(Json(vec!["kata".to_owned()])),
         enable_cpu_pinning: false,
     }
+}
+
+/// Refuses that `container` takes `asked` instead of what it has, if the host has not that much for containers. The same
+/// bounds as in Placement: what is reserved is no container's, and what is left is given out several times over.
+pub async fn claim(
+    database: &Database,
+    options: &Options,
+    container: &Container,
+    asked: Usage,
+) -> Result<()> {
+    let others = Container::list_by_host(database, &options.default.host).await?;
+    let others = others.iter().filter(|other| other.uuid != container.uuid).map(Container::usage);
+    let (mut cpus, mut memory) = (asked.cpu, i64::from(asked.memory));
+    for other in others {
+        cpus += other.cpu;
+        memory += i64::from(other.memory);
+    }
+    let inventories = inventories(options);
+    let room = |class| inventories.get(&class).map_or(0.0, capacity);
+    let had = container.usage();
+    let (cpu_room, memory_room) = (room(ResourceClass::Vcpu), room(ResourceClass::MemoryMb));
+    let lacking = [
+        (asked.cpu > had.cpu && f64::from(cpus) > cpu_room).then(|| format!("{cpus} of {cpu_room} VCPU")),
+        (asked.memory > had.memory && memory as f64 > memory_room)
+            .then(|| format!("{memory} of {memory_room} MB of memory")),
+    ];
+    let lacking: Vec<_> = lacking.into_iter().flatten().collect();
+    if lacking.is_empty() { Ok(()) } else { Err(Error::Resources(lacking.join("; "))) }
+}
+
+/// What Placement lets be allocated.
+fn capacity(inventory: &Inventory) -> f64 {
+    inventory.total.saturating_sub(inventory.reserved) as f64 * f64::from(inventory.allocation_ratio)
 }
 
 fn inventories(options: &Options) -> BTreeMap<ResourceClass, Inventory> {

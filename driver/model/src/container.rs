@@ -322,6 +322,9 @@ pub struct Changes {
     pub image_driver: Option<String>,
     pub runtime: Option<String>,
     pub disk: Option<i32>,
+    pub name: Option<String>,
+    pub cpu: Option<f32>,
+    pub memory: Option<String>,
     pub command: Option<Vec<String>>,
     pub entrypoint: Option<Vec<String>>,
     pub started_at: Option<Option<PrimitiveDateTime>>,
@@ -373,6 +376,9 @@ impl Changes {
             image_driver = self.image_driver.clone();
             runtime = self.runtime.clone();
             disk = self.disk;
+            name = self.name.clone();
+            cpu = self.cpu;
+            memory = self.memory.clone();
             command = self.command.clone().map(Json);
             entrypoint = self.entrypoint.clone().map(Json);
             started_at = self.started_at;
@@ -403,6 +409,9 @@ impl Changes {
             image_driver => Some;
             runtime => Some;
             disk => Some;
+            name => Some;
+            cpu => Some;
+            memory => Some;
             command => |command| Some(Json(command));
             entrypoint => |entrypoint| Some(Json(entrypoint));
             started_at => |at| at;

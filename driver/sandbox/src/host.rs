@@ -345,7 +345,8 @@ pub fn failure(state: &SandboxState) -> Option<String> {
 
 fn killed(state: SandboxState) -> SandboxState {
     const STATUS_KILLED: i32 = 137;
-    let exit = || Some(ContainerExit { status: STATUS_KILLED, at: time::OffsetDateTime::now_utc() });
+    let at = time::OffsetDateTime::now_utc();
+    let exit = || Some(ContainerExit { status: STATUS_KILLED, oom_killed: false, at });
     SandboxState {
         phase: Phase::Failed { reason: "the sandbox's shim was killed".into() },
         containers: state.containers.into_iter().map(|(id, end)| (id, end.or_else(exit))).collect(),

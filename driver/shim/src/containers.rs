@@ -9,8 +9,8 @@ use agent_protocol::messages::{
 };
 use agent_protocol::service::AgentServiceClient;
 use agent_protocol::{
-    OVERLAY_CREATE_DIRECTORY, STORAGE_LOCAL, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY, messages, process_to_wire,
-    resources_to_wire, spec_to_wire,
+    OOM_KILL, OVERLAY_CREATE_DIRECTORY, STORAGE_LOCAL, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY, messages,
+    process_to_wire, resources_to_wire, spec_to_wire,
 };
 use protobuf::MessageField;
 use shim_control::{
@@ -155,7 +155,9 @@ pub async fn stats(agent: &AgentServiceClient, id: &str) -> Result<Stats> {
     let request = StatsContainerRequest { container_id: id.to_owned(), ..Default::default() };
     let reply = agent.stats_container(deadline(), &request).await?;
     let cgroup = reply.cgroup_stats.unwrap_or_default();
-    let memory = cgroup.memory_stats.get_or_default().usage.clone().unwrap_or_default();
+    let memory_stats = cgroup.memory_stats.get_or_default();
+    let memory = memory_stats.usage.clone().unwrap_or_default();
+    let counter = |name: &str| memory_stats.stats.get(name).copied().unwrap_or(0);
     let blocks = &cgroup.blkio_stats.get_or_default().io_service_bytes_recursive;
     let total = |op: &str| {
         blocks.iter().filter(|entry| entry.op == op).fold(0u64, |sum, entry| sum.saturating_add(entry.value))
@@ -168,7 +170,9 @@ pub async fn stats(agent: &AgentServiceClient, id: &str) -> Result<Stats> {
     Ok(Stats {
         cpu_ns: cgroup.cpu_stats.get_or_default().cpu_usage.get_or_default().total_usage,
         memory_bytes: memory.usage,
+        inactive_file_bytes: counter("inactive_file"),
         memory_limit_bytes: memory.limit,
+        oom_kills: counter(OOM_KILL),
         pids: cgroup.pids_stats.get_or_default().current,
         block_read_bytes: total("Read"),
         block_write_bytes: total("Write"),

@@ -237,6 +237,8 @@ impl Supervisor {
     }
 
     async fn container_ended(&self, id: String, status: i32) {
+        let at = OffsetDateTime::now_utc();
+        let oom_killed = self.stats(&id).await.is_ok_and(|stats| stats.oom_kills > 0);
         let output = self.outputs().remove(&id);
         if let Some(output) = output
             && tokio::time::timeout(DRAIN_TIMEOUT, output).await.is_err()
@@ -244,7 +246,7 @@ impl Supervisor {
             tracing::warn!(container = id, "output still comes after the container's end");
         }
         let last = self.plan.ends_with.as_ref() == Some(&id);
-        let exit = ContainerExit { status, at: OffsetDateTime::now_utc() };
+        let exit = ContainerExit { status, oom_killed, at };
         self.update(|state| {
             // One that was removed is not there any more.
             if let Some(end) = state.containers.get_mut(&id) {

@@ -13,7 +13,7 @@ use super::Manager;
 use crate::error::{Error, Result};
 
 /// Methods of upstream's that are not built; with the action that the API has begun for each.
-const NOT_BUILT: [(&str, Option<&str>); 17] = [
+const NOT_BUILT: [(&str, Option<&str>); 15] = [
     ("add_security_group", Some("add_security_group")),
     ("capsule_create", None),
     ("capsule_delete", None),
@@ -24,9 +24,7 @@ const NOT_BUILT: [(&str, Option<&str>); 17] = [
     ("container_put_archive", None),
     ("container_rebuild", Some("rebuild")),
     ("container_resize", None),
-    ("container_stats", None),
     ("container_top", None),
-    ("container_update", None),
     ("image_delete", None),
     ("network_attach", Some("network_attach")),
     ("network_detach", Some("network_detach")),
@@ -100,6 +98,8 @@ impl Manager {
             "container_unpause" => self.container_unpause(request, arguments.container()?).await?,
             "container_show" => return self.container_show(arguments.container()?).await,
             "container_logs" => return self.container_logs(arguments.container()?, &arguments),
+            "container_stats" => return self.container_stats(arguments.container()?).await,
+            "container_update" => return self.container_update(arguments.container()?, &arguments).await,
             "container_exec" => return self.container_exec(arguments.container()?, &arguments).await,
             "image_pull" => self.image_pull(&arguments).await?,
             "image_search" => return self.image_search(&arguments).await,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use image::{ImageReference, PullPolicy};
 use model::{Container, Image as ImageRow};
-use sandbox::{Exec, LogQuery, Situation, Tail};
+use sandbox::{Exec, LogQuery, Tail};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -48,14 +48,8 @@ impl Manager {
             return Err(Error::NotSupported("an interactive exec".into()));
         }
         let command = words(arguments.raw("command"))?;
-        let sandbox = self.host().sandbox(&container.uuid.to_string());
-        if !matches!(sandbox.situation().await, Situation::Live(_)) {
-            return Err(Error::State {
-                action: "execute",
-                container: container.uuid,
-                status: container.status,
-            });
-        }
+        self.require_running("execute", &container).await?;
+        let sandbox = self.sandbox(container.uuid);
         let spec = self.record(container.uuid)?.container;
         let exec = Exec {
             container: spec.id.clone(),

@@ -8,6 +8,8 @@ mod locks;
 mod pause;
 mod status;
 mod steps;
+mod update;
+mod usage;
 
 use std::sync::Arc;
 
@@ -36,6 +38,7 @@ pub struct Manager {
     neutron: Neutron,
     placement: Placement,
     locks: Locks,
+    claims: tokio::sync::Mutex<()>,
 }
 
 impl Manager {
@@ -48,7 +51,16 @@ impl Manager {
         neutron: Neutron,
         placement: Placement,
     ) -> Self {
-        Self { options, database, host, images, neutron, placement, locks: Locks::default() }
+        Self {
+            options,
+            database,
+            host,
+            images,
+            neutron,
+            placement,
+            locks: Locks::default(),
+            claims: tokio::sync::Mutex::default(),
+        }
     }
 
     /// The options.

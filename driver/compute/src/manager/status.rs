@@ -4,6 +4,10 @@ use model::{Changes, Container, Status};
 use sandbox::{ContainerExit, Phase, SandboxState, Situation, Stage};
 use time::{Duration, OffsetDateTime};
 
+/// Why a container ended that took more memory than it may.
+const OUT_OF_MEMORY: &str =
+    "a process of the container was killed: it needed more memory than the container may use";
+
 /// What the row should say, or nothing where the sandbox says nothing new.
 pub fn observed(container: &Container, situation: &Situation) -> Option<Changes> {
     let id = container.uuid.to_string();
@@ -42,6 +46,7 @@ fn over(state: &SandboxState, id: &str) -> Changes {
 pub fn stopped(exit: &ContainerExit, phase: &Phase) -> Changes {
     let reason = match phase {
         Phase::Failed { reason } => Some(reason.clone()),
+        _ if exit.oom_killed => Some(OUT_OF_MEMORY.to_owned()),
         _ => None,
     };
     let ago = age(OffsetDateTime::now_utc() - exit.at);
@@ -87,11 +92,13 @@ mod tests {
 
     #[test]
     fn an_exit_has_its_code_and_a_failure_its_reason() {
-        let exit = ContainerExit { status: 3, at: OffsetDateTime::now_utc() };
+        let exit = ContainerExit { status: 3, oom_killed: false, at: OffsetDateTime::now_utc() };
         let changes = stopped(&exit, &Phase::Ended);
         assert_eq!(changes.status_detail, Some(Some("Exited(3) 0 seconds ago ".into())));
         assert_eq!(changes.status_reason, Some(None));
         let changes = stopped(&exit, &Phase::Failed { reason: "the guest kernel panicked".into() });
         assert_eq!(changes.status_reason, Some(Some("the guest kernel panicked".into())));
+        let changes = stopped(&ContainerExit { oom_killed: true, ..exit }, &Phase::Ended);
+        assert_eq!(changes.status_reason, Some(Some(OUT_OF_MEMORY.into())));
     }
 }

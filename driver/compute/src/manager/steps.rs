@@ -1,6 +1,7 @@
 //! What goes around an operation: its action and event in the database, and the task state of its container.
 
 use model::{ActionLog, Changes, Container, Outcome, TaskState};
+use sandbox::Situation;
 
 use super::Manager;
 use crate::error::{Error, Result};
@@ -47,6 +48,14 @@ impl Manager {
     pub(super) async fn end(&self, container: &mut Container, began: bool) {
         if began && let Err(e) = self.save(container, Changes::task(None)).await {
             tracing::error!("the task state is not cleared: {e}");
+        }
+    }
+
+    /// What only a container can do whose sandbox lives.
+    pub(super) async fn require_running(&self, action: &'static str, container: &Container) -> Result<()> {
+        match self.sandbox(container.uuid).situation().await {
+            Situation::Live(_) => Ok(()),
+            _ => Err(Error::State { action, container: container.uuid, status: container.status }),
         }
     }
 

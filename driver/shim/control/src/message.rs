@@ -218,8 +218,12 @@ pub struct Stats {
     pub cpu_ns: u64,
     /// Memory in bytes.
     pub memory_bytes: u64,
+    /// Of it, bytes of files that nobody has used for a while.
+    pub inactive_file_bytes: u64,
     /// Memory limit in bytes.
     pub memory_limit_bytes: u64,
+    /// Processes that were killed for want of memory.
+    pub oom_kills: u64,
     /// Processes.
     pub pids: u64,
     /// Bytes read from disks.

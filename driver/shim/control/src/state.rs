@@ -51,6 +51,9 @@ pub enum Stage {
 pub struct ContainerExit {
     /// 0 to 255, or 128 and a signal's number.
     pub status: i32,
+    /// Whether a process of it was killed for want of memory.
+    #[serde(default)]
+    pub oom_killed: bool,
     /// When.
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,

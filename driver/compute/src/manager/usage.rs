@@ -1,0 +1,75 @@
+//! `container_stats`: what a container uses, as upstream's Docker driver writes it.
+
+use model::Container;
+use sandbox::Stats;
+use serde_json::{Value, json};
+
+use super::Manager;
+use super::steps::require_created;
+use crate::error::Result;
+use crate::host_facts;
+
+const MEBIBYTE: f64 = (1 << 20) as f64;
+const LOOPBACK: &str = "lo";
+
+impl Manager {
+    pub(super) async fn container_stats(&self, container: Container) -> Result<Value> {
+        require_created(&container)?;
+        self.require_running("stats", &container).await?;
+        let stats = self.sandbox(container.uuid).stats(&container.uuid.to_string()).await?;
+        let name = container.name.unwrap_or_default();
+        Ok(written(&name, &stats, host_facts::cpu_time_ns()))
+    }
+}
+
+/// Shares are of all the host's CPU time since it started, and of the memory that the container may use.
+fn written(name: &str, stats: &Stats, host_cpu_ns: u64) -> Value {
+    let memory = stats.memory_bytes.saturating_sub(stats.inactive_file_bytes);
+    let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 * 100.0 };
+    let nics = stats.network.iter().filter(|nic| nic.name != LOOPBACK);
+    let (received, sent) = nics.fold((0u64, 0u64), |(received, sent), nic| {
+        (received.saturating_add(nic.received_bytes), sent.saturating_add(nic.sent_bytes))
+    });
+    json!({
+        "CONTAINER": name,
+        "CPU %": share(stats.cpu_ns, host_cpu_ns),
+        "MEM USAGE(MiB)": memory as f64 / MEBIBYTE,
+        "MEM LIMIT(MiB)": stats.memory_limit_bytes as f64 / MEBIBYTE,
+        "MEM %": share(memory, stats.memory_limit_bytes),
+        "BLOCK I/O(B)": format!("{}/{}", stats.block_read_bytes, stats.block_write_bytes),
+        "NET I/O(B)": format!("{received}/{sent}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbox::NetworkCounters;
+
+    use super::*;
+
+    #[test]
+    fn statistics_have_upstreams_names_and_units() {
+        let nic = |name: &str, received_bytes, sent_bytes| NetworkCounters {
+            name: name.into(),
+            received_bytes,
+            sent_bytes,
+        };
+        let stats = Stats {
+            cpu_ns: 25,
+            memory_bytes: 96 << 20,
+            inactive_file_bytes: 32 << 20,
+            memory_limit_bytes: 256 << 20,
+            oom_kills: 0,
+            pids: 1,
+            block_read_bytes: 4096,
+            block_write_bytes: 512,
+            network: vec![nic("lo", 7, 7), nic("eth0", 10, 20), nic("eth1", 1, 2)],
+        };
+        let expected = json!({
+            "CONTAINER": "c", "CPU %": 2.5, "MEM USAGE(MiB)": 64.0, "MEM LIMIT(MiB)": 256.0, "MEM %": 25.0,
+            "BLOCK I/O(B)": "4096/512", "NET I/O(B)": "11/22",
+        });
+        assert_eq!(written("c", &stats, 1000), expected);
+        assert_eq!(written("c", &Stats { memory_limit_bytes: 0, ..stats }, 0)["CPU %"], 0.0);
+    }
+}

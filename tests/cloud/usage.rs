@@ -1,0 +1,94 @@
+//! What containers use, and how much they may.
+
+use cloud_tests::cloud::{Cloud, in_cloud};
+use cloud_tests::eventually;
+use serde_json::Value;
+
+const LONG: &str = "sleep 100000";
+
+fn stats(cloud: &Cloud, uuid: &str) -> Value {
+    let said = cloud.openstack(&["appcontainer", "stats", uuid, "-f", "json"]).ok();
+    serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"))
+}
+
+fn memory_max(cloud: &Cloud, uuid: &str) -> String {
+    cloud
+        .openstack(&["appcontainer", "exec", uuid, "cat", "/sys/fs/cgroup/memory.max"])
+        .ok()
+        .trim()
+        .to_owned()
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn statistics_of_a_container_are_its_own() {
+    in_cloud(|cloud| {
+        let uuid = cloud.run_busybox("dd if=/dev/zero of=/x bs=1M count=8; sync; sleep 100000");
+        eventually(60, "what it wrote is counted", || {
+            let stats = stats(cloud, &uuid);
+            let written =
+                stats["BLOCK I/O(B)"].as_str().and_then(|both| both.split_once('/')?.1.parse().ok());
+            if written.is_some_and(|bytes: u64| bytes >= 8 << 20) { Ok(()) } else { Err(stats.to_string()) }
+        });
+        let stats = stats(cloud, &uuid);
+        assert_eq!(stats["MEM LIMIT(MiB)"].as_f64(), Some(128.0), "{stats}");
+        for share in ["CPU %", "MEM %"] {
+            assert!(stats[share].as_f64().is_some_and(|share| share > 0.0 && share < 100.0), "{stats}");
+        }
+        cloud.openstack(&["appcontainer", "stop", &uuid]).ok();
+        cloud.wait_for_status(&uuid, "Stopped");
+        let refused = cloud.openstack(&["appcontainer", "stats", &uuid]);
+        assert!(refused.status != 0 && refused.err.contains("Stopped"), "{refused:?}");
+        cloud.delete(&uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_container_is_given_more_and_less_and_keeps_it() {
+    in_cloud(|cloud| {
+        let uuid = cloud.run_busybox(LONG);
+        let update = |options: &[&str]| {
+            cloud.openstack(&[&["appcontainer", "set"], options, &[uuid.as_str()]].concat())
+        };
+        update(&["--memory", "192", "--cpu", "0.5"]).ok();
+        assert_eq!(memory_max(cloud, &uuid), (192 << 20).to_string());
+        let shown = cloud.show(&uuid);
+        assert_eq!((shown["memory"].as_str(), shown["cpu"].as_f64()), (Some("192"), Some(0.5)), "{shown}");
+
+        let refused = update(&["--memory", "100000000"]);
+        assert!(refused.status != 0, "{refused:?}");
+        let row = cloud.sql(&format!("SELECT memory, cpu FROM zun.container WHERE uuid = '{uuid}'"));
+        assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["192", "0.5"]);
+        assert_eq!(memory_max(cloud, &uuid), (192 << 20).to_string());
+
+        cloud.openstack(&["appcontainer", "restart", &uuid]).ok();
+        eventually(90, "it runs again as it was", || {
+            let said = cloud.openstack(&["appcontainer", "exec", &uuid, "cat", "/sys/fs/cgroup/memory.max"]);
+            if said.out.trim() == (192 << 20).to_string() { Ok(()) } else { Err(format!("{said:?}")) }
+        });
+        cloud.openstack(&["appcontainer", "stop", &uuid]).ok();
+        cloud.wait_for_status(&uuid, "Stopped");
+        update(&["--memory", "96"]).ok();
+        cloud.openstack(&["appcontainer", "start", &uuid]).ok();
+        cloud.wait_for_status(&uuid, "Running");
+        assert_eq!(memory_max(cloud, &uuid), (96 << 20).to_string());
+        cloud.delete(&uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_container_that_wants_too_much_memory_says_why_it_ended() {
+    in_cloud(|cloud| {
+        let uuid = cloud.run_busybox("sleep 5; x=0123456789abcdef; while :; do x=$x$x; done");
+        cloud.wait_for_status(&uuid, "Stopped");
+        let shown = cloud.show(&uuid);
+        assert!(shown["status_reason"].as_str().is_some_and(|why| why.contains("memory")), "{shown}");
+        assert!(
+            shown["status_detail"].as_str().is_some_and(|detail| detail.starts_with("Exited(137)")),
+            "{shown}"
+        );
+        cloud.delete(&uuid);
+    });
+}
