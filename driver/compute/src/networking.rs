@@ -82,7 +82,18 @@ pub async fn attach(
     Ok(attachments)
 }
 
-async fn attach_one(
+/// The number of the first interface name, `eth0` and so on, that no attachment has.
+pub fn free_index(attachments: &[Attachment]) -> usize {
+    let is_free = |index: &usize| attachments.iter().all(|one| one.nic.name != interface_name(*index));
+    (0..=attachments.len()).find(is_free).unwrap_or(attachments.len())
+}
+
+fn interface_name(index: usize) -> String {
+    format!("eth{index}")
+}
+
+/// Makes or takes a port, for the interface of this number.
+pub async fn attach_one(
     neutron: &Neutron,
     container: &Container,
     host: &str,
@@ -141,7 +152,7 @@ async fn describe(
         tap: TapName::of_port(&port.id).to_string(),
         mac: port.mac_address.clone(),
         mtu: if network.mtu == 0 { MTU_DEFAULT } else { network.mtu },
-        name: format!("eth{index}"),
+        name: interface_name(index),
         addresses: Vec::new(),
         routes: Vec::new(),
     };
@@ -209,9 +220,15 @@ fn port_name(owner: &str) -> String {
     format!("zun-{owner}")
 }
 
-/// Takes away all ports of a container of which nothing but its identifier is known, and their taps.
-pub async fn reclaim(neutron: &Neutron, owner: &str) -> Result<()> {
-    for port in neutron.ports_of(owner).await? {
+/// Ports of a container that are in none of its attachments: something was interrupted, or its record is lost.
+pub async fn strays(neutron: &Neutron, owner: &str, attachments: &[Attachment]) -> Result<Vec<Port>> {
+    let ports = neutron.ports_of(owner).await?.into_iter();
+    Ok(ports.filter(|port| attachments.iter().all(|known| known.port != port.id)).collect())
+}
+
+/// Takes away ports of a container, and their taps.
+pub async fn reclaim(neutron: &Neutron, owner: &str, ports: &[Port]) -> Result<()> {
+    for port in ports {
         Vif::unplug(&TapName::of_port(&port.id)).await?;
         release(neutron, &port.id, port.name != port_name(owner)).await;
     }
@@ -308,8 +325,19 @@ mod tests {
     }
 
     #[test]
-    fn addresses_have_upstreams_form() {
-        let attachment = Attachment {
+    fn an_interface_gets_the_first_free_name() {
+        let named = |name: &str| {
+            let mut attachment = attachment();
+            attachment.nic.name = name.into();
+            attachment
+        };
+        assert_eq!(free_index(&[]), 0);
+        assert_eq!(free_index(&[named("eth0"), named("eth1")]), 2);
+        assert_eq!(free_index(&[named("eth2"), named("eth0")]), 1);
+    }
+
+    fn attachment() -> Attachment {
+        Attachment {
             network: "n".into(),
             port: "p".into(),
             preserve_on_delete: true,
@@ -328,8 +356,12 @@ mod tests {
             subnets: vec!["s4".into(), "s6".into()],
             vif_type: "ovs".into(),
             vif_details: serde_json::Map::new(),
-        };
-        let value = serde_json::to_value(addresses(&[attachment])).unwrap();
+        }
+    }
+
+    #[test]
+    fn addresses_have_upstreams_form() {
+        let value = serde_json::to_value(addresses(&[attachment()])).unwrap();
         assert_eq!(
             value["n"][0],
             json!({ "addr": "10.0.0.5", "version": 4, "port": "p", "subnet_id": "s4",

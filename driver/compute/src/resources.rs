@@ -84,15 +84,22 @@ pub async fn claim(
     }
     let inventories = inventories(options);
     let room = |class| inventories.get(&class).map_or(0.0, capacity);
-    let had = container.usage();
-    let (cpu_room, memory_room) = (room(ResourceClass::Vcpu), room(ResourceClass::MemoryMb));
     let lacking = [
-        (asked.cpu > had.cpu && f64::from(cpus) > cpu_room).then(|| format!("{cpus} of {cpu_room} VCPU")),
-        (asked.memory > had.memory && memory as f64 > memory_room)
-            .then(|| format!("{memory} of {memory_room} MB of memory")),
+        shortage("VCPU", cpus.into(), room(ResourceClass::Vcpu), asked.cpu > container.usage().cpu),
+        shortage(
+            "MB of memory",
+            memory as f64,
+            room(ResourceClass::MemoryMb),
+            asked.memory > container.usage().memory,
+        ),
     ];
     let lacking: Vec<_> = lacking.into_iter().flatten().collect();
     if lacking.is_empty() { Ok(()) } else { Err(Error::Resources(lacking.join("; "))) }
+}
+
+/// Says what there is not enough of. Whoever takes no more of it than before lacks nothing.
+fn shortage(what: &str, taken: f64, room: f64, takes_more: bool) -> Option<String> {
+    (takes_more && taken > room).then(|| format!("{taken} {what} would be taken of {room}"))
 }
 
 /// What Placement lets be allocated.

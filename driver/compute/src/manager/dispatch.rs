@@ -13,7 +13,7 @@ use super::Manager;
 use crate::error::{Error, Result};
 
 /// Methods of upstream's that are not built; with the action that the API has begun for each.
-const NOT_BUILT: [(&str, Option<&str>); 15] = [
+const NOT_BUILT: [(&str, Option<&str>); 13] = [
     ("add_security_group", Some("add_security_group")),
     ("capsule_create", None),
     ("capsule_delete", None),
@@ -26,8 +26,6 @@ const NOT_BUILT: [(&str, Option<&str>); 15] = [
     ("container_resize", None),
     ("container_top", None),
     ("image_delete", None),
-    ("network_attach", Some("network_attach")),
-    ("network_detach", Some("network_detach")),
     ("remove_security_group", Some("remove_security_group")),
 ];
 /// The same, of methods that concern no container.
@@ -96,6 +94,14 @@ impl Manager {
             }
             "container_pause" => self.container_pause(request, arguments.container()?).await?,
             "container_unpause" => self.container_unpause(request, arguments.container()?).await?,
+            "network_attach" => {
+                let network = arguments.get("requested_network")?;
+                self.network_attach(request, arguments.container()?, &network).await?;
+            }
+            "network_detach" => {
+                let network: String = arguments.get("network")?;
+                self.network_detach(request, arguments.container()?, &network).await?;
+            }
             "container_show" => return self.container_show(arguments.container()?).await,
             "container_logs" => return self.container_logs(arguments.container()?, &arguments),
             "container_stats" => return self.container_stats(arguments.container()?).await,

@@ -92,7 +92,7 @@ impl Manager {
         Ok(())
     }
 
-    fn plugging(&self) -> Plugging {
+    pub(super) fn plugging(&self) -> Plugging {
         let kata = &self.options.kata;
         Plugging {
             timeout: Duration::from_secs(kata.vif_plugging_timeout),
@@ -339,6 +339,9 @@ impl Manager {
             Some(TaskState::ContainerPausing) => self.container_pause(NO_REQUEST, container).await,
             Some(TaskState::ContainerUnpausing) => self.container_unpause(NO_REQUEST, container).await,
             Some(TaskState::ContainerKilling) => self.container_kill(NO_REQUEST, container, None).await,
+            Some(TaskState::NetworkAttaching | TaskState::NetworkDetaching) => {
+                self.drop_strays(container.uuid).await
+            }
             Some(TaskState::ContainerDeleting) => self.container_delete(container, Some(true)).await,
             _ => self.ended(container.uuid).await,
         }

@@ -5,6 +5,7 @@ mod dispatch;
 mod inspect;
 mod lifecycle;
 mod locks;
+mod networks;
 mod pause;
 mod status;
 mod steps;
@@ -99,14 +100,14 @@ impl Manager {
     pub async fn clean_up(&self, uuid: ContainerUuid) -> Result<()> {
         let sandbox = self.sandbox(uuid);
         sandbox.kill().await?;
-        match self.record(uuid) {
-            Ok(record) => {
-                networking::unplug(&record.attachments).await;
-                networking::detach(&self.neutron, &record.attachments).await;
-            }
-            // A create that was interrupted, or a record that is lost: Neutron knows whose its ports are.
-            Err(_) => networking::reclaim(&self.neutron, &uuid.to_string()).await?,
+        if let Ok(record) = self.record(uuid) {
+            networking::unplug(&record.attachments).await;
+            networking::detach(&self.neutron, &record.attachments).await;
         }
+        // What was interrupted, or whose record is lost: Neutron knows whose its ports are.
+        let owner = uuid.to_string();
+        let strays = networking::strays(&self.neutron, &owner, &[]).await?;
+        networking::reclaim(&self.neutron, &owner, &strays).await?;
         sandbox.delete().await?;
         Ok(())
     }
