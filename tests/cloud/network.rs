@@ -1,6 +1,6 @@
 //! Containers on Neutron's networks.
 
-use cloud_tests::cloud::in_cloud;
+use cloud_tests::cloud::{Cloud, in_cloud};
 use cloud_tests::eventually;
 use serde_json::Value;
 
@@ -69,5 +69,96 @@ fn a_port_of_the_users_is_used_and_kept() {
         assert_eq!(left, "", "the port is there, and nobody's");
         assert_eq!(cloud.sql(&format!("SELECT COUNT(*) FROM neutron.ports WHERE id = '{port}'")), "1");
         cloud.openstack(&["port", "delete", port]).ok();
+    });
+}
+
+fn links(cloud: &Cloud, uuid: &str) -> String {
+    cloud.openstack(&["appcontainer", "exec", uuid, "ip", "-o", "-4", "address"]).out
+}
+
+/// Waits until the container's interfaces have these addresses, by the beginning of each.
+fn wait_for_addresses(cloud: &Cloud, uuid: &str, wanted: &[&str]) {
+    eventually(90, &format!("it has addresses {wanted:?}"), || {
+        let shown = address(&cloud.show(uuid));
+        let (inside, outside) = (links(cloud, uuid), shown.split(", ").count());
+        let count = inside.lines().filter(|line| !line.contains(" lo ")).count();
+        let all =
+            wanted.iter().all(|start| inside.contains(&format!("inet {start}")) && shown.contains(start));
+        if all && count == wanted.len() && outside == wanted.len() {
+            Ok(())
+        } else {
+            Err(format!("{inside}{shown}"))
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_network_comes_and_goes() {
+    in_cloud(|cloud| {
+        let _second = cloud.network("second", "10.78.0.0/24");
+        let uuid = cloud.run_busybox("sleep 100000");
+        let change =
+            |verb: &str| cloud.openstack(&["appcontainer", "network", verb, "--network", "second", &uuid]);
+        change("attach").ok();
+        wait_for_addresses(cloud, &uuid, &["10.77.0.", "10.78.0."]);
+        let again = change("attach");
+        assert!(again.status != 0 && again.err.contains("already connected"), "{again:?}");
+        cloud.openstack(&["appcontainer", "restart", &uuid]).ok();
+        wait_for_addresses(cloud, &uuid, &["10.77.0.", "10.78.0."]);
+        change("detach").ok();
+        wait_for_addresses(cloud, &uuid, &["10.77.0."]);
+        assert_eq!(cloud.ports_of(&uuid).len(), 1);
+
+        cloud.openstack(&["appcontainer", "stop", &uuid]).ok();
+        cloud.wait_for_status(&uuid, "Stopped");
+        change("attach").ok();
+        eventually(60, "it has a second port", || {
+            let ports = cloud.ports_of(&uuid);
+            if ports.len() == 2 { Ok(()) } else { Err(format!("{ports:?}")) }
+        });
+        cloud.wait_for_status(&uuid, "Stopped");
+        cloud.openstack(&["appcontainer", "start", &uuid]).ok();
+        cloud.wait_for_status(&uuid, "Running");
+        wait_for_addresses(cloud, &uuid, &["10.77.0.", "10.78.0."]);
+        let query = format!(
+            "SELECT action, IFNULL(message, '-') FROM zun.container_actions WHERE container_uuid = '{uuid}' AND action LIKE 'network%'"
+        );
+        let actions = cloud.sql(&query);
+        assert!(
+            actions.lines().count() == 3 && actions.lines().all(|line| line.ends_with("\t-")),
+            "{actions}"
+        );
+        cloud.delete(&uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_security_group_comes_and_goes() {
+    in_cloud(|cloud| {
+        let uuid = cloud.run_busybox("sleep 100000");
+        let groups = || {
+            let query = format!(
+                "SELECT g.name FROM neutron.ports p JOIN neutron.securitygroupportbindings b ON b.port_id = p.id
+                 JOIN neutron.securitygroups g ON g.id = b.security_group_id WHERE p.device_id = '{uuid}' ORDER BY g.name"
+            );
+            cloud.sql(&query).lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let settle = |wanted: &[&str]| {
+            eventually(60, &format!("its port has the groups {wanted:?}"), || {
+                if groups() == wanted { Ok(()) } else { Err(format!("{:?}", groups())) }
+            });
+            cloud.wait_for_status(&uuid, "Running");
+        };
+        cloud.openstack(&["security", "group", "create", "extra"]).ok();
+        settle(&["default"]);
+        cloud.openstack(&["appcontainer", "add", "security", "group", &uuid, "extra"]).ok();
+        settle(&["default", "extra"]);
+        assert!(cloud.show(&uuid)["security_groups"].as_str().is_some_and(|all| all.contains("extra")));
+        cloud.openstack(&["appcontainer", "remove", "security", "group", &uuid, "extra"]).ok();
+        settle(&["default"]);
+        cloud.openstack(&["security", "group", "delete", "extra"]).ok();
+        cloud.delete(&uuid);
     });
 }

@@ -117,6 +117,26 @@ fn a_create_that_was_interrupted_leaves_nothing() {
 
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn an_attach_that_was_interrupted_leaves_no_port() {
+    in_cloud(|cloud| {
+        let _second = cloud.network("second", "10.78.0.0/24");
+        let uuid = cloud.run_busybox("sleep 100000");
+        cloud.openstack(&["appcontainer", "network", "attach", "--network", "second", &uuid]).ok();
+        eventually(30, "its port is there", || {
+            if cloud.ports_of(&uuid).len() == 2 { Ok(()) } else { Err(String::new()) }
+        });
+        Killed::now(cloud).revive();
+        cloud.wait_for_status(&uuid, "Running");
+        // The attach had come to its end, or is taken back.
+        let networks = cloud.show(&uuid)["addresses"].as_str().unwrap().split(", ").count();
+        assert_eq!(cloud.ports_of(&uuid).len(), networks);
+        assert_eq!(cloud.openstack(&["appcontainer", "exec", &uuid, "true"]).status, 0);
+        cloud.delete(&uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn a_start_that_was_interrupted_is_done_again() {
     in_cloud(|cloud| {
         let uuid = cloud.make("create", &[&BUSYBOX[..], &["busybox", "sleep", "100000"]].concat());

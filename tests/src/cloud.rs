@@ -86,6 +86,18 @@ pub fn in_cloud(test: impl Fn(&Cloud)) {
     }
 }
 
+/// A network for one test.
+pub struct Network<'a> {
+    cloud: &'a Cloud,
+    name: &'static str,
+}
+
+impl Drop for Network<'_> {
+    fn drop(&mut self) {
+        self.cloud.openstack(&["network", "delete", self.name]);
+    }
+}
+
 impl Cloud {
     /// The `openstack` command with these arguments.
     pub fn openstack(&self, arguments: &[&str]) -> Said {
@@ -152,6 +164,20 @@ impl Cloud {
             let there = fields.next() == Some(wanted) && fields.next() == Some("-");
             if there { Ok(()) } else { Err(now.clone()) }
         });
+    }
+
+    /// Makes a network, and gives what removes it again.
+    pub fn network(&self, name: &'static str, prefix: &str) -> Network<'_> {
+        self.openstack(&["network", "create", name]).ok();
+        let network = Network { cloud: self, name };
+        self.openstack(&["subnet", "create", "--network", name, "--subnet-range", prefix, name]).ok();
+        network
+    }
+
+    /// Ports that Neutron has of a container.
+    pub fn ports_of(&self, uuid: &str) -> Vec<String> {
+        let ports = self.sql(&format!("SELECT id FROM neutron.ports WHERE device_id = '{uuid}'"));
+        ports.lines().map(str::to_owned).collect()
     }
 
     /// Waits until the container ended in `Error` and gives the reason.

@@ -64,6 +64,9 @@ pub struct Port {
     /// Whose it is.
     #[serde(default)]
     pub device_id: String,
+    /// The security groups whose rules it has.
+    #[serde(default)]
+    pub security_groups: Vec<String>,
     /// How it is bound.
     #[serde(rename = "binding:vif_type", default)]
     pub vif_type: String,
@@ -132,6 +135,11 @@ impl Neutron {
     pub async fn unbind_port(&self, id: &str) -> Result<Port> {
         let fields = json!({ "device_id": "", "device_owner": "", "binding:host_id": null });
         self.update_port(id, fields).await
+    }
+
+    /// Gives a port these security groups and no others.
+    pub async fn set_security_groups(&self, id: &str, groups: &[String]) -> Result<Port> {
+        self.update_port(id, json!({ "security_groups": groups })).await
     }
 
     async fn update_port(&self, id: &str, fields: Value) -> Result<Port> {

@@ -317,6 +317,7 @@ pub struct Changes {
     pub task_state: Option<Option<TaskState>>,
     pub host: Option<Option<String>>,
     pub addresses: Option<Addresses>,
+    pub security_groups: Option<Vec<String>>,
     pub hostname: Option<String>,
     pub ports: Option<Vec<u16>>,
     pub image_driver: Option<String>,
@@ -371,6 +372,7 @@ impl Changes {
             task_state = self.task_state.map(|task| task.map(|task| task.to_string()));
             host = self.host.clone();
             addresses = self.addresses.clone().map(Json);
+            security_groups = self.security_groups.clone().map(Json);
             hostname = self.hostname.clone();
             ports = self.ports.clone().map(Json);
             image_driver = self.image_driver.clone();
@@ -404,6 +406,7 @@ impl Changes {
             task_state => |task: Option<TaskState>| task.map(|task| task.to_string());
             host => |host| host;
             addresses => |addresses| Some(Json(addresses));
+            security_groups => |groups| Some(Json(groups));
             hostname => Some;
             ports => |ports| Some(Json(ports));
             image_driver => Some;

@@ -13,8 +13,7 @@ use super::Manager;
 use crate::error::{Error, Result};
 
 /// Methods of upstream's that are not built; with the action that the API has begun for each.
-const NOT_BUILT: [(&str, Option<&str>); 13] = [
-    ("add_security_group", Some("add_security_group")),
+const NOT_BUILT: [(&str, Option<&str>); 11] = [
     ("capsule_create", None),
     ("capsule_delete", None),
     ("container_attach", None),
@@ -26,10 +25,9 @@ const NOT_BUILT: [(&str, Option<&str>); 13] = [
     ("container_resize", None),
     ("container_top", None),
     ("image_delete", None),
-    ("remove_security_group", Some("remove_security_group")),
 ];
 /// The same, of methods that concern no container.
-const NOT_BUILT_ELSEWHERE: [&str; 3] = ["network_create", "network_delete", "resize_container"];
+const NOT_BUILT_ELSEWHERE: [&str; 2] = ["network_create", "network_delete"];
 
 /// A message's arguments by name.
 pub struct Arguments(Map<String, Value>);
@@ -94,6 +92,9 @@ impl Manager {
             }
             "container_pause" => self.container_pause(request, arguments.container()?).await?,
             "container_unpause" => self.container_unpause(request, arguments.container()?).await?,
+            "resize_container" => {
+                self.container_update(arguments.container()?, &arguments).await?;
+            }
             "network_attach" => {
                 let network = arguments.get("requested_network")?;
                 self.network_attach(request, arguments.container()?, &network).await?;
@@ -101,6 +102,14 @@ impl Manager {
             "network_detach" => {
                 let network: String = arguments.get("network")?;
                 self.network_detach(request, arguments.container()?, &network).await?;
+            }
+            "add_security_group" => {
+                let group: String = arguments.get("security_group")?;
+                self.add_security_group(request, arguments.container()?, &group).await?;
+            }
+            "remove_security_group" => {
+                let group: String = arguments.get("security_group")?;
+                self.remove_security_group(request, arguments.container()?, &group).await?;
             }
             "container_show" => return self.container_show(arguments.container()?).await,
             "container_logs" => return self.container_logs(arguments.container()?, &arguments),

@@ -7,6 +7,7 @@ mod lifecycle;
 mod locks;
 mod networks;
 mod pause;
+mod security_groups;
 mod status;
 mod steps;
 mod update;

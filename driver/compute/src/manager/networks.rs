@@ -4,10 +4,16 @@ use model::{Changes, Container, ContainerUuid, RequestedNetwork, TaskState};
 use sandbox::Situation;
 
 use super::Manager;
-use super::steps::require_created;
+use super::steps::Operation;
 use crate::error::{Error, Result};
 use crate::networking::{self, Attachment};
 use crate::record::Record;
+
+const ATTACH: Operation =
+    Operation { task: TaskState::NetworkAttaching, event: "_do_network_attach", action: "network_attach" };
+
+const DETACH: Operation =
+    Operation { task: TaskState::NetworkDetaching, event: "_do_network_detach", action: "network_detach" };
 
 impl Manager {
     pub(super) async fn network_attach(
@@ -16,19 +22,8 @@ impl Manager {
         container: Container,
         network: &RequestedNetwork,
     ) -> Result<()> {
-        let _turn = self.locks.lock(container.uuid).await;
-        let mut container = self.fresh(container).await?;
-        let seen = container.clone();
-        let work = async {
-            require_created(&container)?;
-            let began = self.begin(&mut container, TaskState::NetworkAttaching).await?;
-            let attached = self.attach_network(&mut container, network).await;
-            self.end(&mut container, began).await;
-            attached
-        };
-        let result = self.event(request, &seen, "_do_network_attach", work).await;
-        self.finish(request, &container, "network_attach", &result).await;
-        result
+        let work = async |container: &mut Container| self.attach_network(container, network).await;
+        self.operate(request, container, &ATTACH, work).await
     }
 
     pub(super) async fn network_detach(
@@ -37,19 +32,8 @@ impl Manager {
         container: Container,
         network: &str,
     ) -> Result<()> {
-        let _turn = self.locks.lock(container.uuid).await;
-        let mut container = self.fresh(container).await?;
-        let seen = container.clone();
-        let work = async {
-            require_created(&container)?;
-            let began = self.begin(&mut container, TaskState::NetworkDetaching).await?;
-            let detached = self.detach_network(&mut container, network).await;
-            self.end(&mut container, began).await;
-            detached
-        };
-        let result = self.event(request, &seen, "_do_network_detach", work).await;
-        self.finish(request, &container, "network_detach", &result).await;
-        result
+        let work = async |container: &mut Container| self.detach_network(container, network).await;
+        self.operate(request, container, &DETACH, work).await
     }
 
     /// If it fails, the container's networks are what they were, and the port is given back.
@@ -123,12 +107,18 @@ impl Manager {
         Ok(())
     }
 
-    /// Gives back ports that an interrupted attach left, and brings the row's addresses to what the container has.
+    /// Takes back what an interrupted attach did, and brings the row's addresses to what the container has.
     pub(super) async fn drop_strays(&self, uuid: ContainerUuid) -> Result<()> {
         let _turn = self.locks.lock(uuid).await;
-        let (owner, record, sandbox) = (uuid.to_string(), self.record(uuid)?, self.sandbox(uuid));
+        let (owner, mut record, sandbox) = (uuid.to_string(), self.record(uuid)?, self.sandbox(uuid));
+        let runs = matches!(sandbox.situation().await, Situation::Live(_));
+        if runs {
+            let there = sandbox.traffic().await?;
+            record.attachments.retain(|one| there.iter().any(|slot| slot.device == one.nic.mac));
+            record.write(sandbox.path())?;
+        }
         let strays = networking::strays(&self.neutron, &owner, &record.attachments).await?;
-        if let Situation::Live(_) = sandbox.situation().await {
+        if runs {
             for port in &strays {
                 sandbox.detach(&port.mac_address).await?;
             }

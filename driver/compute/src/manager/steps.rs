@@ -6,7 +6,37 @@ use sandbox::Situation;
 use super::Manager;
 use crate::error::{Error, Result};
 
+/// What is done to a container that was made, as upstream names it.
+pub(super) struct Operation {
+    pub task: TaskState,
+    pub event: &'static str,
+    pub action: &'static str,
+}
+
 impl Manager {
+    /// Does `work` on a container in its turn, and records it.
+    pub(super) async fn operate(
+        &self,
+        request: &str,
+        container: Container,
+        operation: &Operation,
+        work: impl AsyncFnOnce(&mut Container) -> Result<()>,
+    ) -> Result<()> {
+        let _turn = self.locks.lock(container.uuid).await;
+        let mut container = self.fresh(container).await?;
+        let seen = container.clone();
+        let worked = async {
+            require_created(&container)?;
+            let began = self.begin(&mut container, operation.task).await?;
+            let worked = work(&mut container).await;
+            self.end(&mut container, began).await;
+            worked
+        };
+        let result = self.event(request, &seen, operation.event, worked).await;
+        self.finish(request, &container, operation.action, &result).await;
+        result
+    }
+
     /// Records `work` as the event `name` of the request's action.
     pub(super) async fn event<T>(
         &self,

@@ -1,4 +1,4 @@
-//! `container_update`: how much a container may use, now if it runs, and at its next start.
+//! `container_update` and `resize_container`: how much a container may use, now if it runs, and at its next start.
 
 use model::{Changes, Container, Status, Usage};
 use sandbox::{Situation, Size};
