@@ -119,9 +119,9 @@ fn a_create_that_was_interrupted_leaves_nothing() {
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn an_attach_that_was_interrupted_leaves_no_port() {
     in_cloud(|cloud| {
-        let _second = cloud.network("second", "10.78.0.0/24");
+        let second = cloud.network("10.78.0.0/24");
         let uuid = cloud.run_busybox("sleep 100000");
-        cloud.openstack(&["appcontainer", "network", "attach", "--network", "second", &uuid]).ok();
+        cloud.openstack(&["appcontainer", "network", "attach", "--network", &second.name, &uuid]).ok();
         eventually(30, "its port is there", || {
             if cloud.ports_of(&uuid).len() == 2 { Ok(()) } else { Err(String::new()) }
         });

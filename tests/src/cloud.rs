@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
@@ -89,12 +90,13 @@ pub fn in_cloud(test: impl Fn(&Cloud)) {
 /// A network for one test.
 pub struct Network<'a> {
     cloud: &'a Cloud,
-    name: &'static str,
+    /// Its name.
+    pub name: String,
 }
 
 impl Drop for Network<'_> {
     fn drop(&mut self) {
-        self.cloud.openstack(&["network", "delete", self.name]);
+        self.cloud.openstack(&["network", "delete", &self.name]);
     }
 }
 
@@ -166,10 +168,13 @@ impl Cloud {
         });
     }
 
-    /// Makes a network, and gives what removes it again.
-    pub fn network(&self, name: &'static str, prefix: &str) -> Network<'_> {
-        self.openstack(&["network", "create", name]).ok();
+    /// Makes a network. An earlier attempt at the same test may have left one: each has a name of its own.
+    pub fn network(&self, prefix: &str) -> Network<'_> {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("network-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        self.openstack(&["network", "create", &name]).ok();
         let network = Network { cloud: self, name };
+        let name = &network.name;
         self.openstack(&["subnet", "create", "--network", name, "--subnet-range", prefix, name]).ok();
         network
     }
