@@ -6,6 +6,8 @@ use std::path::Path;
 use model::{NumaNode, NumaTopology};
 
 const GIBIBYTE: u64 = 1 << 30;
+/// Ticks a second in the kernel's files.
+const USER_HZ: u64 = 100;
 
 /// Memory in MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,13 +45,9 @@ pub fn cpus() -> u32 {
 
 /// Processor time since the host started, of all CPUs and whatever it was spent on, idle time too.
 pub fn cpu_time_ns() -> u64 {
-    let tick = 1_000_000_000
-        / nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)
-            .ok()
-            .flatten()
-            .map_or(100, |ticks| ticks.max(1).unsigned_abs());
+    const SECOND: u64 = 1_000_000_000;
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();
-    all_ticks(&text).saturating_mul(tick)
+    all_ticks(&text).saturating_mul(SECOND / USER_HZ)
 }
 
 /// Sum of the first line's first seven numbers; those behind them are in them already.
@@ -131,5 +129,7 @@ mod tests {
         assert_eq!(kibibytes("MemTotal:       2048 kB\n", "MemTotal:"), 2048);
         assert_eq!(kibibytes("Node 0 MemTotal:  4096 kB\n", "MemTotal:"), 4096);
         assert!(memory().total > 0 && cpus() > 0);
+        let stat = "cpu  1 2 3 4 5 6 7 100 200\ncpu0 1 2 3 4 5 6 7 100 200\n";
+        assert_eq!((all_ticks(stat), all_ticks("")), (28, 0));
     }
 }

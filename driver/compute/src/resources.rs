@@ -169,3 +169,29 @@ fn disk_gib(options: &Options) -> u64 {
 fn number(value: impl TryInto<i32>) -> i32 {
     value.try_into().unwrap_or(i32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_reserved_is_given_to_nobody_and_the_rest_several_times() {
+        let inventory = |total, reserved, allocation_ratio| Inventory {
+            total,
+            reserved,
+            min_unit: 1,
+            max_unit: total,
+            step_size: 1,
+            allocation_ratio,
+        };
+        assert_eq!(capacity(&inventory(1024, 512, 1.5)), 768.0);
+        assert_eq!(capacity(&inventory(1, 2, 16.0)), 0.0);
+    }
+
+    #[test]
+    fn only_who_takes_more_can_lack_something() {
+        assert_eq!(shortage("VCPU", 17.0, 16.0, true).unwrap(), "17 VCPU would be taken of 16");
+        assert_eq!(shortage("VCPU", 16.0, 16.0, true), None);
+        assert_eq!(shortage("VCPU", 17.0, 16.0, false), None, "the host shrank");
+    }
+}

@@ -52,8 +52,11 @@ impl Manager {
         let used = self.use_attachment(container, &record, &attachment).await;
         if used.is_err() {
             record.attachments.pop();
-            record.write(self.sandbox(container.uuid).path())?;
-            self.take_away(container.uuid, &[attachment]).await?;
+            let written = record.write(self.sandbox(container.uuid).path());
+            let taken = self.take_away(container.uuid, &[attachment]).await;
+            if let Err(left) = written.and(taken) {
+                tracing::error!("something is left behind: {left}");
+            }
         }
         used
     }

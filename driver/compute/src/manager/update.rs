@@ -1,6 +1,6 @@
 //! `container_update` and `resize_container`: how much a container may use, now if it runs, and at its next start.
 
-use model::{Changes, Container, Status, Usage};
+use model::{Changes, Container, ContainerUuid, Status, Usage};
 use sandbox::{Situation, Size};
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,6 +9,7 @@ use super::Manager;
 use super::dispatch::Arguments;
 use super::steps::require_created;
 use crate::error::{Error, Result};
+use crate::record::Record;
 use crate::resources;
 
 /// What the API lets be changed.
@@ -50,42 +51,45 @@ impl Manager {
             record.container.memory_mib =
                 number.map_err(|_| Error::Invalid(format!("memory {memory:?} is no number of MiB")))?;
         }
-        let size = size(&record.container);
         record.sandbox_spec(&self.options.kata).validate()?;
-        // What two containers ask for at once must not be given twice.
-        let _claim = self.claims.lock().await;
+        let name = container.name.clone();
+        self.claim(container, patch, size_of(&record)).await?;
+        let used = self.use_size(container.uuid, &had, &record).await;
+        if used.is_err() {
+            had.write(self.sandbox(container.uuid).path())?;
+            let Size { cpus, memory_mib } = size_of(&had);
+            let memory = Some(memory_mib.to_string());
+            self.save(container, Changes { cpu: Some(cpus), memory, name, ..Changes::default() }).await?;
+        }
+        used
+    }
+
+    /// Writes what is asked for into the row, which is the claim: one at a time, so that nothing is given twice.
+    async fn claim(&self, container: &mut Container, patch: Patch, size: Size) -> Result<()> {
+        let _turn = self.claims.lock().await;
         let asked = Usage {
             cpu: size.cpus,
             memory: i32::try_from(size.memory_mib).unwrap_or(i32::MAX),
             disk: container.usage().disk,
         };
         resources::claim(&self.database, &self.options, container, asked).await?;
+        let Patch { cpu, memory, name } = patch;
+        self.save(container, Changes { cpu, memory, name, ..Changes::default() }).await
+    }
 
-        let sandbox = self.sandbox(container.uuid);
-        let id = &record.container.id;
-        let runs = matches!(sandbox.situation().await, Situation::Live(_));
-        if runs {
-            sandbox.update(id, self::size(&had.container), size).await?;
+    /// A sandbox that lives gets its new size at once, another at its start.
+    async fn use_size(&self, uuid: ContainerUuid, had: &Record, record: &Record) -> Result<()> {
+        let sandbox = self.sandbox(uuid);
+        record.write(sandbox.path())?;
+        if let Situation::Live(_) = sandbox.situation().await {
+            sandbox.update(&record.container.id, size_of(had), size_of(record)).await?;
         }
-        let changes =
-            Changes { cpu: patch.cpu, memory: patch.memory, name: patch.name, ..Changes::default() };
-        let kept = match record.write(sandbox.path()) {
-            Ok(()) => self.save(container, changes).await,
-            Err(e) => Err(e),
-        };
-        if kept.is_err() {
-            let restored = had.write(sandbox.path());
-            if runs {
-                sandbox.update(id, size, self::size(&had.container)).await?;
-            }
-            restored?;
-        }
-        kept
+        Ok(())
     }
 }
 
-fn size(container: &sandbox::ContainerSpec) -> Size {
-    Size { cpus: container.cpus, memory_mib: container.memory_mib }
+fn size_of(record: &Record) -> Size {
+    Size { cpus: record.container.cpus, memory_mib: record.container.memory_mib }
 }
 
 #[cfg(test)]
