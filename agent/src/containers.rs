@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::process::Process;
 use crate::reaper::Reaper;
 use crate::storage::Mounts;
-use crate::{runtime, stats, sysctls, users};
+use crate::{processes, runtime, stats, sysctls, users};
 
 const BUNDLES: &str = "/run/kata-agent/bundles";
 /// Helpers that run at one time: guests may be small.
@@ -218,6 +218,11 @@ impl Containers {
     /// What a container uses.
     pub fn stats(&self, id: &str) -> Result<StatsContainerResponse> {
         Ok(stats::collect(&self.find(id)?.cgroup))
+    }
+
+    /// The processes of a container.
+    pub fn processes(&self, id: &str) -> Result<Vec<processes::Listed>> {
+        processes::list(&self.find(id)?.cgroup)
     }
 
     /// Kills what is left of a container and unmounts its storages.

@@ -24,6 +24,8 @@ pub enum Error {
     Account { kind: &'static str, name: String },
     #[error("storage driver {0:?} is not supported")]
     StorageDriver(String),
+    #[error("{0:?} is not a format of a list of processes")]
+    Format(String),
     #[error("there is no interface with address {0}")]
     NoInterface(String),
     #[error("{0:?} is not an address")]
@@ -60,6 +62,7 @@ impl Error {
             | Self::Account { .. }
             | Self::StorageDriver(_)
             | Self::Address(_)
+            | Self::Format(_)
             | Self::Spec(_) => ttrpc::Code::INVALID_ARGUMENT,
             Self::Program(_) => ttrpc::Code::FAILED_PRECONDITION,
             _ => ttrpc::Code::INTERNAL,

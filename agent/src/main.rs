@@ -12,6 +12,7 @@ mod identity;
 mod init;
 mod network;
 mod process;
+mod processes;
 mod reaper;
 mod runtime;
 mod service;

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use agent_protocol::messages::{
     AddARPNeighborsRequest, AgentDetails, CloseStdinRequest, CopyFileRequest, CreateContainerRequest,
     CreateSandboxRequest, DestroySandboxRequest, Empty, ExecProcessRequest, GuestDetailsRequest,
-    GuestDetailsResponse, Interface, Interfaces, ListInterfacesRequest, ListRoutesRequest,
-    OnlineCPUMemRequest, PauseContainerRequest, ReadStreamRequest, ReadStreamResponse,
-    RemoveContainerRequest, ReseedRandomDevRequest, ResumeContainerRequest, Routes, SetGuestDateTimeRequest,
-    SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StatsContainerResponse,
-    TtyWinResizeRequest, UpdateContainerRequest, UpdateInterfaceRequest, UpdateRoutesRequest,
-    VolumeStatsRequest, VolumeStatsResponse, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
-    WriteStreamResponse,
+    GuestDetailsResponse, Interface, Interfaces, ListInterfacesRequest, ListProcessesRequest,
+    ListProcessesResponse, ListRoutesRequest, OnlineCPUMemRequest, PauseContainerRequest, ReadStreamRequest,
+    ReadStreamResponse, RemoveContainerRequest, ReseedRandomDevRequest, ResumeContainerRequest, Routes,
+    SetGuestDateTimeRequest, SignalProcessRequest, StartContainerRequest, StatsContainerRequest,
+    StatsContainerResponse, TtyWinResizeRequest, UpdateContainerRequest, UpdateInterfaceRequest,
+    UpdateRoutesRequest, VolumeStatsRequest, VolumeStatsResponse, WaitProcessRequest, WaitProcessResponse,
+    WriteStreamRequest, WriteStreamResponse,
 };
 use agent_protocol::service::{AgentService, create_agent_service};
 use agent_protocol::{AGENT_PORT, SANDBOX_DIR, STORAGE_LOCAL, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY};
@@ -222,6 +222,19 @@ impl AgentService for Agent {
         request: StatsContainerRequest,
     ) -> ttrpc::Result<StatsContainerResponse> {
         Ok(self.containers.stats(&request.container_id)?)
+    }
+
+    async fn list_processes(
+        &self,
+        _: &TtrpcContext,
+        request: ListProcessesRequest,
+    ) -> ttrpc::Result<ListProcessesResponse> {
+        if !matches!(request.format.as_str(), "" | "json") {
+            return Err(Error::Format(request.format).into());
+        }
+        let all = self.containers.processes(&request.container_id)?;
+        let process_list = serde_json::to_vec(&all).map_err(|e| Error::Runtime(e.to_string()))?;
+        Ok(ListProcessesResponse { process_list, ..Default::default() })
     }
 
     async fn exec_process(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {

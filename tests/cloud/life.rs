@@ -169,9 +169,10 @@ fn a_paused_container_stands_still_and_goes_on() {
 fn what_is_not_built_says_so() {
     in_cloud(|cloud| {
         let uuid = cloud.run_busybox(LONG);
-        assert_ne!(cloud.openstack(&["appcontainer", "top", &uuid]).status, 0);
+        let copied = cloud.openstack(&["appcontainer", "cp", &format!("{uuid}:/etc/hostname"), "/tmp"]);
+        assert_ne!(copied.status, 0, "{copied:?}");
         let log = service_log(cloud);
-        assert!(log.contains("OperationNotSupported: container_top is not supported"), "{log}");
+        assert!(log.contains("OperationNotSupported: container_get_archive is not supported"), "{log}");
         cloud.openstack(&["appcontainer", "rebuild", &uuid]).ok();
         eventually(30, "the action ends in an error", || {
             let query = format!(

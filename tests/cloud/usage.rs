@@ -93,3 +93,23 @@ fn a_container_that_wants_too_much_memory_says_why_it_ended() {
         cloud.delete(&uuid);
     });
 }
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn the_processes_of_a_container_are_its_own() {
+    in_cloud(|cloud| {
+        let uuid = cloud.run_busybox("sleep 4711 & exec sleep 100000");
+        let top =
+            |options: &[&str]| cloud.openstack(&[&["appcontainer", "top", uuid.as_str()], options].concat());
+        let said = top(&[]).ok();
+        for word in ["UID", "PPID", "CMD", "sleep 4711", "sleep 100000"] {
+            assert!(said.contains(word), "{said}");
+        }
+        assert!(!said.contains("kata-agent"), "{said}");
+        let said = top(&["--pid", "aux"]).ok();
+        assert!(said.contains("%CPU") && said.contains("sleep 4711"), "{said}");
+        let refused = top(&["--pid", "-o nothing"]);
+        assert!(format!("{refused:?}").contains("nothing"), "{refused:?}");
+        cloud.delete(&uuid);
+    });
+}

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use shim_control::{
-    ContainerExit, DeviceTraffic, DiskSlot, Exec, ExecResult, InsertDisk, InsertNic, Nic, RateLimit, Signal,
-    SignalTarget, Stats,
+    ContainerExit, ContainerProcess, DeviceTraffic, DiskSlot, Exec, ExecResult, InsertDisk, InsertNic, Nic,
+    RateLimit, Signal, SignalTarget, Stats,
 };
 
 use crate::error::{Error, Result};
@@ -125,6 +125,11 @@ impl Sandbox {
     /// What a container uses.
     pub async fn stats(&self, container: &str) -> Result<Stats> {
         Ok(self.client().stats(container).await?)
+    }
+
+    /// The processes of a container.
+    pub async fn processes(&self, container: &str) -> Result<Vec<ContainerProcess>> {
+        Ok(self.client().processes(container).await?)
     }
 
     /// What went through the sandbox's disks and interfaces.

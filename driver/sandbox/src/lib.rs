@@ -29,8 +29,8 @@ pub use oci::{ContainerSpec, SharedNamespace, process};
 pub use oci_spec::runtime::Process;
 pub use probe::prove_kvm;
 pub use shim_control::{
-    ContainerExit, ContainerUser, DeviceTraffic, Exec, ExecResult, NetworkCounters, Nic, NicAddress,
-    NicRoute, Phase, RateLimit, SandboxState, Stage, Stats,
+    ContainerExit, ContainerProcess, ContainerUser, DeviceTraffic, Exec, ExecResult, NetworkCounters, Nic,
+    NicAddress, NicRoute, Phase, RateLimit, SandboxState, Stage, Stats,
 };
 pub use signals::signal_number;
 pub use size::Size;

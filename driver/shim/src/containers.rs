@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent_protocol::messages::{
-    CloseStdinRequest, CreateContainerRequest, ExecProcessRequest, ReadStreamRequest, RemoveContainerRequest,
-    SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StringUser, UpdateContainerRequest,
-    WaitProcessRequest,
+    CloseStdinRequest, CreateContainerRequest, ExecProcessRequest, ListProcessesRequest, ReadStreamRequest,
+    RemoveContainerRequest, SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StringUser,
+    UpdateContainerRequest, WaitProcessRequest,
 };
 use agent_protocol::service::AgentServiceClient;
 use agent_protocol::{
@@ -14,14 +14,14 @@ use agent_protocol::{
 };
 use protobuf::MessageField;
 use shim_control::{
-    ContainerUser, CreateContainer, Exec, ExecResult, LogStream, NetworkCounters, ProcessInput, Signal,
-    SignalTarget, Stats, Storage, StorageDriver, Update,
+    ContainerProcess, ContainerUser, CreateContainer, Exec, ExecResult, LogStream, NetworkCounters,
+    ProcessInput, Signal, SignalTarget, Stats, Storage, StorageDriver, Update,
 };
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::agent::{creation_deadline, deadline, no_deadline};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::{Lines, Log};
 
 /// What a shell gives for a program that is there but cannot be run, and for one that is not there.
@@ -178,6 +178,13 @@ pub async fn stats(agent: &AgentServiceClient, id: &str) -> Result<Stats> {
         block_write_bytes: total("Write"),
         network: network.collect(),
     })
+}
+
+/// The processes of a container.
+pub async fn processes(agent: &AgentServiceClient, id: &str) -> Result<Vec<ContainerProcess>> {
+    let request = ListProcessesRequest { container_id: id.to_owned(), ..Default::default() };
+    let reply = agent.list_processes(deadline(), &request).await?;
+    serde_json::from_slice(&reply.process_list).map_err(Error::Processes)
 }
 
 async fn close_input(agent: &AgentServiceClient, container: &str, exec: &str) -> Result<()> {

@@ -13,6 +13,8 @@ pub enum Error {
     Spec(#[from] agent_protocol::SpecError),
     #[error("{}", agent_message(.0))]
     Agent(#[from] ttrpc::Error),
+    #[error("the agent's list of processes makes no sense: {0}")]
+    Processes(#[source] serde_json::Error),
     #[error("the guest's agent did not answer within {0} s")]
     AgentTimeout(u64),
     #[error("{0}")]

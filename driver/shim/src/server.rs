@@ -130,6 +130,7 @@ async fn answer(request: Request, file: Option<OwnedFd>, supervisor: &Arc<Superv
             Answer::Done
         }
         Request::Stats(id) => Answer::Stats(or_end(supervisor, supervisor.stats(&id)).await?),
+        Request::Processes(id) => Answer::Processes(or_end(supervisor, supervisor.processes(&id)).await?),
         Request::Traffic => Answer::Traffic(supervisor.traffic().await?),
         Request::Shutdown => {
             supervisor.shut_down().await;

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use agent_protocol::messages::DestroySandboxRequest;
 use agent_protocol::service::AgentServiceClient;
 use shim_control::{
-    ContainerExit, CreateContainer, DeviceTraffic, Exec, ExecResult, InsertDisk, InsertNic, Phase, RunDir,
-    SandboxDir, SandboxPlan, SandboxState, Signal, Stage, Stats, Update,
+    ContainerExit, ContainerProcess, CreateContainer, DeviceTraffic, Exec, ExecResult, InsertDisk, InsertNic,
+    Phase, RunDir, SandboxDir, SandboxPlan, SandboxState, Signal, Stage, Stats, Update,
 };
 use time::OffsetDateTime;
 use tokio::net::UnixStream;
@@ -286,6 +286,11 @@ impl Supervisor {
     /// What a container uses.
     pub async fn stats(&self, id: &str) -> Result<Stats> {
         containers::stats(self.agent()?, id).await
+    }
+
+    /// The processes of a container.
+    pub async fn processes(&self, id: &str) -> Result<Vec<ContainerProcess>> {
+        containers::processes(self.agent()?, id).await
     }
 
     /// What went through disks and interfaces.

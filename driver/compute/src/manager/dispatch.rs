@@ -13,7 +13,7 @@ use super::Manager;
 use crate::error::{Error, Result};
 
 /// Methods of upstream's that are not built; with the action that the API has begun for each.
-const NOT_BUILT: [(&str, Option<&str>); 11] = [
+const NOT_BUILT: [(&str, Option<&str>); 10] = [
     ("capsule_create", None),
     ("capsule_delete", None),
     ("container_attach", None),
@@ -23,7 +23,6 @@ const NOT_BUILT: [(&str, Option<&str>); 11] = [
     ("container_put_archive", None),
     ("container_rebuild", Some("rebuild")),
     ("container_resize", None),
-    ("container_top", None),
     ("image_delete", None),
 ];
 /// The same, of methods that concern no container.
@@ -113,6 +112,7 @@ impl Manager {
             }
             "container_show" => return self.container_show(arguments.container()?).await,
             "container_logs" => return self.container_logs(arguments.container()?, &arguments),
+            "container_top" => return self.container_top(arguments.container()?, &arguments).await,
             "container_stats" => return self.container_stats(arguments.container()?).await,
             "container_update" => return self.container_update(arguments.container()?, &arguments).await,
             "container_exec" => return self.container_exec(arguments.container()?, &arguments).await,

@@ -10,6 +10,7 @@ mod pause;
 mod security_groups;
 mod status;
 mod steps;
+mod top;
 mod update;
 mod usage;
 

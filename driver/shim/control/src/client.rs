@@ -7,8 +7,8 @@ use tokio::io::BufReader;
 use tokio::net::UnixStream;
 
 use crate::message::{
-    Answer, CreateContainer, DeviceTraffic, Exec, ExecResult, InsertDisk, InsertNic, Request, Signal, Stats,
-    Update, read_line,
+    Answer, ContainerProcess, CreateContainer, DeviceTraffic, Exec, ExecResult, InsertDisk, InsertNic,
+    Request, Signal, Stats, Update, read_line,
 };
 use crate::passing::send_request;
 use crate::state::{ContainerExit, SandboxState};
@@ -118,6 +118,14 @@ impl Client {
     /// Changes what a container may use.
     pub async fn update(&self, update: Update) -> Result<()> {
         self.order(&Request::Update(Box::new(update))).await
+    }
+
+    /// The processes of a container.
+    pub async fn processes(&self, id: &str) -> Result<Vec<ContainerProcess>> {
+        match self.ask(&Request::Processes(id.to_owned())).await? {
+            Answer::Processes(processes) => Ok(processes),
+            _ => Err(ClientError::Confused),
+        }
     }
 
     /// What a container uses.

@@ -19,9 +19,9 @@ pub use client::{Client, ClientError};
 pub use files::{RunDir, SandboxDir, open_untrusted, write_atomically};
 pub use log::{LogEntry, LogStream};
 pub use message::{
-    Answer, ContainerUser, CreateContainer, DeviceTraffic, Exec, ExecResult, Flow, InsertDisk, InsertNic,
-    NetworkCounters, ProcessInput, Request, Signal, SignalTarget, Stats, Storage, StorageDriver, Update,
-    read_line, write_line,
+    Answer, ContainerProcess, ContainerUser, CreateContainer, DeviceTraffic, Exec, ExecResult, Flow,
+    InsertDisk, InsertNic, NetworkCounters, ProcessInput, Request, Signal, SignalTarget, Stats, Storage,
+    StorageDriver, Update, read_line, write_line,
 };
 pub use passing::{receive_request, send_request};
 pub use plan::{DiskSlot, LogLimits, Nic, NicAddress, NicRoute, Origin, RateLimit, SandboxPlan};

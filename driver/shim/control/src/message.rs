@@ -44,6 +44,8 @@ pub enum Request {
     Update(Box<Update>),
     /// What a container uses. Answer: [`Answer::Stats`].
     Stats(String),
+    /// The processes of a container. Answer: [`Answer::Processes`].
+    Processes(String),
     /// What went through the sandbox's disks and interfaces. Answer: [`Answer::Traffic`].
     Traffic,
     /// Stop the guest's processors; until they go on, nothing can be asked of its containers.
@@ -70,6 +72,8 @@ pub enum Answer {
     Exec(ExecResult),
     /// What a container uses.
     Stats(Stats),
+    /// The processes of a container.
+    Processes(Vec<ContainerProcess>),
     /// What went through disks and interfaces.
     Traffic(Vec<DeviceTraffic>),
     /// It could not be done; the text says what and why.
@@ -232,6 +236,37 @@ pub struct Stats {
     pub block_write_bytes: u64,
     /// Interfaces.
     pub network: Vec<NetworkCounters>,
+}
+
+/// A process as its container sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerProcess {
+    /// Its number.
+    pub pid: u32,
+    /// Its parent's, 0 for one outside the container.
+    pub ppid: u32,
+    /// Its effective user.
+    pub uid: u32,
+    /// A letter (proc(5)): `R` runs, `S` sleeps, and so on.
+    pub state: char,
+    /// Its terminal's device number, 0 for none.
+    pub terminal: u32,
+    /// Its niceness.
+    pub nice: i32,
+    /// Threads.
+    pub threads: u32,
+    /// Processor time in milliseconds.
+    pub cpu_ms: u64,
+    /// When it began, in seconds since the epoch.
+    pub started: u64,
+    /// Address space in KiB.
+    pub virtual_kib: u64,
+    /// Memory in KiB.
+    pub resident_kib: u64,
+    /// The program's name.
+    pub name: String,
+    /// The program with its arguments.
+    pub command: String,
 }
 
 /// What went through a slot since something was put into it.

@@ -1,0 +1,194 @@
+//! `container_top`: the processes of a container, in the columns of ps(1).
+//!
+//! Docker runs the host's `ps` for it. Here the guest's agent lists the processes, with the numbers that they have in
+//! their container, and the columns are made of that.
+
+use model::Container;
+use sandbox::ContainerProcess;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::Manager;
+use super::dispatch::Arguments;
+use super::steps::require_created;
+use crate::error::{Error, Result};
+
+const FULL: &str = "uid,pid,ppid,c,stime,tty,time,cmd";
+const AUX: &str = "user,pid,pcpu,pmem,vsz,rss,tty,stat,start,bsdtime,command";
+const DAY: i64 = 86_400;
+
+impl Manager {
+    pub(super) async fn container_top(&self, container: Container, arguments: &Arguments) -> Result<Value> {
+        require_created(&container)?;
+        let asked: Option<String> = arguments.get("ps_args")?;
+        let columns = columns(asked.as_deref().unwrap_or_default())?;
+        self.require_running("top", &container).await?;
+        let processes = self.sandbox(container.uuid).processes(&container.uuid.to_string()).await?;
+        let memory_kib = self.record(container.uuid)?.container.memory_mib.saturating_mul(1024);
+        let now = OffsetDateTime::now_utc();
+        let row = |process: &ContainerProcess| {
+            let view = View { process, now, memory_kib };
+            columns.iter().map(|column| (column.value)(&view)).collect::<Vec<_>>()
+        };
+        let titles: Vec<_> = columns.iter().map(|column| column.title).collect();
+        Ok(json!({ "Titles": titles, "Processes": processes.iter().map(row).collect::<Vec<_>>() }))
+    }
+}
+
+/// A process, and what its shares are of.
+struct View<'a> {
+    process: &'a ContainerProcess,
+    now: OffsetDateTime,
+    memory_kib: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Column {
+    title: &'static str,
+    value: fn(&View<'_>) -> String,
+}
+
+/// The columns that arguments of ps(1) ask for. Which processes are listed is not theirs to say.
+fn columns(arguments: &str) -> Result<Vec<Column>> {
+    let refused = || Error::Invalid(format!("ps arguments {arguments:?}: there are -ef, aux and -o COLUMNS"));
+    let words: Vec<&str> = arguments.split_whitespace().collect();
+    match words[..] {
+        [] | ["None" | "-ef" | "ef" | "-f"] => listed(FULL),
+        ["aux" | "-aux" | "axu" | "u"] => listed(AUX),
+        ["-o" | "-eo" | "o" | "eo" | "axo", names] => listed(names),
+        _ => Err(refused()),
+    }
+}
+
+fn listed(names: &str) -> Result<Vec<Column>> {
+    names
+        .split(',')
+        .map(|name| column(name).ok_or_else(|| Error::Invalid(format!("ps has no column {name:?} here"))))
+        .collect()
+}
+
+fn column(name: &str) -> Option<Column> {
+    let (title, value): (_, fn(&View<'_>) -> String) = match name {
+        "pid" => ("PID", |view| view.process.pid.to_string()),
+        "ppid" => ("PPID", |view| view.process.ppid.to_string()),
+        "uid" => ("UID", |view| user(view.process.uid)),
+        "user" | "euser" => ("USER", |view| user(view.process.uid)),
+        "c" => ("C", |view| format!("{:.0}", view.cpu_percent())),
+        "pcpu" | "%cpu" => ("%CPU", |view| format!("{:.1}", view.cpu_percent())),
+        "pmem" | "%mem" => ("%MEM", |view| format!("{:.1}", view.memory_percent())),
+        "vsz" | "vsize" => ("VSZ", |view| view.process.virtual_kib.to_string()),
+        "rss" | "rssize" => ("RSS", |view| view.process.resident_kib.to_string()),
+        "tty" | "tt" | "tname" => ("TTY", |view| terminal(view.process.terminal)),
+        "stat" => ("STAT", |view| view.process.state.to_string()),
+        "s" | "state" => ("S", |view| view.process.state.to_string()),
+        "stime" => ("STIME", |view| view.start()),
+        "start" | "bsdstart" => ("START", |view| view.start()),
+        "time" | "cputime" => ("TIME", |view| long_time(view.process.cpu_ms / 1000)),
+        "bsdtime" => ("TIME", |view| short_time(view.process.cpu_ms / 1000)),
+        "nice" | "ni" => ("NI", |view| view.process.nice.to_string()),
+        "nlwp" | "thcount" => ("NLWP", |view| view.process.threads.to_string()),
+        "comm" | "ucmd" => ("COMMAND", |view| view.process.name.clone()),
+        "cmd" => ("CMD", |view| view.process.command.clone()),
+        "command" | "args" => ("COMMAND", |view| view.process.command.clone()),
+        _ => return None,
+    };
+    Some(Column { title, value })
+}
+
+impl View<'_> {
+    fn age(&self) -> i64 {
+        let started = i64::try_from(self.process.started).unwrap_or(i64::MAX);
+        self.now.unix_timestamp().saturating_sub(started).max(0)
+    }
+
+    fn cpu_percent(&self) -> f64 {
+        let milliseconds = self.age().max(1) as f64 * 1000.0;
+        self.process.cpu_ms as f64 / milliseconds * 100.0
+    }
+
+    fn memory_percent(&self) -> f64 {
+        self.process.resident_kib as f64 / self.memory_kib.max(1) as f64 * 100.0
+    }
+
+    /// The hour of one that began within a day, the day of others.
+    fn start(&self) -> String {
+        let started = i64::try_from(self.process.started).ok();
+        let started = started.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+        match started {
+            Some(started) if self.age() < DAY => format!("{:02}:{:02}", started.hour(), started.minute()),
+            Some(started) => {
+                let month: String = started.month().to_string().chars().take(3).collect();
+                format!("{month}{:02}", started.day())
+            }
+            None => "?".into(),
+        }
+    }
+}
+
+/// Names of other users are the image's affair.
+fn user(uid: u32) -> String {
+    if uid == 0 { "root".into() } else { uid.to_string() }
+}
+
+/// A terminal of a container is one of its `/dev/pts`, the major number 136 and those after it.
+fn terminal(device: u32) -> String {
+    const PTS_MAJOR: u32 = 136;
+    let (major, minor) = ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xf_ff00));
+    if device != 0 && major >= PTS_MAJOR { format!("pts/{minor}") } else { "?".into() }
+}
+
+fn long_time(seconds: u64) -> String {
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+fn short_time(seconds: u64) -> String {
+    format!("{}:{:02}", seconds / 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(arguments: &str) -> String {
+        let process = ContainerProcess {
+            pid: 7,
+            ppid: 1,
+            uid: 33,
+            state: 'S',
+            terminal: 0x8801,
+            nice: 5,
+            threads: 2,
+            cpu_ms: 3_725_000,
+            started: 1_000_000_000,
+            virtual_kib: 4096,
+            resident_kib: 512,
+            name: "sh".into(),
+            command: "sh -c x".into(),
+        };
+        let now = OffsetDateTime::from_unix_timestamp(1_000_007_450).unwrap();
+        let view = View { process: &process, now, memory_kib: 1024 };
+        let columns = columns(arguments).unwrap();
+        let titles: Vec<_> = columns.iter().map(|column| column.title).collect();
+        let values: Vec<_> = columns.iter().map(|column| (column.value)(&view)).collect();
+        format!("{}\n{}", titles.join(" "), values.join(" "))
+    }
+
+    #[test]
+    fn columns_are_those_of_ps() {
+        let full = "UID PID PPID C STIME TTY TIME CMD\n33 7 1 50 01:46 pts/1 01:02:05 sh -c x";
+        for arguments in ["", "None", "-ef"] {
+            assert_eq!(rows(arguments), full, "{arguments}");
+        }
+        let aux = "USER PID %CPU %MEM VSZ RSS TTY STAT START TIME COMMAND\n33 7 50.0 50.0 4096 512 pts/1 S 01:46 62:05 sh -c x";
+        assert_eq!(rows("aux"), aux);
+        assert_eq!(rows("-o pid,comm,ni"), "PID COMMAND NI\n7 sh 5");
+    }
+
+    #[test]
+    fn what_ps_would_do_otherwise_is_refused_by_name() {
+        for (arguments, named) in [("-o pid,secret", "secret"), ("--help", "--help"), ("-p 1", "-p 1")] {
+            let error = columns(arguments).err().unwrap().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}
