@@ -45,6 +45,7 @@ impl Error {
         match self {
             Self::Image(image::Error::NotFound(_) | image::Error::NotPresent(_)) => ("ImageNotFound", 400),
             Self::Image(image::Error::Search(_)) | Self::NotSupported(_) => ("OperationNotSupported", 500),
+            Self::Sandbox(e) => sandbox_exception(e),
             Self::Invalid(_) | Self::Decode(_) => ("Invalid", 400),
             Self::Database(model::Error::NoContainer(_)) => ("ContainerNotFound", 404),
             Self::Conflict(_) => ("Conflict", 409),
@@ -52,6 +53,17 @@ impl Error {
             Self::State { .. } => ("InvalidStateException", 409),
             _ => ("ZunException", 500),
         }
+    }
+}
+
+/// What was asked of a sandbox that none can give is the caller's affair: the API shows it the words.
+fn sandbox_exception(error: &sandbox::Error) -> (&'static str, u16) {
+    match error {
+        sandbox::Error::Memory { .. } | sandbox::Error::Cpus { .. } | sandbox::Error::Nics { .. } => {
+            ("Invalid", 400)
+        }
+        sandbox::Error::Growth(_) => ("Conflict", 409),
+        _ => ("ZunException", 500),
     }
 }
 
@@ -76,6 +88,8 @@ mod tests {
             ("OperationNotSupported", ZUN_EXCEPTIONS)
         );
         assert_eq!(remote.message, "container_pause is not supported by zun-kata-compute");
+        let remote = RemoteError::from(Error::Sandbox(sandbox::Error::Growth("64 CPUs".into())));
+        assert_eq!((remote.class.as_str(), remote.kwargs["code"].as_u64()), ("Conflict", Some(409)));
         let remote = RemoteError::from(Error::Image(image::Error::NotFound("x".into())));
         assert_eq!((remote.class.as_str(), remote.kwargs["code"].as_u64()), ("ImageNotFound", Some(400)));
     }
