@@ -113,6 +113,17 @@ impl Cloud {
             .into()
     }
 
+    /// What Zun's API says at a path, whatever its status.
+    pub fn api(&self, path: &str) -> Value {
+        let command = ". devstack/openrc
+            token=$(openstack token issue -f value -c id)
+            url=$(openstack endpoint list --service container --interface public -f value -c URL)
+            curl -sS -H \"X-Auth-Token: $token\" \"$url/$0\"";
+        let output = Command::new("bash").args(["-ec", command, path]).current_dir(top()).output().unwrap();
+        let said = Said::from(output).ok();
+        serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"))
+    }
+
     /// A command on the compute host.
     pub fn on_host(&self, arguments: &[&str]) -> Said {
         let program = top().join("devstack/on-host");
