@@ -43,7 +43,8 @@ impl Offered {
         while self.room < bytes && self.buffers.len() < most && self.pieces.len() < PIECES_MAX {
             let Some(chain) = active.pop(queue, &memory)? else { break };
             let mut buffer = Buffer { head: chain.head_index(), pieces: 0, room: 0 };
-            for piece in chain.writable() {
+            // One chain may have more pieces than that: those behind are left empty.
+            for piece in chain.writable().take(PIECES_MAX - self.pieces.len()) {
                 let (address, length) = (piece.addr(), piece.len() as usize);
                 // A piece that is no memory takes nothing.
                 let Ok(slice) = memory.get_slice(address, length) else { continue };

@@ -226,7 +226,7 @@ fn write_element(memory: &Memory, address: GuestAddress, head: u16, written: u32
 mod tests {
     use std::os::unix::net::UnixDatagram;
 
-    use virtio_bindings::virtio_ring::VRING_DESC_F_WRITE;
+    use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
     use virtio_queue::desc::{RawDescriptor, split::Descriptor};
     use virtio_queue::mock::MockSplitQueue;
 
@@ -339,6 +339,26 @@ mod tests {
         guest.wire.send(&packet(900)).unwrap();
         server(&guest.tap, &mut guest.active, &TrafficCounter::default()).receive().unwrap();
         assert_eq!(guest.used(), [0, 900]);
+    }
+
+    #[test]
+    fn a_buffer_in_more_pieces_than_the_kernel_takes_holds_what_its_first_ones_hold() {
+        const PIECES: u16 = 1500;
+        let mut guest = Guest::new(MERGEABLE);
+        let mock = MockSplitQueue::new(&guest.memory, 2048);
+        guest.active.queues = vec![mock.create_queue().unwrap()];
+        let descriptors: Vec<_> = (0..PIECES)
+            .map(|n| {
+                let last = if n + 1 == PIECES { 0 } else { VRING_DESC_F_NEXT as u16 };
+                let flags = VRING_DESC_F_WRITE as u16 | last;
+                RawDescriptor::from(Descriptor::new(BUFFERS + u64::from(n), 1, flags, n + 1))
+            })
+            .collect();
+        mock.build_desc_chain(&descriptors).unwrap();
+        guest.wire.send(&packet(900)).unwrap();
+        server(&guest.tap, &mut guest.active, &TrafficCounter::default()).receive().unwrap();
+        assert_eq!(guest.used(), [900]);
+        assert_eq!(guest.memory_at(12, 888), packet(900)[12..]);
     }
 
     #[test]
