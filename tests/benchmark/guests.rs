@@ -121,7 +121,12 @@ impl Guest {
         match self {
             Guest::Ours(sandbox) => {
                 let user = ContainerUser { user: "0".into(), group: String::new() };
-                let exec = Exec { container: CONTAINER.into(), process: privileged(process), user };
+                let exec = Exec {
+                    container: CONTAINER.into(),
+                    process: privileged(process),
+                    user,
+                    time_limit: None,
+                };
                 sandbox.exec(exec).await.unwrap().output
             }
             Guest::Theirs { agent, .. } => run_process(agent, &privileged(process)).await,

@@ -8,4 +8,5 @@ mod life;
 mod network;
 mod operator;
 mod service;
+mod terminal;
 mod usage;

@@ -168,6 +168,7 @@ pub fn exec(container: &str, words: &[&str]) -> Exec {
         container: container.into(),
         process,
         user: ContainerUser { user: "0".into(), group: String::new() },
+        time_limit: None,
     }
 }
 

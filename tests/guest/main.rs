@@ -10,6 +10,7 @@ mod growth;
 mod oci;
 mod slots;
 mod templates;
+mod terminals;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,7 +150,8 @@ async fn a_process_has_its_user_directory_and_limits() {
         cat /sys/fs/cgroup/memory.max; ls -d /dev/vda 2>&1";
     let process =
         sandbox::process(&arguments(&["sh", "-c", script]), &[], "/var/www".as_ref(), false).unwrap();
-    let result = sandbox.exec(sandbox::Exec { container: "c".into(), process, user }).await.unwrap();
+    let result =
+        sandbox.exec(sandbox::Exec { container: "c".into(), process, user, time_limit: None }).await.unwrap();
     let lines: Vec<&str> = result.output.lines().collect();
     assert_eq!(lines[..4], ["33", "4", "/var/www", "1048576"], "{}", result.output);
     assert_eq!(lines[4].split_whitespace().last(), Some("0000000000000000"), "a user has no capabilities");

@@ -115,11 +115,21 @@ impl Cloud {
 
     /// What Zun's API says at a path, whatever its status.
     pub fn api(&self, path: &str) -> Value {
+        self.request("GET", path)
+    }
+
+    /// The same of a request that changes something.
+    pub fn api_post(&self, path: &str) -> Value {
+        self.request("POST", path)
+    }
+
+    fn request(&self, method: &str, path: &str) -> Value {
         let command = ". devstack/openrc
             token=$(openstack token issue -f value -c id)
             url=$(openstack endpoint list --service container --interface public -f value -c URL)
-            curl -sS -H \"X-Auth-Token: $token\" \"$url/$0\"";
-        let output = Command::new("bash").args(["-ec", command, path]).current_dir(top()).output().unwrap();
+            curl -sS -X \"$1\" -H \"X-Auth-Token: $token\" -H 'OpenStack-API-Version: container 1.40' \"$url/$0\"";
+        let output =
+            Command::new("bash").args(["-ec", command, path, method]).current_dir(top()).output().unwrap();
         let said = Said::from(output).ok();
         serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"))
     }

@@ -5,6 +5,7 @@ use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
@@ -87,10 +88,10 @@ async fn launch(
 ) -> Result<Launched> {
     let guard = reaper.launch();
     let (pid, stdio) = if terminal {
-        let socket = directory.join("console.sock");
-        let listener = UnixListener::bind(&socket).map_err(Error::io("listen for a terminal"))?;
-        let pid = run_helper(reaper, container, directory, task(Some(socket)), Ends::null()?).await?;
-        (pid, receive_terminal(&listener)?)
+        let socket = ConsoleSocket::new()?;
+        let task = task(Some(socket.path.clone()));
+        let pid = run_helper(reaper, container, directory, task, Ends::null()?).await?;
+        (pid, receive_terminal(&socket.listener)?)
     } else {
         let (ends, stdio) = pipes()?;
         (run_helper(reaper, container, directory, task(None), ends).await?, stdio)
@@ -98,6 +99,31 @@ async fn launch(
     let exit = reaper.exit_of(pid);
     drop(guard);
     Ok(Launched { pid, exit, stdio })
+}
+
+/// Where the runtime sends a terminal. Identifiers may be longer than what a socket's path has room for.
+struct ConsoleSocket {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+impl ConsoleSocket {
+    fn new() -> Result<Self> {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let name = format!("console-{}.sock", MADE.fetch_add(1, Ordering::Relaxed));
+        let path = Path::new(RUNTIME_DIR).join(name);
+        std::fs::create_dir_all(RUNTIME_DIR).map_err(Error::io(format!("make {RUNTIME_DIR}")))?;
+        let listener = UnixListener::bind(&path).map_err(Error::io("listen for a terminal"))?;
+        Ok(Self { path, listener })
+    }
+}
+
+impl Drop for ConsoleSocket {
+    fn drop(&mut self) {
+        if let Err(e) = std::fs::remove_file(&self.path) {
+            tracing::warn!("cannot remove {}: {e}", self.path.display());
+        }
+    }
 }
 
 /// What a helper, and through it the new process, has as its standard streams.

@@ -1,10 +1,13 @@
 //! What this host has, from the kernel's files.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
 
 use model::{NumaNode, NumaTopology};
 
+/// An address for documentation (RFC 5737): only the route to it matters.
+const SOMEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
 const GIBIBYTE: u64 = 1 << 30;
 /// Ticks a second in the kernel's files.
 const USER_HZ: u64 = 100;
@@ -36,6 +39,16 @@ fn kibibytes(text: &str, name: &str) -> u64 {
     let value =
         text.lines().find_map(|line| line.split_once(name)?.1.split_whitespace().next()?.parse().ok());
     value.unwrap_or(0)
+}
+
+/// The address from which this host reaches others: nothing is sent to find it out.
+pub fn my_ip() -> IpAddr {
+    let routed = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect(SOMEWHERE)?;
+        Ok::<_, std::io::Error>(socket.local_addr()?.ip())
+    };
+    routed().unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
 
 /// Number of CPUs that are online.

@@ -109,13 +109,34 @@ pub async fn attach_one(
     } else {
         neutron.bind_port(&requested.port, &owner, DEVICE_OWNER, host).await?
     };
-    let described = describe(neutron, requested, &port, index)
-        .await
-        .and_then(|attachment| bindable(attachment, &owner, host));
-    if described.is_err() {
+    let attachment = described(neutron, &owner, host, requested, &port, index).await;
+    if attachment.is_err() {
         release(neutron, &port.id, requested.preserve_on_delete).await;
     }
-    described
+    attachment
+}
+
+/// Takes a port that is the container's already; if that fails, it stays so.
+pub async fn take(
+    neutron: &Neutron,
+    owner: &str,
+    host: &str,
+    requested: &RequestedNetwork,
+    index: usize,
+) -> Result<Attachment> {
+    let port = neutron.bind_port(&requested.port, owner, DEVICE_OWNER, host).await?;
+    described(neutron, owner, host, requested, &port, index).await
+}
+
+async fn described(
+    neutron: &Neutron,
+    owner: &str,
+    host: &str,
+    requested: &RequestedNetwork,
+    port: &Port,
+    index: usize,
+) -> Result<Attachment> {
+    bindable(describe(neutron, requested, port, index).await?, owner, host)
 }
 
 fn bindable(attachment: Attachment, owner: &str, host: &str) -> Result<Attachment> {

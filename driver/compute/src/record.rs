@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::manager::Restarts;
 use crate::networking::Attachment;
 use crate::options::Kata;
 
@@ -58,6 +59,9 @@ pub struct Record {
     pub stop_signal: u32,
     /// Its networks.
     pub attachments: Vec<Attachment>,
+    /// How often its policy has started it again.
+    #[serde(default)]
+    pub restarts: Restarts,
 }
 
 impl Record {
@@ -96,6 +100,7 @@ impl Record {
             },
             stop_signal: signal.unwrap_or(SIGTERM),
             attachments: Vec::new(),
+            restarts: Restarts::default(),
         })
     }
 

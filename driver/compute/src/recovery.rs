@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::{Changes, Container, Status, TaskState};
 use tracing::Instrument;
@@ -81,9 +82,14 @@ async fn recover_one(manager: &Arc<Manager>, mut container: Container) -> Result
             manager.watch(uuid);
             Ok(())
         }
+        _ if manager.has_lost(&container) => manager.heal(container).await,
         (Status::Running, _) if manager.options().compute.resume_container_state => {
             manager.release(uuid).await?;
             manager.resume(container, Some(TaskState::ContainerStarting)).await
+        }
+        (Status::Restarting, _) => {
+            manager.restart_later(uuid, Duration::ZERO);
+            Ok(())
         }
         (Status::Running | Status::Paused, _) => manager.ended(uuid).await,
         // What an interrupted start left of a container that does not run.

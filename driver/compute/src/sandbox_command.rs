@@ -219,7 +219,8 @@ impl<'a> Sandboxes<'a> {
         let sandbox = self.find(name)?;
         let spec = Record::read(sandbox.path())?.container;
         let process = process(command, &spec.environment, &spec.directory, false)?;
-        let result = sandbox.exec(Exec { container: spec.id, process, user: spec.user }).await?;
+        let result =
+            sandbox.exec(Exec { container: spec.id, process, user: spec.user, time_limit: None }).await?;
         show(&result.output)?;
         Ok(exit_code(result.status))
     }

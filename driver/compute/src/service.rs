@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use crate::console::{self, Sessions};
 use crate::manager::Manager;
 use crate::options::Options;
 use crate::resources::{self, BINARY};
@@ -57,6 +58,8 @@ async fn serve(options: Options) -> Result<(), String> {
         let listening = metrics::serve(address, host.clone()).await;
         listening.map_err(|e| format!("[kata] metrics_listen {address}: {e}"))?;
     }
+    let sessions = Arc::new(Sessions::new(Duration::from_secs(options.kata.console_token_ttl)));
+    console::serve(&options.docker, host.clone(), Arc::clone(&sessions)).await?;
     let images = options.image_store()?;
     images.remove_leftovers().map_err(|e| e.to_string())?;
 
@@ -74,7 +77,8 @@ async fn serve(options: Options) -> Result<(), String> {
         Neutron::new(keystone.clone(), options.neutron_client.clone()).map_err(|e| e.to_string())?;
     let placement = Placement::new(keystone, options.placement_client.clone()).map_err(|e| e.to_string())?;
 
-    let manager = Arc::new(Manager::new(Arc::clone(&options), database, host, images, neutron, placement));
+    let manager = Manager::new(Arc::clone(&options), database, host, images, neutron, placement, sessions);
+    let manager = Arc::new(manager);
     recovery::recover(&manager).await;
     let periodic = tokio::spawn(periodic_tasks(Arc::clone(&manager), stop.clone()));
     let target = Target {

@@ -329,6 +329,8 @@ pub struct Changes {
     pub command: Option<Vec<String>>,
     pub entrypoint: Option<Vec<String>>,
     pub started_at: Option<Option<PrimitiveDateTime>>,
+    pub websocket_url: Option<String>,
+    pub websocket_token: Option<String>,
 }
 
 impl Changes {
@@ -384,6 +386,8 @@ impl Changes {
             command = self.command.clone().map(Json);
             entrypoint = self.entrypoint.clone().map(Json);
             started_at = self.started_at;
+            websocket_url = self.websocket_url.clone();
+            websocket_token = self.websocket_token.clone();
         }
         query.push(" WHERE uuid = ").push_bind(uuid.to_string());
         query.build().execute(database).await?;
@@ -418,6 +422,8 @@ impl Changes {
             command => |command| Some(Json(command));
             entrypoint => |entrypoint| Some(Json(entrypoint));
             started_at => |at| at;
+            websocket_url => Some;
+            websocket_token => Some;
         }
     }
 }

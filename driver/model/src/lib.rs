@@ -7,6 +7,7 @@ mod action;
 mod compute_node;
 mod container;
 mod database;
+mod exec_instance;
 mod image;
 mod network;
 mod registry;
@@ -21,6 +22,7 @@ pub use container::{
     Address, Addresses, Changes, Container, ContainerUuid, Cpuset, Status, TaskState, Usage,
 };
 pub use database::{Database, DatabaseUrl, Error, Result, UnsupportedUrl};
+pub use exec_instance::ExecInstance;
 pub use image::Image;
 pub use network::RequestedNetwork;
 pub use registry::Registry;

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use shim_control::{
-    ContainerExit, ContainerProcess, DeviceTraffic, DiskSlot, Exec, ExecResult, InsertDisk, InsertNic, Nic,
-    RateLimit, Signal, SignalTarget, Stats,
+    Connection, ContainerExit, ContainerProcess, DeviceTraffic, DiskSlot, Exec, ExecResult, InsertDisk,
+    InsertNic, Interact, Nic, RateLimit, Resize, Signal, SignalTarget, Stats, WindowSize,
 };
 
 use crate::error::{Error, Result};
@@ -120,6 +120,26 @@ impl Sandbox {
     /// Runs a process in a container to its end.
     pub async fn exec(&self, exec: Exec) -> Result<ExecResult> {
         Ok(self.client().exec(exec).await?)
+    }
+
+    /// Connects to a container's first process: what it writes from now on can be read, what is written it reads.
+    pub async fn attach_to(&self, container: &str) -> Result<Connection> {
+        Ok(self.client().attach(container).await?)
+    }
+
+    /// Runs a process in a container and connects to it.
+    pub async fn interact(&self, interact: Interact) -> Result<Connection> {
+        Ok(self.client().interact(interact).await?)
+    }
+
+    /// Tells the terminal of a container's process its size; without a name, that of its first process.
+    pub async fn resize_terminal(
+        &self,
+        container: &str,
+        exec: Option<String>,
+        size: WindowSize,
+    ) -> Result<()> {
+        Ok(self.client().resize(Resize { container: container.to_owned(), exec, size }).await?)
     }
 
     /// What a container uses.

@@ -27,8 +27,10 @@ pub enum Error {
     Disk(String),
     #[error("the sandbox did not start: {0}")]
     Start(String),
+    #[error("the process took too long and was killed")]
+    TimedOut,
     #[error(transparent)]
-    Shim(#[from] ClientError),
+    Shim(ClientError),
     #[error("the container's specification cannot be made: {0}")]
     Spec(String),
     #[error("signal {0:?} is not known")]
@@ -37,6 +39,15 @@ pub enum Error {
 
 /// The result of this crate's operations.
 pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<ClientError> for Error {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::TimedOut => Self::TimedOut,
+            error => Self::Shim(error),
+        }
+    }
+}
 
 impl Error {
     pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {

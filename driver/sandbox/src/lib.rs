@@ -29,8 +29,9 @@ pub use oci::{ContainerSpec, SharedNamespace, process};
 pub use oci_spec::runtime::Process;
 pub use probe::prove_kvm;
 pub use shim_control::{
-    ContainerExit, ContainerProcess, ContainerUser, DeviceTraffic, Exec, ExecResult, NetworkCounters, Nic,
-    NicAddress, NicRoute, Phase, RateLimit, SandboxState, Stage, Stats,
+    Connection, ContainerExit, ContainerProcess, ContainerUser, DeviceTraffic, Exec, ExecResult, Interact,
+    NetworkCounters, Nic, NicAddress, NicRoute, Phase, ProcessInput, RateLimit, SandboxState, Stage, Stats,
+    WindowSize,
 };
 pub use signals::signal_number;
 pub use size::Size;

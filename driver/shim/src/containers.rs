@@ -22,23 +22,21 @@ use uuid::Uuid;
 
 use crate::agent::{creation_deadline, deadline, no_deadline};
 use crate::error::{Error, Result};
-use crate::log::{Lines, Log};
+use crate::output::Output;
 
 /// What a shell gives for a program that is there but cannot be run, and for one that is not there.
 const STATUS_NOT_EXECUTABLE: i32 = 126;
 const STATUS_NOT_FOUND: i32 = 127;
+const SIGKILL: u32 = 9;
 const READ_LENGTH: u32 = 32 * 1024;
 /// Most output of one `exec` that is kept.
 const EXEC_OUTPUT_MAX: usize = 1 << 20;
-
-/// A log shared by the tasks that write it.
-pub type SharedLog = Arc<Mutex<Log>>;
 
 /// Makes a container and starts to keep its output. The task ends with both streams.
 pub async fn create(
     agent: &AgentServiceClient,
     container: &CreateContainer,
-    log: SharedLog,
+    output: Arc<Output>,
 ) -> Result<JoinHandle<()>> {
     let request = CreateContainerRequest {
         container_id: container.id.clone(),
@@ -52,13 +50,10 @@ pub async fn create(
     if container.input == ProcessInput::Closed {
         close_input(agent, &container.id, &container.id).await?;
     }
-    let (out_agent, error_agent, id) = (agent.clone(), agent.clone(), container.id.clone());
-    let out_log = Arc::clone(&log);
+    let (agent, id) = (agent.clone(), container.id.clone());
     Ok(tokio::spawn(async move {
-        tokio::join!(
-            keep(&out_agent, &id, LogStream::Stdout, out_log),
-            keep(&error_agent, &id, LogStream::Stderr, log)
-        );
+        let keep = |stream| keep(&agent, &id, stream, &output);
+        tokio::join!(keep(LogStream::Stdout), keep(LogStream::Stderr));
     }))
 }
 
@@ -94,48 +89,81 @@ pub async fn wait(agent: &AgentServiceClient, container: &str, exec: &str) -> Re
 
 /// Signals a container.
 pub async fn signal(agent: &AgentServiceClient, signal: &Signal) -> Result<()> {
-    let exec_id = match signal.target {
-        SignalTarget::First => signal.container.clone(),
-        SignalTarget::All => String::new(),
+    let process = match signal.target {
+        SignalTarget::First => &signal.container,
+        SignalTarget::All => "",
     };
-    let container_id = signal.container.clone();
-    let request = SignalProcessRequest { container_id, exec_id, signal: signal.number, ..Default::default() };
+    signal_process(agent, &signal.container, process, signal.number).await
+}
+
+/// Signals one process of a container; without a name, all of them.
+pub async fn signal_process(
+    agent: &AgentServiceClient,
+    container: &str,
+    process: &str,
+    number: u32,
+) -> Result<()> {
+    let (container_id, exec_id) = (container.to_owned(), process.to_owned());
+    let request = SignalProcessRequest { container_id, exec_id, signal: number, ..Default::default() };
     agent.signal_process(deadline(), &request).await?;
     Ok(())
 }
 
-/// Runs a process to its end. A program that cannot be run gives what a shell would give for it.
-pub async fn exec(agent: &AgentServiceClient, exec: &Exec) -> Result<ExecResult> {
+/// Runs a process to its end; none is one that took too long, and was killed. A program that cannot be run gives what a
+/// shell would give for it.
+pub async fn exec(agent: &AgentServiceClient, exec: &Exec) -> Result<Option<ExecResult>> {
     let id = Uuid::new_v4().to_string();
-    let request = ExecProcessRequest {
-        container_id: exec.container.clone(),
-        exec_id: id.clone(),
-        string_user: MessageField::some(user(&exec.user)),
-        process: MessageField::some(process_to_wire(&exec.process)?),
-        ..Default::default()
-    };
-    if let Err(e) = agent.exec_process(deadline(), &request).await {
-        return unrunnable(e);
+    if let Err(e) = spawn(agent, &id, exec).await {
+        return unrunnable(e).map(Some);
     }
-    close_input(agent, &exec.container, &id).await?;
+    let run = run_to_end(agent, &exec.container, &id);
+    let Some(limit) = exec.time_limit else { return run.await.map(Some) };
+    match tokio::time::timeout(limit, run).await {
+        Ok(result) => result.map(Some),
+        Err(_) => {
+            signal_process(agent, &exec.container, &id, SIGKILL).await?;
+            wait(agent, &exec.container, &id).await?;
+            Ok(None)
+        }
+    }
+}
+
+async fn run_to_end(agent: &AgentServiceClient, container: &str, id: &str) -> Result<ExecResult> {
+    close_input(agent, container, id).await?;
     let output = Mutex::new(Vec::new());
     tokio::join!(
-        gather(agent, &exec.container, &id, LogStream::Stdout, &output),
-        gather(agent, &exec.container, &id, LogStream::Stderr, &output)
+        gather(agent, container, id, LogStream::Stdout, &output),
+        gather(agent, container, id, LogStream::Stderr, &output)
     );
-    let status = wait(agent, &exec.container, &id).await?;
+    let status = wait(agent, container, id).await?;
     let output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(ExecResult { output: String::from_utf8_lossy(&output).into_owned(), status })
 }
 
-fn unrunnable(error: ttrpc::Error) -> Result<ExecResult> {
+/// Makes a process in a container.
+pub async fn spawn(agent: &AgentServiceClient, id: &str, exec: &Exec) -> Result<()> {
+    let request = ExecProcessRequest {
+        container_id: exec.container.clone(),
+        exec_id: id.to_owned(),
+        string_user: MessageField::some(user(&exec.user)),
+        process: MessageField::some(process_to_wire(&exec.process)?),
+        ..Default::default()
+    };
+    agent.exec_process(deadline(), &request).await?;
+    Ok(())
+}
+
+/// What a shell would say of a program that cannot be run; other errors stay what they are.
+pub fn unrunnable(error: Error) -> Result<ExecResult> {
     match error {
-        ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::FAILED_PRECONDITION => {
+        Error::Agent(ttrpc::Error::RpcStatus(status))
+            if status.code() == ttrpc::Code::FAILED_PRECONDITION =>
+        {
             let missing = status.message().contains("not found");
             let output = format!("{}\n", status.message());
             Ok(ExecResult { output, status: if missing { STATUS_NOT_FOUND } else { STATUS_NOT_EXECUTABLE } })
         }
-        error => Err(error.into()),
+        error => Err(error),
     }
 }
 
@@ -187,7 +215,8 @@ pub async fn processes(agent: &AgentServiceClient, id: &str) -> Result<Vec<Conta
     serde_json::from_slice(&reply.process_list).map_err(Error::Processes)
 }
 
-async fn close_input(agent: &AgentServiceClient, container: &str, exec: &str) -> Result<()> {
+/// Ends a process's input.
+pub async fn close_input(agent: &AgentServiceClient, container: &str, exec: &str) -> Result<()> {
     let request = CloseStdinRequest {
         container_id: container.to_owned(),
         exec_id: exec.to_owned(),
@@ -198,7 +227,12 @@ async fn close_input(agent: &AgentServiceClient, container: &str, exec: &str) ->
 }
 
 /// Reads more of a process's output; none is its end.
-async fn read(agent: &AgentServiceClient, container: &str, exec: &str, stream: LogStream) -> Option<Vec<u8>> {
+pub async fn read(
+    agent: &AgentServiceClient,
+    container: &str,
+    exec: &str,
+    stream: LogStream,
+) -> Option<Vec<u8>> {
     let request = ReadStreamRequest {
         container_id: container.to_owned(),
         exec_id: exec.to_owned(),
@@ -212,21 +246,12 @@ async fn read(agent: &AgentServiceClient, container: &str, exec: &str, stream: L
     reply.ok().map(|reply| reply.data).filter(|data| !data.is_empty())
 }
 
-async fn keep(agent: &AgentServiceClient, id: &str, stream: LogStream, log: SharedLog) {
-    let append = |text: &[u8]| {
-        if let Err(e) = log.lock().unwrap_or_else(PoisonError::into_inner).append(stream, text) {
-            tracing::error!("output of the container is lost: {e}");
-        }
-    };
-    let mut lines = Lines::default();
+async fn keep(agent: &AgentServiceClient, id: &str, stream: LogStream, output: &Output) {
+    let mut source = output.source(stream);
     while let Some(data) = read(agent, id, id, stream).await {
-        for piece in lines.push(&data) {
-            append(&piece);
-        }
+        source.push(data).await;
     }
-    if let Some(rest) = lines.finish() {
-        append(&rest);
-    }
+    source.finish();
 }
 
 async fn gather(

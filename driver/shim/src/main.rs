@@ -9,9 +9,11 @@ mod jail;
 mod log;
 mod machine;
 mod media;
+mod output;
 mod resize;
 mod server;
 mod supervisor;
+mod terminal;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -5,12 +5,16 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shim_control::{Answer, ContainerExit, Phase, Request, SandboxState, receive_request, write_line};
+use shim_control::{
+    Answer, ContainerExit, Interact, Phase, Request, SandboxState, receive_request, write_line,
+};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::error::{Error, Result};
 use crate::supervisor::Supervisor;
+use crate::terminal::Attached;
 
 /// How long answers may take to be written once the guest is gone.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -70,14 +74,54 @@ async fn handle(mut stream: UnixStream, supervisor: Arc<Supervisor>) {
             return;
         }
     };
-    let answer = answer(request, file, &supervisor).await.unwrap_or_else(|e| Answer::Failed(e.to_string()));
+    let (answer, session) = match reply(request, file, &supervisor).await {
+        Ok(Reply::Answer(answer)) => (answer, None),
+        Ok(Reply::Session(session)) => (Answer::Done, Some(session)),
+        Err(e) => (Answer::Failed(e.to_string()), None),
+    };
     if let Err(e) = write_line(&mut stream, &answer).await {
         tracing::debug!("a controller left before its answer: {e}");
     }
+    if let Some(session) = session
+        && let Err(e) = serve_session(stream, session, &supervisor).await
+    {
+        tracing::debug!("a connection to a process ended: {e}");
+    }
 }
 
-async fn answer(request: Request, file: Option<OwnedFd>, supervisor: &Arc<Supervisor>) -> Result<Answer> {
-    Ok(match request {
+/// What a request gets.
+enum Reply {
+    Answer(Answer),
+    Session(Session),
+}
+
+/// What a connection carries after its request was answered.
+enum Session {
+    Attached(Attached),
+    Interactive(Box<Interact>),
+    /// What a shell would say of a program that cannot be run.
+    Unrunnable(String),
+}
+
+async fn serve_session(mut stream: UnixStream, session: Session, supervisor: &Supervisor) -> Result<()> {
+    match session {
+        Session::Attached(attached) => {
+            supervisor.serve_attached(stream, attached).await;
+            Ok(())
+        }
+        // Though its user may have left already: somebody must see its end.
+        Session::Interactive(interact) => {
+            or_end(supervisor, supervisor.serve_interactive(stream, &interact)).await
+        }
+        Session::Unrunnable(text) => {
+            let text = text.replace('\n', "\r\n");
+            stream.write_all(text.as_bytes()).await.map_err(Error::io("tell why a program cannot be run"))
+        }
+    }
+}
+
+async fn reply(request: Request, file: Option<OwnedFd>, supervisor: &Arc<Supervisor>) -> Result<Reply> {
+    Ok(Reply::Answer(match request {
         Request::State => Answer::State(supervisor.watch().borrow().clone()),
         Request::WaitReady => {
             Answer::State(wait_for(supervisor, |state| state.phase != Phase::Booting).await?)
@@ -116,7 +160,22 @@ async fn answer(request: Request, file: Option<OwnedFd>, supervisor: &Arc<Superv
             or_end(supervisor, supervisor.signal(&signal)).await?;
             Answer::Done
         }
-        Request::Exec(exec) => Answer::Exec(or_end(supervisor, supervisor.exec(&exec)).await?),
+        Request::Attach(id) => return Ok(Reply::Session(Session::Attached(supervisor.attach(&id)?))),
+        Request::Interact(interact) => {
+            let unrunnable = or_end(supervisor, supervisor.spawn(&interact)).await?;
+            return Ok(Reply::Session(match unrunnable {
+                Some(result) => Session::Unrunnable(result.output),
+                None => Session::Interactive(interact),
+            }));
+        }
+        Request::Resize(resize) => {
+            or_end(supervisor, supervisor.resize_terminal(&resize)).await?;
+            Answer::Done
+        }
+        Request::Exec(exec) => {
+            let result = or_end(supervisor, supervisor.exec(&exec)).await?;
+            result.map_or(Answer::TimedOut, Answer::Exec)
+        }
         Request::Pause => {
             supervisor.pause().await?;
             Answer::Done
@@ -137,7 +196,7 @@ async fn answer(request: Request, file: Option<OwnedFd>, supervisor: &Arc<Superv
             wait_for(supervisor, |state| !state.is_live()).await?;
             Answer::Done
         }
-    })
+    }))
 }
 
 /// Does `work`, unless the guest ends first.

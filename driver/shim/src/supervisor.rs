@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::messages::DestroySandboxRequest;
 use agent_protocol::service::AgentServiceClient;
 use shim_control::{
     ContainerExit, ContainerProcess, CreateContainer, DeviceTraffic, Exec, ExecResult, InsertDisk, InsertNic,
-    Phase, RunDir, SandboxDir, SandboxPlan, SandboxState, Signal, Stage, Stats, Update,
+    Interact, Phase, Process, ProcessInput, Resize, RunDir, SandboxDir, SandboxPlan, SandboxState, Signal,
+    Stage, Stats, Update,
 };
 use time::OffsetDateTime;
 use tokio::net::UnixStream;
@@ -24,7 +25,9 @@ use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::machine::TemplateFiles;
 use crate::media::Media;
-use crate::{agent, guest, jail, machine, resize, server};
+use crate::output::Output;
+use crate::terminal::{Attached, Connected};
+use crate::{agent, guest, jail, machine, resize, server, terminal};
 
 /// How long a guest that was asked to end may take.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,9 +42,16 @@ pub struct Supervisor {
     preparations: Mutex<Option<Preparations>>,
     agent: OnceCell<AgentServiceClient>,
     media: tokio::sync::Mutex<Media>,
-    output: Mutex<BTreeMap<String, JoinHandle<()>>>,
+    output: Mutex<BTreeMap<String, Kept>>,
     resizing: tokio::sync::Mutex<()>,
     state: watch::Sender<SandboxState>,
+}
+
+/// A container's output and the task that takes it.
+struct Kept {
+    task: JoinHandle<()>,
+    output: Weak<Output>,
+    terminal: bool,
 }
 
 /// What is done with a guest whose agent answers before anything else.
@@ -202,8 +212,13 @@ impl Supervisor {
     pub async fn create_container(self: &Arc<Self>, container: &CreateContainer) -> Result<()> {
         let log = Log::open(self.folder.log(&container.id), self.plan.log);
         let log = log.map_err(Error::io("open the container's log"))?;
-        let output = containers::create(self.agent()?, container, Arc::new(Mutex::new(log))).await?;
-        self.outputs().insert(container.id.clone(), output);
+        let output = Arc::new(Output::new(log));
+        let kept = Kept {
+            output: Arc::downgrade(&output),
+            terminal: has_terminal(container.spec.process().as_ref()),
+            task: containers::create(self.agent()?, container, output).await?,
+        };
+        self.outputs().insert(container.id.clone(), kept);
         self.reached(Stage::ContainerCreated);
         Ok(())
     }
@@ -241,7 +256,7 @@ impl Supervisor {
         let oom_killed = self.stats(&id).await.is_ok_and(|stats| stats.oom_kills > 0);
         let output = self.outputs().remove(&id);
         if let Some(output) = output
-            && tokio::time::timeout(DRAIN_TIMEOUT, output).await.is_err()
+            && tokio::time::timeout(DRAIN_TIMEOUT, output.task).await.is_err()
         {
             tracing::warn!(container = id, "output still comes after the container's end");
         }
@@ -263,9 +278,61 @@ impl Supervisor {
         containers::signal(self.agent()?, signal).await
     }
 
-    /// Runs a process to its end.
-    pub async fn exec(&self, exec: &Exec) -> Result<ExecResult> {
+    /// Runs a process to its end; none is one that took too long.
+    pub async fn exec(&self, exec: &Exec) -> Result<Option<ExecResult>> {
         containers::exec(self.agent()?, exec).await
+    }
+
+    /// Lets somebody see what a container that runs writes from now on.
+    pub fn attach(&self, id: &str) -> Result<Attached> {
+        self.agent()?;
+        let outputs = self.outputs();
+        let attached = outputs.get(id).and_then(|kept| {
+            let pieces = kept.output.upgrade()?.attach();
+            Some(Attached { container: id.to_owned(), pieces, terminal: kept.terminal })
+        });
+        attached.ok_or_else(|| Error::NoContainer(id.to_owned()))
+    }
+
+    /// Connects one who is attached to a container's first process.
+    pub async fn serve_attached(&self, stream: UnixStream, attached: Attached) {
+        let Ok(agent) = self.agent() else { return };
+        let (reader, writer) = stream.into_split();
+        let Attached { container: id, pieces, terminal } = attached;
+        Connected { agent, container: &id, process: &id, terminal }.attached(reader, writer, pieces).await;
+    }
+
+    /// Makes a process to which somebody is to be connected. One that cannot be run gives what a shell would say.
+    pub async fn spawn(&self, interact: &Interact) -> Result<Option<ExecResult>> {
+        let (agent, container) = (self.agent()?, &interact.exec.container);
+        if let Err(e) = containers::spawn(agent, &interact.id, &interact.exec).await {
+            return containers::unrunnable(e).map(Some);
+        }
+        if interact.input == ProcessInput::Closed {
+            containers::close_input(agent, container, &interact.id).await?;
+        }
+        if let Some(size) = interact.size {
+            let (container, exec) = (container.clone(), Some(interact.id.clone()));
+            terminal::resize(agent, &Resize { container, exec, size }).await?;
+        }
+        Ok(None)
+    }
+
+    /// Connects the one for whom a process was made.
+    pub async fn serve_interactive(&self, stream: UnixStream, interact: &Interact) -> Result<()> {
+        let (reader, writer) = stream.into_split();
+        let connected = Connected {
+            agent: self.agent()?,
+            container: &interact.exec.container,
+            process: &interact.id,
+            terminal: has_terminal(Some(&interact.exec.process)),
+        };
+        connected.interactive(reader, writer).await
+    }
+
+    /// Tells a process's terminal its size.
+    pub async fn resize_terminal(&self, resize: &Resize) -> Result<()> {
+        terminal::resize(self.agent()?, resize).await
     }
 
     /// Changes what a container, and the guest for it, may use: what is more comes first, what is less goes last.
@@ -402,9 +469,13 @@ impl Supervisor {
         }
     }
 
-    fn outputs(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, JoinHandle<()>>> {
+    fn outputs(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Kept>> {
         self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn has_terminal(process: Option<&Process>) -> bool {
+    process.and_then(Process::terminal).unwrap_or(false)
 }
 
 /// Microseconds since the epoch.

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use super::Manager;
 use super::dispatch::Arguments;
+use super::health::HealthCheck;
+use super::restart::RestartPolicy;
 use crate::error::{Error, Result};
 use crate::networking::{self, Attachment};
 use crate::record::{ContainerRequest, Record};
@@ -66,28 +68,34 @@ impl Manager {
         networks: &[RequestedNetwork],
         arguments: &Arguments,
     ) -> Result<()> {
-        refuse_what_is_not_built(container, arguments)?;
+        refuse_volumes(arguments)?;
+        refuse_what_is_not_built(container)?;
         if container.disk.unwrap_or(0) == 0 {
             let disk = self.options.default.default_disk;
             self.save(container, Changes { disk: Some(disk), ..Changes::default() }).await?;
         }
         let image = self.container_image(container).await?;
         tracing::info!("the image is ready");
-        let sandbox = self.sandbox(container.uuid);
         let mut record = self.new_record(container, &image)?;
         record.sandbox_spec(&self.options.kata).validate()?;
+        record.attachments = networking::attach(&self.neutron, container, self.hostname(), networks).await?;
+        tracing::info!("the ports are ready");
+        let made = self.make_sandbox(container, &record).await;
+        if made.is_err() {
+            networking::detach(&self.neutron, &record.attachments).await;
+        }
+        made?;
+        let changes = created_changes(container, &image, &record.attachments, &record.container.hostname);
+        self.save(container, changes).await
+    }
+
+    /// Makes what this host keeps of a container.
+    pub(super) async fn make_sandbox(&self, container: &Container, record: &Record) -> Result<()> {
+        let sandbox = self.sandbox(container.uuid);
         sandbox.create()?;
         let gibibytes = u64::try_from(container.disk.unwrap_or(1)).unwrap_or(1);
         sandbox.make_disk(&record.container.id, gibibytes).await?;
-        record.attachments = networking::attach(&self.neutron, container, self.hostname(), networks).await?;
-        tracing::info!("the ports are ready");
-        let written = record.write(sandbox.path());
-        if written.is_err() {
-            networking::detach(&self.neutron, &record.attachments).await;
-        }
-        written?;
-        let changes = created_changes(container, &image, &record.attachments, &record.container.hostname);
-        self.save(container, changes).await
+        record.write(sandbox.path())
     }
 
     /// A create that failed leaves nothing on this host, in Neutron and in Placement.
@@ -112,7 +120,7 @@ impl Manager {
         }
     }
 
-    async fn container_image(&self, container: &Container) -> Result<Image> {
+    pub(super) async fn container_image(&self, container: &Container) -> Result<Image> {
         let name = container.image.as_deref().unwrap_or_default();
         let policy =
             container.image_pull_policy.as_deref().filter(|policy| !policy.is_empty()).unwrap_or("always");
@@ -149,7 +157,7 @@ impl Manager {
         Ok(self.images.image(&reference, policy, own_user.or(default_user).as_ref()).await?)
     }
 
-    fn new_record(&self, container: &Container, image: &Image) -> Result<Record> {
+    pub(super) fn new_record(&self, container: &Container, image: &Image) -> Result<Record> {
         let default = &self.options.default;
         let own = container.environment.iter().flat_map(|map| &map.0);
         let memory = container.memory.as_deref().filter(|memory| !memory.is_empty());
@@ -179,20 +187,22 @@ impl Manager {
     }
 }
 
-/// Options whose meaning is not built are refused: a container that ignores them would not be what was asked for.
-fn refuse_what_is_not_built(container: &Container, arguments: &Arguments) -> Result<()> {
+fn refuse_volumes(arguments: &Arguments) -> Result<()> {
     let volumes = arguments.raw("requested_volumes").as_object();
     let has_volumes =
         volumes.is_some_and(|all| all.values().any(|list| list.as_array().is_some_and(|l| !l.is_empty())));
-    let restarts = container.restart_policy.as_ref().and_then(|policy| policy.get("Name"));
+    if has_volumes { Err(Error::NotSupported("a volume".into())) } else { Ok(()) }
+}
+
+/// Options whose meaning is not built are refused: a container that ignores them would not be what was asked for. So are
+/// those that make no sense.
+pub(super) fn refuse_what_is_not_built(container: &Container) -> Result<()> {
+    RestartPolicy::of(container)?;
+    HealthCheck::of(container)?;
     let refused = [
-        (has_volumes, "a volume"),
         (container.image_driver.as_deref() == Some("glance"), "image driver glance"),
         (container.runtime.as_deref().is_some_and(|runtime| runtime != RUNTIME), "a runtime other than kata"),
         (container.cpu_policy.as_deref() == Some("dedicated"), "CPU policy dedicated"),
-        (container.auto_heal.unwrap_or(false), "auto-heal"),
-        (restarts.is_some_and(|name| !matches!(name.as_str(), "" | "no")), "a restart policy"),
-        (container.healthcheck.as_ref().is_some_and(|json| !is_empty(&json.0)), "a health check"),
         (container.exposed_ports.as_ref().is_some_and(|json| !is_empty(&json.0)), "exposing ports"),
     ];
     match refused.into_iter().find(|(asked, _)| *asked) {
@@ -217,7 +227,8 @@ fn hostname(container: &Container) -> String {
     name.chars().take(HOSTNAME_MAX).collect()
 }
 
-fn created_changes(
+/// What a container's row says once it is made.
+pub(super) fn created_changes(
     container: &Container,
     image: &Image,
     attachments: &[Attachment],

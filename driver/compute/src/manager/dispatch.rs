@@ -13,16 +13,12 @@ use super::Manager;
 use crate::error::{Error, Result};
 
 /// Methods of upstream's that are not built; with the action that the API has begun for each.
-const NOT_BUILT: [(&str, Option<&str>); 10] = [
+const NOT_BUILT: [(&str, Option<&str>); 6] = [
     ("capsule_create", None),
     ("capsule_delete", None),
-    ("container_attach", None),
     ("container_commit", Some("commit")),
-    ("container_exec_resize", None),
     ("container_get_archive", None),
     ("container_put_archive", None),
-    ("container_rebuild", Some("rebuild")),
-    ("container_resize", None),
     ("image_delete", None),
 ];
 /// The same, of methods that concern no container.
@@ -86,6 +82,10 @@ impl Manager {
             "container_reboot" => {
                 self.container_reboot(request, arguments.container()?, arguments.get("timeout")?).await?;
             }
+            "container_rebuild" => {
+                let run: Option<bool> = arguments.get("run")?;
+                self.container_rebuild(request, arguments.container()?, run.unwrap_or(false)).await?;
+            }
             "container_delete" => {
                 self.container_delete(arguments.container()?, arguments.get("force")?).await?
             }
@@ -115,6 +115,9 @@ impl Manager {
             "container_top" => return self.container_top(arguments.container()?, &arguments).await,
             "container_stats" => return self.container_stats(arguments.container()?).await,
             "container_update" => return self.container_update(arguments.container()?, &arguments).await,
+            "container_attach" => return self.container_attach(arguments.container()?).await,
+            "container_resize" => return self.container_resize(arguments.container()?, &arguments).await,
+            "container_exec_resize" => self.container_exec_resize(&arguments).await?,
             "container_exec" => return self.container_exec(arguments.container()?, &arguments).await,
             "image_pull" => self.image_pull(&arguments).await?,
             "image_search" => return self.image_search(&arguments).await,

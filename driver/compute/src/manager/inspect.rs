@@ -1,10 +1,8 @@
-//! Calls that change nothing: show, logs, exec, and those about images.
-
-use std::time::Duration;
+//! Calls that change nothing: show, logs, and those about images.
 
 use image::{ImageReference, PullPolicy};
 use model::{Container, Image as ImageRow};
-use sandbox::{Exec, LogQuery, Tail};
+use sandbox::{LogQuery, Tail};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -20,7 +18,7 @@ impl Manager {
         // A task that is under way writes the status itself.
         if container.container_id.is_some() && container.task_state.is_none() {
             let situation = self.host().sandbox(&container.uuid.to_string()).situation().await;
-            if let Some(changes) = observed(&container, &situation) {
+            if let Some(changes) = observed(&container, &situation, self.health.get(container.uuid)) {
                 self.save(&mut container, changes).await?;
             }
         }
@@ -38,34 +36,6 @@ impl Manager {
         };
         let id = container.uuid.to_string();
         Ok(Value::String(self.host().sandbox(&id).logs(&id, &query)?))
-    }
-
-    pub(super) async fn container_exec(&self, container: Container, arguments: &Arguments) -> Result<Value> {
-        require_created(&container)?;
-        let interactive: Option<bool> = arguments.get("interactive")?;
-        let run: Option<bool> = arguments.get("run")?;
-        if interactive.unwrap_or(false) || run == Some(false) {
-            return Err(Error::NotSupported("an interactive exec".into()));
-        }
-        let command = words(arguments.raw("command"))?;
-        self.require_running("execute", &container).await?;
-        let sandbox = self.sandbox(container.uuid);
-        let spec = self.record(container.uuid)?.container;
-        let exec = Exec {
-            container: spec.id.clone(),
-            process: sandbox::process(&command, &spec.environment, &spec.directory, false)?,
-            user: spec.user,
-        };
-        let limit = Duration::from_secs(self.options.docker.execute_timeout);
-        let result = tokio::time::timeout(limit, sandbox.exec(exec))
-            .await
-            .map_err(|_| Error::Conflict(format!("Timeout on executing command: {}", command.join(" "))))??;
-        Ok(json!({
-            "output": result.output,
-            "exit_code": result.status,
-            "exec_id": null,
-            "token": null,
-        }))
     }
 
     pub(super) async fn image_pull(&self, arguments: &Arguments) -> Result<()> {
@@ -97,17 +67,6 @@ impl Manager {
     }
 }
 
-/// A command as a list, or as one text that a shell's rules split.
-fn words(command: &Value) -> Result<Vec<String>> {
-    let words = match command {
-        Value::String(text) => {
-            shell_words::split(text).map_err(|e| Error::Invalid(format!("command {text:?}: {e}")))?
-        }
-        list => serde_json::from_value(list.clone()).map_err(|e| Error::Invalid(format!("command: {e}")))?,
-    };
-    if words.is_empty() { Err(Error::Invalid("no command is given".into())) } else { Ok(words) }
-}
-
 fn tail(value: &Value) -> Tail {
     let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
     number.map_or(Tail::All, |lines| Tail::Lines(usize::try_from(lines).unwrap_or(usize::MAX)))
@@ -133,15 +92,6 @@ fn since(value: &Value) -> Result<Option<OffsetDateTime>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn commands_are_split_as_a_shell_would() {
-        assert_eq!(words(&json!("sh -c 'echo a b'")).unwrap(), ["sh", "-c", "echo a b"]);
-        assert_eq!(words(&json!(["a", "b c"])).unwrap(), ["a", "b c"]);
-        for bad in [json!("'"), json!(""), json!(7), json!(null)] {
-            assert!(words(&bad).is_err(), "{bad} was taken");
-        }
-    }
 
     #[test]
     fn log_bounds_are_read() {

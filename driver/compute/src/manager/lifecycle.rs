@@ -41,15 +41,19 @@ impl Manager {
         let seen = container.clone();
         let start = async {
             let began = self.begin(container, TaskState::ContainerStarting).await?;
-            let started = self.start(container).await;
+            let started = async {
+                require_created(container)?;
+                self.forget_restarts(container.uuid)?;
+                self.start(container).await
+            };
+            let started = started.await;
             self.end(container, began).await;
             started
         };
         self.event(request, &seen, "_do_container_start", start).await
     }
 
-    async fn start(self: &Arc<Self>, container: &mut Container) -> Result<()> {
-        require_created(container)?;
+    pub(super) async fn start(self: &Arc<Self>, container: &mut Container) -> Result<()> {
         let uuid = container.uuid;
         let sandbox = self.sandbox(uuid);
         let record = self.record(uuid)?;
@@ -118,8 +122,14 @@ impl Manager {
     pub fn watch(self: &Arc<Self>, uuid: ContainerUuid) {
         let manager = Arc::clone(self);
         let watch = async move {
-            if let Err(e) = manager.sandbox(uuid).wait(&uuid.to_string()).await {
-                tracing::warn!("the container's end is not known: {e}");
+            let (sandbox, id) = (manager.sandbox(uuid), uuid.to_string());
+            tokio::select! {
+                end = sandbox.wait(&id) => {
+                    if let Err(e) = end {
+                        tracing::warn!("the container's end is not known: {e}");
+                    }
+                }
+                () = manager.check_health(uuid) => {}
             }
             if let Err(e) = manager.ended(uuid).await {
                 tracing::error!("the container's end is not recorded: {e}");
@@ -144,7 +154,10 @@ impl Manager {
         }
         self.release(uuid).await?;
         let situation = self.sandbox(uuid).situation().await;
-        if let Some(changes) = observed(&container, &situation) {
+        if self.restarts(&mut container, &situation).await? {
+            return Ok(());
+        }
+        if let Some(changes) = observed(&container, &situation, None) {
             self.save(&mut container, changes).await?;
         }
         tracing::info!(status = %container.status, "ended: {}", container.status_detail.as_deref().unwrap_or("-"));
@@ -152,6 +165,16 @@ impl Manager {
             self.delete_locked(container, true).await?;
         }
         Ok(())
+    }
+
+    /// Writes a container's status as it is now, unless something is done to it.
+    pub(super) async fn observe(&self, uuid: ContainerUuid) -> Result<()> {
+        let mut container = Container::get(&self.database, uuid).await?;
+        let situation = self.sandbox(uuid).situation().await;
+        match observed(&container, &situation, self.health.get(uuid)) {
+            Some(changes) if container.task_state.is_none() => self.save(&mut container, changes).await,
+            _ => Ok(()),
+        }
     }
 
     pub(super) async fn container_stop(
@@ -341,6 +364,10 @@ impl Manager {
             Some(TaskState::ContainerKilling) => self.container_kill(NO_REQUEST, container, None).await,
             Some(TaskState::NetworkAttaching | TaskState::NetworkDetaching) => {
                 self.drop_strays(container.uuid).await
+            }
+            Some(TaskState::ContainerRebuilding) => {
+                let run = container.started_at.is_some();
+                self.container_rebuild(NO_REQUEST, container, run).await
             }
             Some(TaskState::ContainerDeleting) => self.container_delete(container, Some(true)).await,
             _ => self.ended(container.uuid).await,

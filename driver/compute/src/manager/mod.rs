@@ -2,11 +2,15 @@
 
 mod create;
 mod dispatch;
+mod exec;
+mod health;
 mod inspect;
 mod lifecycle;
 mod locks;
 mod networks;
 mod pause;
+mod rebuild;
+mod restart;
 mod security_groups;
 mod status;
 mod steps;
@@ -21,11 +25,14 @@ use image::Store;
 use model::{Changes, Container, ContainerUuid, Database};
 use sandbox::{Host, Sandbox};
 
+use crate::console::Sessions;
 use crate::error::Result;
 use crate::networking;
 use crate::options::Options;
 use crate::record::Record;
+use health::HealthBook;
 use locks::Locks;
+pub use restart::Restarts;
 
 /// The span of work on a container that no request asks for: what is logged in it carries the identifier.
 pub fn background_span(uuid: ContainerUuid) -> tracing::Span {
@@ -40,7 +47,9 @@ pub struct Manager {
     images: Store,
     neutron: Neutron,
     placement: Placement,
+    sessions: Arc<Sessions>,
     locks: Locks,
+    health: HealthBook,
     claims: tokio::sync::Mutex<()>,
 }
 
@@ -53,6 +62,7 @@ impl Manager {
         images: Store,
         neutron: Neutron,
         placement: Placement,
+        sessions: Arc<Sessions>,
     ) -> Self {
         Self {
             options,
@@ -61,7 +71,9 @@ impl Manager {
             images,
             neutron,
             placement,
+            sessions,
             locks: Locks::default(),
+            health: HealthBook::default(),
             claims: tokio::sync::Mutex::default(),
         }
     }

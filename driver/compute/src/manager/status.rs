@@ -4,16 +4,20 @@ use model::{Changes, Container, Status};
 use sandbox::{ContainerExit, Phase, SandboxState, Situation, Stage};
 use time::{Duration, OffsetDateTime};
 
+use super::health::Health;
+
 /// Why a container ended that took more memory than it may.
 const OUT_OF_MEMORY: &str =
     "a process of the container was killed: it needed more memory than the container may use";
 
 /// What the row should say, or nothing where the sandbox says nothing new.
-pub fn observed(container: &Container, situation: &Situation) -> Option<Changes> {
+pub fn observed(container: &Container, situation: &Situation, health: Option<Health>) -> Option<Changes> {
     let id = container.uuid.to_string();
     match situation {
-        Situation::Live(state) if state.containers.get(&id) == Some(&None) => Some(live(state)),
+        Situation::Live(state) if state.containers.get(&id) == Some(&None) => Some(live(state, health)),
         Situation::Live(_) => None,
+        // It is about to be started again.
+        _ if container.status == Status::Restarting => None,
         Situation::Over(state) => Some(over(state, &id)),
         // Nothing is known of a container that never ran, which is no news.
         Situation::Unknown if container.is_up() => {
@@ -23,11 +27,12 @@ pub fn observed(container: &Container, situation: &Situation) -> Option<Changes>
     }
 }
 
-fn live(state: &SandboxState) -> Changes {
+fn live(state: &SandboxState, health: Option<Health>) -> Changes {
     let age = up(state);
-    let (status, detail) = match state.phase {
-        Phase::Paused => (Status::Paused, format!("{age} (paused)")),
-        _ => (Status::Running, age),
+    let (status, detail) = match (&state.phase, health) {
+        (Phase::Paused, _) => (Status::Paused, format!("{age} (paused)")),
+        (_, Some(health)) => (Status::Running, format!("{age} ({health})")),
+        (_, None) => (Status::Running, age),
     };
     Changes { status_detail: Some(Some(detail)), ..Changes::status(status) }
 }

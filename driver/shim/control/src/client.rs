@@ -8,7 +8,7 @@ use tokio::net::UnixStream;
 
 use crate::message::{
     Answer, ContainerProcess, CreateContainer, DeviceTraffic, Exec, ExecResult, InsertDisk, InsertNic,
-    Request, Signal, Stats, Update, read_line,
+    Interact, Request, Resize, Signal, Stats, Update, read_line,
 };
 use crate::passing::send_request;
 use crate::state::{ContainerExit, SandboxState};
@@ -21,9 +21,14 @@ pub enum ClientError {
     Gone(#[source] io::Error),
     #[error("{0}")]
     Refused(String),
+    #[error("the process took too long and was killed")]
+    TimedOut,
     #[error("the sandbox's shim gave an answer to another question")]
     Confused,
 }
+
+/// What a process reads and writes.
+pub type Connection = BufReader<UnixStream>;
 
 /// A controller's end of the control socket.
 #[derive(Debug, Clone)]
@@ -111,8 +116,24 @@ impl Client {
     pub async fn exec(&self, exec: Exec) -> Result<ExecResult> {
         match self.ask(&Request::Exec(Box::new(exec))).await? {
             Answer::Exec(result) => Ok(result),
+            Answer::TimedOut => Err(ClientError::TimedOut),
             _ => Err(ClientError::Confused),
         }
+    }
+
+    /// Connects to a container's first process.
+    pub async fn attach(&self, id: &str) -> Result<Connection> {
+        self.connect_to(&Request::Attach(id.to_owned())).await
+    }
+
+    /// Runs a process and connects to it.
+    pub async fn interact(&self, interact: Interact) -> Result<Connection> {
+        self.connect_to(&Request::Interact(Box::new(interact))).await
+    }
+
+    /// Tells a process's terminal its size.
+    pub async fn resize(&self, resize: Resize) -> Result<()> {
+        self.order(&Request::Resize(resize)).await
     }
 
     /// Changes what a container may use.
@@ -166,21 +187,37 @@ impl Client {
         }
     }
 
+    async fn connect_to(&self, request: &Request) -> Result<Connection> {
+        match self.exchange(request, None).await? {
+            (Answer::Done, connection) => Ok(connection),
+            _ => Err(ClientError::Confused),
+        }
+    }
+
     async fn ask(&self, request: &Request) -> Result<Answer> {
         self.ask_with(request, None).await
     }
 
     async fn ask_with(&self, request: &Request, file: Option<BorrowedFd<'_>>) -> Result<Answer> {
+        Ok(self.exchange(request, file).await?.0)
+    }
+
+    async fn exchange(
+        &self,
+        request: &Request,
+        file: Option<BorrowedFd<'_>>,
+    ) -> Result<(Answer, Connection)> {
         let exchange = async {
             let mut stream = UnixStream::connect(&self.0).await?;
             send_request(&mut stream, request, file).await?;
-            read_line(&mut BufReader::new(stream))
-                .await?
-                .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
+            let mut stream = BufReader::new(stream);
+            let answer =
+                read_line(&mut stream).await?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+            Ok((answer, stream))
         };
         match exchange.await.map_err(ClientError::Gone)? {
-            Answer::Failed(reason) => Err(ClientError::Refused(reason)),
-            answer => Ok(answer),
+            (Answer::Failed(reason), _) => Err(ClientError::Refused(reason)),
+            answered => Ok(answered),
         }
     }
 }

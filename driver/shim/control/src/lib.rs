@@ -2,7 +2,7 @@
 //!
 //! A sandbox has a folder. The controller writes the [`SandboxPlan`] there and starts the shim on it; the shim
 //! keeps [`SandboxState`] and the container's log there and listens on a control socket. On the socket each
-//! connection carries one [`Request`] and its answer, a line of JSON each.
+//! connection carries one [`Request`] and its answer, a line of JSON each; after some, the bytes of a process.
 
 #![deny(unsafe_code)]
 
@@ -15,14 +15,15 @@ mod passing;
 mod plan;
 mod state;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Connection};
 pub use files::{RunDir, SandboxDir, open_untrusted, write_atomically};
 pub use log::{LogEntry, LogStream};
 pub use message::{
     Answer, ContainerProcess, ContainerUser, CreateContainer, DeviceTraffic, Exec, ExecResult, Flow,
-    InsertDisk, InsertNic, NetworkCounters, ProcessInput, Request, Signal, SignalTarget, Stats, Storage,
-    StorageDriver, Update, read_line, write_line,
+    InsertDisk, InsertNic, Interact, NetworkCounters, ProcessInput, Request, Resize, Signal, SignalTarget,
+    Stats, Storage, StorageDriver, Update, WindowSize, read_line, write_line,
 };
+pub use oci_spec::runtime::Process;
 pub use passing::{receive_request, send_request};
 pub use plan::{DiskSlot, LogLimits, Nic, NicAddress, NicRoute, Origin, RateLimit, SandboxPlan};
 pub use state::{ContainerExit, Phase, SandboxState, Stage};

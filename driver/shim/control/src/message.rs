@@ -1,5 +1,6 @@
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::de::DeserializeOwned;
@@ -40,6 +41,14 @@ pub enum Request {
     Signal(Signal),
     /// Run a process in a container to its end. Answer: [`Answer::Exec`].
     Exec(Box<Exec>),
+    /// Connect to a container's first process. After the answer the connection carries what it writes, and the other way
+    /// what it reads. Closing this direction is leaving.
+    Attach(String),
+    /// Run a process in a container and connect to it. After the answer the connection is as [`Request::Attach`]'s, and
+    /// lasts until the process has ended. Closing this direction closes its input, and a terminal hangs up.
+    Interact(Box<Interact>),
+    /// Tell a process's terminal its size.
+    Resize(Resize),
     /// Change what a container, and the guest for it, may use.
     Update(Box<Update>),
     /// What a container uses. Answer: [`Answer::Stats`].
@@ -76,6 +85,8 @@ pub enum Answer {
     Processes(Vec<ContainerProcess>),
     /// What went through disks and interfaces.
     Traffic(Vec<DeviceTraffic>),
+    /// A process took longer than it may.
+    TimedOut,
     /// It could not be done; the text says what and why.
     Failed(String),
 }
@@ -191,6 +202,42 @@ pub struct Exec {
     pub process: Process,
     /// Its user.
     pub user: ContainerUser,
+    /// How long it may take, if it is waited for; then it is killed.
+    #[serde(default)]
+    pub time_limit: Option<Duration>,
+}
+
+/// A process to run and to connect to.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Interact {
+    /// What the process is called in its container.
+    pub id: String,
+    /// The process.
+    pub exec: Exec,
+    /// What it reads.
+    pub input: ProcessInput,
+    /// Its terminal's size to begin with.
+    pub size: Option<WindowSize>,
+}
+
+/// A terminal's size in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters of a line.
+    pub columns: u16,
+}
+
+/// A terminal's new size.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Resize {
+    /// The container.
+    pub container: String,
+    /// The process; none is the container's first.
+    pub exec: Option<String>,
+    /// The size.
+    pub size: WindowSize,
 }
 
 /// What a container is to have from now on.

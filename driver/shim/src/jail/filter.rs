@@ -31,7 +31,7 @@ const FILES: [i64; 21] = [
     libc::SYS_unlinkat,
 ];
 
-const EVENTS_AND_SOCKETS: [i64; 12] = [
+const EVENTS_AND_SOCKETS: [i64; 13] = [
     libc::SYS_bind,
     libc::SYS_connect,
     libc::SYS_dup,
@@ -42,6 +42,7 @@ const EVENTS_AND_SOCKETS: [i64; 12] = [
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,
     libc::SYS_setsockopt,
+    libc::SYS_shutdown,
     libc::SYS_uname,
     libc::SYS_getuid,
 ];

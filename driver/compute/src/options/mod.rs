@@ -1,6 +1,8 @@
 //! `zun.conf` as this service reads it. Options of upstream keep their names, groups and defaults; those in
 //! `[kata]` are ours.
 
+mod docker;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -13,6 +15,7 @@ use sandbox::{HostOptions, RateLimit};
 use serde::Deserialize;
 
 use crate::host_facts;
+pub use docker::{Docker, TlsFiles};
 
 const MEBIBYTE: u64 = 1 << 20;
 const GIBIBYTE: u64 = 1 << 30;
@@ -48,6 +51,7 @@ pub struct Defaults {
     pub default_memory: u64,
     pub default_disk: i32,
     pub auth_encryption_key: String,
+    pub my_ip: String,
 }
 
 /// `[compute]`
@@ -73,17 +77,6 @@ pub struct Compute {
 pub struct DatabaseOptions {
     pub connection: String,
     pub max_pool_size: u32,
-}
-
-/// `[docker]`, as far as it says anything without Docker.
-#[derive(Clone, Deserialize)]
-#[serde(default)]
-pub struct Docker {
-    pub default_registry: Option<String>,
-    pub default_registry_username: Option<String>,
-    pub default_registry_password: String,
-    pub default_timeout: u64,
-    pub execute_timeout: u64,
 }
 
 /// `[kata]`
@@ -140,6 +133,8 @@ pub struct Kata {
     pub registry_ca_file: Option<PathBuf>,
     /// GiB that an image's layers may have together, uncompressed.
     pub image_size_max: u64,
+    /// Seconds within which one who may attach to a container, or start an exec, must do so.
+    pub console_token_ttl: u64,
     /// Seconds to wait until Neutron reports a port active; 0 does not wait.
     pub vif_plugging_timeout: u64,
     /// Whether a port that does not become active in time is an error.
@@ -219,6 +214,7 @@ impl Default for Defaults {
             default_memory: 512,
             default_disk: 10,
             auth_encryption_key: "notgood but just long enough i t".into(),
+            my_ip: host_facts::my_ip().to_string(),
         }
     }
 }
@@ -244,18 +240,6 @@ impl Default for Compute {
 impl Default for DatabaseOptions {
     fn default() -> Self {
         Self { connection: String::new(), max_pool_size: 5 }
-    }
-}
-
-impl Default for Docker {
-    fn default() -> Self {
-        Self {
-            default_registry: None,
-            default_registry_username: None,
-            default_registry_password: String::new(),
-            default_timeout: 60,
-            execute_timeout: 5,
-        }
     }
 }
 
@@ -287,6 +271,7 @@ impl Default for Kata {
             insecure_registries: String::new(),
             registry_ca_file: None,
             image_size_max: 20,
+            console_token_ttl: 600,
             vif_plugging_timeout: 300,
             vif_plugging_is_fatal: true,
         }
@@ -297,7 +282,9 @@ impl Options {
     /// Reads the options.
     pub fn read(files: ConfigFiles) -> Result<Self, String> {
         let config = Config::builder().add_source(files).build().map_err(|e| e.to_string())?;
-        config.try_deserialize().map_err(|e| e.to_string())
+        let mut options: Self = config.try_deserialize().map_err(|e| e.to_string())?;
+        options.docker.complete(&options.default.my_ip);
+        Ok(options)
     }
 
     /// Says which option keeps the service from starting.
@@ -305,6 +292,7 @@ impl Options {
         self.transport_url()?;
         self.database_url()?;
         self.keystone_auth.validate("keystone_auth").map_err(|e| e.to_string())?;
+        self.docker.tls()?;
         if self.default.host.is_empty() {
             return Err("[DEFAULT] host is not set, and this machine has no name".into());
         }
@@ -391,6 +379,7 @@ mod tests {
         assert_eq!((options.default.host.as_str(), options.compute.topic.as_str()), ("h", "zun-compute"));
         assert_eq!((options.compute.cpu_allocation_ratio, options.kata.log_files), (Some(4.0), 7));
         assert_eq!(options.kata.template_scope, TemplateScope::Host);
+        assert_eq!(options.docker.remote_api_address(), format!("{}:2375", options.default.my_ip));
     }
 
     #[test]
@@ -400,6 +389,7 @@ mod tests {
         assert_eq!(error("username = zun", ""), "[keystone_auth] username is missing");
         assert!(error("template_scope = host", "template_scope = all").contains("template_scope"));
         assert!(error("log_files = 7", "log_files = many").contains("log_files"));
+        assert!(error("[kata]", "[docker]\nca_file = /x\n[kata]").contains("cert_file"));
         assert!(error("host = h", "transport_url = kafka://h").contains("only rabbit:// is supported"));
     }
 }

@@ -1,0 +1,102 @@
+//! `container_rebuild`: the container is made anew from its image, and keeps its identifier and its ports.
+
+use std::sync::Arc;
+
+use model::{Changes, Container, RequestedNetwork, Status, TaskState};
+
+use super::Manager;
+use super::create::{created_changes, refuse_what_is_not_built};
+use crate::error::Result;
+use crate::networking::{self, Attachment};
+
+impl Manager {
+    pub(super) async fn container_rebuild(
+        self: &Arc<Self>,
+        request: &str,
+        container: Container,
+        run: bool,
+    ) -> Result<()> {
+        let _turn = self.locks.lock(container.uuid).await;
+        let mut container = self.fresh(container).await?;
+        let seen = container.clone();
+        let rebuild = async {
+            let began = self.begin(&mut container, TaskState::ContainerRebuilding).await?;
+            let rebuilt = self.rebuild(&mut container).await;
+            self.end(&mut container, began).await;
+            rebuilt?;
+            if run { self.start_locked(request, &mut container).await } else { Ok(()) }
+        };
+        let result = self.event(request, &seen, "_do_container_rebuild", rebuild).await;
+        if let Err(e) = &result {
+            self.fail(&mut container, e).await;
+        }
+        self.finish(request, &container, "rebuild", &result).await;
+        result
+    }
+
+    /// What may fail without harm comes first: until the image is there, the container is as it was.
+    async fn rebuild(&self, container: &mut Container) -> Result<()> {
+        refuse_what_is_not_built(container)?;
+        tracing::info!(image = container.image, "rebuilding");
+        let image = self.container_image(container).await?;
+        let mut record = self.new_record(container, &image)?;
+        record.sandbox_spec(&self.options.kata).validate()?;
+        record.attachments = self.kept_attachments(container).await?;
+        let sandbox = self.sandbox(container.uuid);
+        self.release(container.uuid).await?;
+        sandbox.delete().await?;
+        self.make_sandbox(container, &record).await?;
+        let changes = Changes {
+            status: Some(Status::Created),
+            ..created_changes(container, &image, &record.attachments, &record.container.hostname)
+        };
+        self.save(container, changes).await
+    }
+
+    /// The container's places on its networks: as recorded, or, where this host has lost the record, as its row has them.
+    async fn kept_attachments(&self, container: &Container) -> Result<Vec<Attachment>> {
+        if let Ok(record) = self.record(container.uuid) {
+            return Ok(record.attachments);
+        }
+        let addresses = container.addresses.iter().flat_map(|addresses| &addresses.0);
+        let mut networks: Vec<RequestedNetwork> = Vec::new();
+        for (network, address) in
+            addresses.flat_map(|(network, all)| all.iter().map(move |one| (network, one)))
+        {
+            if networks.iter().all(|known| known.port != address.port) {
+                networks.push(RequestedNetwork {
+                    network: network.clone(),
+                    port: address.port.clone(),
+                    fixed_ip: String::new(),
+                    preserve_on_delete: address.preserve_on_delete,
+                    pci_request_id: None,
+                });
+            }
+        }
+        let mut attachments = Vec::new();
+        for (index, network) in networks.iter().enumerate() {
+            let owner = container.uuid.to_string();
+            attachments.push(networking::take(&self.neutron, &owner, self.hostname(), network, index).await?);
+        }
+        Ok(attachments)
+    }
+
+    /// Whether a container was made of which this host has nothing left.
+    pub fn has_lost(&self, container: &Container) -> bool {
+        let settled = !matches!(container.status, Status::Creating | Status::Deleting | Status::Deleted);
+        settled && container.container_id.is_some() && self.record(container.uuid).is_err()
+    }
+
+    /// Heals a container of which this host has nothing left: it is rebuilt where it asks for that, and otherwise is in
+    /// error.
+    pub async fn heal(self: &Arc<Self>, mut container: Container) -> Result<()> {
+        if container.auto_heal.unwrap_or(false) {
+            tracing::warn!("this host has nothing of it: it is rebuilt");
+            let run = container.is_up() || container.status == Status::Restarting;
+            return self.container_rebuild("", container, run).await;
+        }
+        let reason = format!("No such container: {} on this host", container.uuid);
+        tracing::error!("{reason}");
+        self.save(&mut container, Changes::error(reason)).await
+    }
+}
