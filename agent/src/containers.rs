@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use agent_protocol::messages::archive_process_request::Direction;
 use agent_protocol::messages::{
-    CreateContainerRequest, ExecProcessRequest, StatsContainerResponse, UpdateContainerRequest,
+    ArchiveProcessRequest, CreateContainerRequest, ExecProcessRequest, StatsContainerResponse,
+    UpdateContainerRequest,
 };
 use agent_protocol::{process_from_wire, resources_from_wire, spec_from_wire};
 use nix::sys::signal::Signal;
@@ -15,6 +17,7 @@ use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, sleep};
 
+use crate::archive::ArchiveTask;
 use crate::error::{Error, Result};
 use crate::process::Process;
 use crate::reaper::Reaper;
@@ -149,6 +152,26 @@ impl Containers {
         let removed = std::fs::remove_dir_all(&directory);
         let launched = launched?;
         removed.map_err(Error::io("remove a process's directory"))?;
+        let process = Process::new(launched.pid, launched.exit, launched.stdio);
+        lock(&container.processes).insert(exec.to_owned(), Arc::new(process));
+        Ok(())
+    }
+
+    /// Makes a process that packs or unpacks a container's files, as the container's first process sees them.
+    pub fn archive(&self, request: &ArchiveProcessRequest) -> Result<()> {
+        let container = self.find(&request.container_id)?;
+        let exec = checked_identifier(&request.exec_id)?;
+        if lock(&container.processes).contains_key(exec) {
+            return Err(Error::ProcessExists(exec.to_owned()));
+        }
+        let path = PathBuf::from(&request.path);
+        let task = match request.direction.enum_value() {
+            Ok(Direction::PACK) => ArchiveTask::Pack(path),
+            Ok(Direction::UNPACK) => ArchiveTask::Unpack(path),
+            Err(other) => return Err(Error::Runtime(format!("there is no direction {other} of an archive"))),
+        };
+        let first = self.process(&container.id, "")?;
+        let launched = runtime::archive(&self.reaper, first.pid(), &task)?;
         let process = Process::new(launched.pid, launched.exit, launched.stdio);
         lock(&container.processes).insert(exec.to_owned(), Arc::new(process));
         Ok(())

@@ -4,6 +4,7 @@
 //! container or a process in one it forks a short-lived helper, because the OCI runtime library forks and changes its
 //! own process. For that the agent has one thread.
 
+mod archive;
 mod containers;
 mod cpus;
 mod error;

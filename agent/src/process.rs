@@ -36,6 +36,11 @@ impl Process {
         }
     }
 
+    /// Its number in the guest's PID namespace.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
     /// Waits for its end.
     pub async fn wait(&self) -> Result<ExitStatus> {
         wait(self.exit.clone()).await

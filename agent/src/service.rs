@@ -5,15 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agent_protocol::messages::{
-    AddARPNeighborsRequest, AgentDetails, CloseStdinRequest, CopyFileRequest, CreateContainerRequest,
-    CreateSandboxRequest, DestroySandboxRequest, Empty, ExecProcessRequest, GuestDetailsRequest,
-    GuestDetailsResponse, Interface, Interfaces, ListInterfacesRequest, ListProcessesRequest,
-    ListProcessesResponse, ListRoutesRequest, OnlineCPUMemRequest, PauseContainerRequest, ReadStreamRequest,
-    ReadStreamResponse, RemoveContainerRequest, ReseedRandomDevRequest, ResumeContainerRequest, Routes,
-    SetGuestDateTimeRequest, SignalProcessRequest, StartContainerRequest, StatsContainerRequest,
-    StatsContainerResponse, TtyWinResizeRequest, UpdateContainerRequest, UpdateInterfaceRequest,
-    UpdateRoutesRequest, VolumeStatsRequest, VolumeStatsResponse, WaitProcessRequest, WaitProcessResponse,
-    WriteStreamRequest, WriteStreamResponse,
+    AddARPNeighborsRequest, AgentDetails, ArchiveProcessRequest, CloseStdinRequest, CopyFileRequest,
+    CreateContainerRequest, CreateSandboxRequest, DestroySandboxRequest, Empty, ExecProcessRequest,
+    GuestDetailsRequest, GuestDetailsResponse, Interface, Interfaces, ListInterfacesRequest,
+    ListProcessesRequest, ListProcessesResponse, ListRoutesRequest, OnlineCPUMemRequest,
+    PauseContainerRequest, ReadStreamRequest, ReadStreamResponse, RemoveContainerRequest,
+    ReseedRandomDevRequest, ResumeContainerRequest, Routes, SetGuestDateTimeRequest, SignalProcessRequest,
+    StartContainerRequest, StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest,
+    UpdateContainerRequest, UpdateInterfaceRequest, UpdateRoutesRequest, VolumeStatsRequest,
+    VolumeStatsResponse, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
 };
 use agent_protocol::service::{AgentService, create_agent_service};
 use agent_protocol::{AGENT_PORT, SANDBOX_DIR, STORAGE_LOCAL, STORAGE_MMIO_BLOCK, STORAGE_OVERLAY};
@@ -239,6 +239,15 @@ impl AgentService for Agent {
 
     async fn exec_process(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
         self.containers.exec(&request).await?;
+        empty()
+    }
+
+    async fn archive_process(
+        &self,
+        _: &TtrpcContext,
+        request: ArchiveProcessRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.containers.archive(&request)?;
         empty()
     }
 

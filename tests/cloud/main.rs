@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod archives;
 mod bad_input;
 mod images;
 mod life;
 mod network;
 mod operator;
+mod policies;
 mod service;
 mod terminal;
 mod usage;

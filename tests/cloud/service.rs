@@ -4,13 +4,13 @@ use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud, service_log};
 use cloud_tests::eventually;
 
 /// The service, killed. It is started again when this goes.
-struct Killed<'a> {
+pub struct Killed<'a> {
     cloud: &'a Cloud,
     served: usize,
 }
 
 impl<'a> Killed<'a> {
-    fn now(cloud: &'a Cloud) -> Self {
+    pub fn now(cloud: &'a Cloud) -> Self {
         let killed = Self { cloud, served: times_served(cloud) };
         cloud.shell("kill -9 $(pgrep -x zun-kata-comput)");
         eventually(20, "the service is dead", || {
@@ -25,7 +25,7 @@ impl<'a> Killed<'a> {
     }
 
     /// Starts the service and waits until it serves.
-    fn revive(self) {
+    pub fn revive(self) {
         self.start();
         self.wait_until_it_serves();
     }

@@ -39,29 +39,8 @@ pub enum Task {
 }
 
 impl Helper {
-    /// Does the task in a child that has just been forked, with these standard streams and none of its parent's files.
-    pub fn run_as_child(self, streams: &[&OwnedFd; 3]) -> ! {
-        // The parent's handler would write to a descriptor that is another's here.
-        // SAFETY: no handler is installed.
-        let quiet = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.map(drop);
-        let connected = streams.iter().zip(0..).try_for_each(|(stream, number)| {
-            // SAFETY: both are plain numbers, and nothing of this child uses the descriptor that is replaced.
-            Errno::result(unsafe { libc::dup2(stream.as_raw_fd(), number) }).map(drop)
-        });
-        // SAFETY: nothing of this child uses a descriptor that it has from its parent but the three.
-        let closed = quiet
-            .and(connected)
-            .and_then(|()| Errno::result(unsafe { libc::close_range(3, libc::c_uint::MAX, 0) }));
-        let status = match closed {
-            Ok(_) => self.run_to_status(),
-            Err(_) => libc::EXIT_FAILURE,
-        };
-        // SAFETY: what the parent registered for its end is not this child's to do.
-        unsafe { libc::_exit(status) }
-    }
-
     /// Does the task and reports.
-    fn run_to_status(self) -> libc::c_int {
+    pub fn run_to_status(self) -> libc::c_int {
         let report = match self.perform() {
             Ok(pid) => Report::Pid(pid),
             Err(e) => Report::Failed(chain(&e)),
@@ -107,6 +86,28 @@ impl Helper {
             .with_root_path(STATE_DIR)?
             .validate_id()
     }
+}
+
+/// Goes on as a child that has just been forked, with these standard streams and none of its parent's files, does `work`
+/// and ends with the status that it gives.
+pub fn run_as_child(streams: &[&OwnedFd; 3], work: impl FnOnce() -> libc::c_int) -> ! {
+    // The parent's handler would write to a descriptor that is another's here.
+    // SAFETY: no handler is installed.
+    let quiet = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.map(drop);
+    let connected = streams.iter().zip(0..).try_for_each(|(stream, number)| {
+        // SAFETY: both are plain numbers, and nothing of this child uses the descriptor that is replaced.
+        Errno::result(unsafe { libc::dup2(stream.as_raw_fd(), number) }).map(drop)
+    });
+    // SAFETY: nothing of this child uses a descriptor that it has from its parent but the three.
+    let closed = quiet
+        .and(connected)
+        .and_then(|()| Errno::result(unsafe { libc::close_range(3, libc::c_uint::MAX, 0) }));
+    let status = match closed {
+        Ok(_) => work(),
+        Err(_) => libc::EXIT_FAILURE,
+    };
+    // SAFETY: what the parent registered for its end is not this child's to do.
+    unsafe { libc::_exit(status) }
 }
 
 /// A container that was made.

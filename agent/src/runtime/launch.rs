@@ -1,7 +1,7 @@
 //! The agent's side: starts a helper, waits for its report, takes over the new process and its streams.
 
 use std::fs::File;
-use std::io::IoSliceMut;
+use std::io::{IoSliceMut, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use nix::unistd::{ForkResult, fork};
 
 use super::helper::{self, Helper, Task};
 use super::{RUNTIME_DIR, Report};
+use crate::archive::ArchiveTask;
 use crate::error::{Error, Result};
 use crate::reaper::{Exit, Reaper, wait};
 use crate::streams::Stream;
@@ -53,6 +54,33 @@ pub async fn create(reaper: &Reaper, container: &str, bundle: &Path, terminal: b
 pub async fn exec(reaper: &Reaper, container: &str, directory: &Path, terminal: bool) -> Result<Launched> {
     let process = directory.join("process.json");
     launch(reaper, container, directory, terminal, |console| Task::Exec { process, console }).await
+}
+
+/// Packs or unpacks files of the process `pid`'s root, in a process of its own.
+pub fn archive(reaper: &Reaper, pid: i32, task: &ArchiveTask) -> Result<Launched> {
+    let (ends, stdio) = pipes()?;
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    let guard = reaper.launch();
+    // SAFETY: this process has one thread, so that the child finds no lock held by one that it does not have.
+    let pid = match unsafe { fork() }.map_err(Error::io("start to archive"))? {
+        ForkResult::Child => helper::run_as_child(&ends.streams(), || archive_to_status(&root, task)),
+        ForkResult::Parent { child } => child.as_raw(),
+    };
+    let exit = reaper.exit_of(pid);
+    drop(guard);
+    Ok(Launched { pid, exit, stdio })
+}
+
+/// What was packed, or why it could not be, goes to the diagnostics.
+fn archive_to_status(root: &Path, task: &ArchiveTask) -> nix::libc::c_int {
+    let (text, status) = match task.run(root) {
+        Ok(stat) => (stat.map_or_else(String::new, |stat| stat.to_string()), nix::libc::EXIT_SUCCESS),
+        Err(e) => (e.to_string(), nix::libc::EXIT_FAILURE),
+    };
+    match std::io::stderr().write_all(text.as_bytes()) {
+        Ok(()) => status,
+        Err(_) => nix::libc::EXIT_FAILURE,
+    }
 }
 
 /// Lets a container's first process run, and runs the programs that are to follow it.
@@ -134,6 +162,10 @@ struct Ends {
 }
 
 impl Ends {
+    fn streams(&self) -> [&OwnedFd; 3] {
+        [&self.stdin, &self.stdout, &self.stderr]
+    }
+
     fn null() -> Result<Self> {
         let open = || {
             File::options()
@@ -173,7 +205,7 @@ async fn run_helper(
     let guard = reaper.launch();
     // SAFETY: this process has one thread, so that the child finds no lock held by one that it does not have.
     let exit = match unsafe { fork() }.map_err(Error::io("start the runtime helper"))? {
-        ForkResult::Child => helper.run_as_child(&[&ends.stdin, &ends.stdout, &ends.stderr]),
+        ForkResult::Child => helper::run_as_child(&ends.streams(), || helper.run_to_status()),
         ForkResult::Parent { child } => reaper.exit_of(child.as_raw()),
     };
     drop(ends);

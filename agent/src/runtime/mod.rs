@@ -5,7 +5,7 @@ mod launch;
 mod pause;
 mod update;
 
-pub use launch::{Stdio, create, exec, make_pid_namespace, remove, start, start_with_hooks};
+pub use launch::{Stdio, archive, create, exec, make_pid_namespace, remove, start, start_with_hooks};
 pub use update::update;
 
 /// Where the control groups are.

@@ -32,6 +32,8 @@ pub enum Error {
     Network(String),
     #[error("standard output cannot be written: {0}")]
     Output(#[source] std::io::Error),
+    #[error("the archive cannot be kept on this host: {0}")]
+    Archive(#[source] std::io::Error),
     #[error("the record of container {container} on this host cannot be {what}: {reason}")]
     Record { container: String, what: &'static str, reason: String },
 }
@@ -62,6 +64,7 @@ fn sandbox_exception(error: &sandbox::Error) -> (&'static str, u16) {
         sandbox::Error::Memory { .. } | sandbox::Error::Cpus { .. } | sandbox::Error::Nics { .. } => {
             ("Invalid", 400)
         }
+        sandbox::Error::Archive(_) => ("Invalid", 400),
         sandbox::Error::Growth(_) => ("Conflict", 409),
         _ => ("ZunException", 500),
     }

@@ -36,6 +36,12 @@ impl Sandbox {
     }
 
     async fn try_to_run(&self, container: &ContainerSpec) -> Result<()> {
+        self.make(container).await?;
+        Ok(self.client().start_container(&container.id).await?)
+    }
+
+    /// Makes a container whose process waits.
+    pub(crate) async fn make(&self, container: &ContainerSpec) -> Result<()> {
         let ContainerSpec { id, image, disk_limit: limit, .. } = container;
         let disks = ContainerDisks {
             image: self.insert_disk(image_name(id), image, DiskSlot::ReadOnly, *limit).await?,
@@ -43,9 +49,7 @@ impl Sandbox {
                 .insert_disk(writable_name(id), &self.writable(id), DiskSlot::ReadWrite, *limit)
                 .await?,
         };
-        let client = self.client();
-        client.create_container(container.to_request(&disks)?).await?;
-        Ok(client.start_container(id).await?)
+        Ok(self.client().create_container(container.to_request(&disks)?).await?)
     }
 
     /// Kills what is left of a container, and removes what it wrote, its log included. The sandbox goes on.

@@ -27,6 +27,8 @@ pub enum Error {
     Disk(String),
     #[error("the sandbox did not start: {0}")]
     Start(String),
+    #[error("{0}")]
+    Archive(String),
     #[error("the process took too long and was killed")]
     TimedOut,
     #[error(transparent)]
@@ -44,6 +46,7 @@ impl From<ClientError> for Error {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::TimedOut => Self::TimedOut,
+            ClientError::Archive(reason) => Self::Archive(reason),
             error => Self::Shim(error),
         }
     }

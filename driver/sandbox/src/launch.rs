@@ -82,6 +82,11 @@ impl SandboxSpec {
         Ok(())
     }
 
+    /// The same sandbox without a network.
+    pub fn without_network(self) -> Self {
+        Self { network: GuestNetwork::default(), ..self }
+    }
+
     pub(crate) fn plan(&self, id: &str, options: &HostOptions, host: Allotment) -> SandboxPlan {
         let memory_mib = self.memory_mib + options.memory_overhead_mib;
         SandboxPlan {

@@ -3,6 +3,7 @@
 
 #![deny(unsafe_code)]
 
+mod archives;
 mod cgroup;
 mod containers;
 mod disk;
@@ -29,9 +30,9 @@ pub use oci::{ContainerSpec, SharedNamespace, process};
 pub use oci_spec::runtime::Process;
 pub use probe::prove_kvm;
 pub use shim_control::{
-    Connection, ContainerExit, ContainerProcess, ContainerUser, DeviceTraffic, Exec, ExecResult, Interact,
-    NetworkCounters, Nic, NicAddress, NicRoute, Phase, ProcessInput, RateLimit, SandboxState, Stage, Stats,
-    WindowSize,
+    Connection, ContainerExit, ContainerProcess, ContainerUser, DeviceTraffic, Exec, ExecResult, FileStat,
+    Interact, NetworkCounters, Nic, NicAddress, NicRoute, Phase, ProcessInput, RateLimit, SandboxState,
+    Stage, Stats, WindowSize,
 };
 pub use signals::signal_number;
 pub use size::Size;

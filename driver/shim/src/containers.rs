@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use agent_protocol::messages::{
     CloseStdinRequest, CreateContainerRequest, ExecProcessRequest, ListProcessesRequest, ReadStreamRequest,
     RemoveContainerRequest, SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StringUser,
-    UpdateContainerRequest, WaitProcessRequest,
+    UpdateContainerRequest, WaitProcessRequest, WriteStreamRequest,
 };
 use agent_protocol::service::AgentServiceClient;
 use agent_protocol::{
@@ -244,6 +244,18 @@ pub async fn read(
         LogStream::Stderr => agent.read_stderr(no_deadline(), &request).await,
     };
     reply.ok().map(|reply| reply.data).filter(|data| !data.is_empty())
+}
+
+/// Writes to a process's input. The process may leave it unread as long as it likes.
+pub async fn write(agent: &AgentServiceClient, container: &str, exec: &str, data: &[u8]) -> Result<()> {
+    let request = WriteStreamRequest {
+        container_id: container.to_owned(),
+        exec_id: exec.to_owned(),
+        data: data.to_vec(),
+        ..Default::default()
+    };
+    agent.write_stdin(no_deadline(), &request).await?;
+    Ok(())
 }
 
 async fn keep(agent: &AgentServiceClient, id: &str, stream: LogStream, output: &Output) {

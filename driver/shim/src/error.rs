@@ -15,6 +15,8 @@ pub enum Error {
     Agent(#[from] ttrpc::Error),
     #[error("the agent's list of processes makes no sense: {0}")]
     Processes(#[source] serde_json::Error),
+    #[error("what the agent says of the archive makes no sense: {0}")]
+    Stat(#[source] serde_json::Error),
     #[error("the guest's agent did not answer within {0} s")]
     AgentTimeout(u64),
     #[error("{0}")]

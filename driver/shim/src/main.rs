@@ -2,6 +2,7 @@
 //! takes requests on a control socket. It outlives the service that started it.
 
 mod agent;
+mod archive;
 mod containers;
 mod error;
 mod guest;

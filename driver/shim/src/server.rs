@@ -168,6 +168,16 @@ async fn reply(request: Request, file: Option<OwnedFd>, supervisor: &Arc<Supervi
                 None => Session::Interactive(interact),
             }));
         }
+        Request::Pack(pack) => {
+            let archive = file.ok_or(Error::NoFile)?;
+            let packed = or_end(supervisor, supervisor.pack(&pack, archive)).await?;
+            packed.map_or_else(Answer::BadArchive, Answer::Packed)
+        }
+        Request::Unpack(unpack) => {
+            let archive = file.ok_or(Error::NoFile)?;
+            let unpacked = or_end(supervisor, supervisor.unpack(&unpack, archive)).await?;
+            unpacked.map_or_else(Answer::BadArchive, |()| Answer::Done)
+        }
         Request::Resize(resize) => {
             or_end(supervisor, supervisor.resize_terminal(&resize)).await?;
             Answer::Done

@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use agent_protocol::messages::DestroySandboxRequest;
 use agent_protocol::service::AgentServiceClient;
 use shim_control::{
-    ContainerExit, ContainerProcess, CreateContainer, DeviceTraffic, Exec, ExecResult, InsertDisk, InsertNic,
-    Interact, Phase, Process, ProcessInput, Resize, RunDir, SandboxDir, SandboxPlan, SandboxState, Signal,
-    Stage, Stats, Update,
+    ContainerExit, ContainerProcess, CreateContainer, DeviceTraffic, Exec, ExecResult, FileStat, InsertDisk,
+    InsertNic, Interact, Pack, Phase, Process, ProcessInput, Resize, RunDir, SandboxDir, SandboxPlan,
+    SandboxState, Signal, Stage, Stats, Unpack, Update,
 };
 use time::OffsetDateTime;
 use tokio::net::UnixStream;
@@ -27,7 +27,7 @@ use crate::machine::TemplateFiles;
 use crate::media::Media;
 use crate::output::Output;
 use crate::terminal::{Attached, Connected};
-use crate::{agent, guest, jail, machine, resize, server, terminal};
+use crate::{agent, archive, guest, jail, machine, resize, server, terminal};
 
 /// How long a guest that was asked to end may take.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -328,6 +328,16 @@ impl Supervisor {
             terminal: has_terminal(Some(&interact.exec.process)),
         };
         connected.interactive(reader, writer).await
+    }
+
+    /// Packs files of a container into `archive`.
+    pub async fn pack(&self, pack: &Pack, archive: OwnedFd) -> Result<archive::Outcome<FileStat>> {
+        archive::pack(self.agent()?, pack, archive.into()).await
+    }
+
+    /// Unpacks `archive` in a container.
+    pub async fn unpack(&self, unpack: &Unpack, archive: OwnedFd) -> Result<archive::Outcome<()>> {
+        archive::unpack(self.agent()?, unpack, archive.into()).await
     }
 
     /// Tells a process's terminal its size.

@@ -2,12 +2,12 @@
 
 use std::pin::pin;
 
-use agent_protocol::messages::{TtyWinResizeRequest, WriteStreamRequest};
+use agent_protocol::messages::TtyWinResizeRequest;
 use agent_protocol::service::AgentServiceClient;
 use shim_control::{LogStream, Resize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::agent::{deadline, no_deadline};
+use crate::agent::deadline;
 use crate::containers;
 use crate::error::Result;
 use crate::output::Pieces;
@@ -111,6 +111,10 @@ impl Connected<'_> {
         }
     }
 
+    async fn write(&self, data: &[u8]) -> Result<()> {
+        containers::write(self.agent, self.container, self.process, data).await
+    }
+
     /// Writes what comes to the process's input.
     async fn feed(&self, reader: &mut (impl AsyncRead + Unpin)) -> Left {
         let mut keys = Keys::default();
@@ -126,23 +130,11 @@ impl Connected<'_> {
                 false => (buffer[..length].to_vec(), false),
             };
             // A process without an input, or that has closed it, is shown all the same.
-            takes_input = takes_input && (data.is_empty() || self.write(data).await.is_ok());
+            takes_input = takes_input && (data.is_empty() || self.write(&data).await.is_ok());
             if detached {
                 return Left::Detached;
             }
         }
-    }
-
-    async fn write(&self, data: Vec<u8>) -> Result<()> {
-        let request = WriteStreamRequest {
-            container_id: self.container.to_owned(),
-            exec_id: self.process.to_owned(),
-            data,
-            ..Default::default()
-        };
-        // A process may leave its input unread as long as it likes.
-        self.agent.write_stdin(no_deadline(), &request).await?;
-        Ok(())
     }
 }
 

@@ -13,12 +13,10 @@ use super::Manager;
 use crate::error::{Error, Result};
 
 /// Methods of upstream's that are not built; with the action that the API has begun for each.
-const NOT_BUILT: [(&str, Option<&str>); 6] = [
+const NOT_BUILT: [(&str, Option<&str>); 4] = [
     ("capsule_create", None),
     ("capsule_delete", None),
     ("container_commit", Some("commit")),
-    ("container_get_archive", None),
-    ("container_put_archive", None),
     ("image_delete", None),
 ];
 /// The same, of methods that concern no container.
@@ -115,6 +113,10 @@ impl Manager {
             "container_top" => return self.container_top(arguments.container()?, &arguments).await,
             "container_stats" => return self.container_stats(arguments.container()?).await,
             "container_update" => return self.container_update(arguments.container()?, &arguments).await,
+            "container_get_archive" => {
+                return self.container_get_archive(arguments.container()?, &arguments).await;
+            }
+            "container_put_archive" => self.container_put_archive(arguments.container()?, &arguments).await?,
             "container_attach" => return self.container_attach(arguments.container()?).await,
             "container_resize" => return self.container_resize(arguments.container()?, &arguments).await,
             "container_exec_resize" => self.container_exec_resize(&arguments).await?,

@@ -1,5 +1,6 @@
 //! Zun's compute manager (`zun/compute/manager.py`): what is done for each RPC method.
 
+mod archives;
 mod create;
 mod dispatch;
 mod exec;

@@ -133,6 +133,8 @@ pub struct Kata {
     pub registry_ca_file: Option<PathBuf>,
     /// GiB that an image's layers may have together, uncompressed.
     pub image_size_max: u64,
+    /// MiB of an archive that is copied from or to a container: it travels in one message of the broker's.
+    pub archive_size_max: u64,
     /// Seconds within which one who may attach to a container, or start an exec, must do so.
     pub console_token_ttl: u64,
     /// Seconds to wait until Neutron reports a port active; 0 does not wait.
@@ -271,6 +273,7 @@ impl Default for Kata {
             insecure_registries: String::new(),
             registry_ca_file: None,
             image_size_max: 20,
+            archive_size_max: 64,
             console_token_ttl: 600,
             vif_plugging_timeout: 300,
             vif_plugging_is_fatal: true,

@@ -7,8 +7,8 @@ use tokio::io::BufReader;
 use tokio::net::UnixStream;
 
 use crate::message::{
-    Answer, ContainerProcess, CreateContainer, DeviceTraffic, Exec, ExecResult, InsertDisk, InsertNic,
-    Interact, Request, Resize, Signal, Stats, Update, read_line,
+    Answer, ContainerProcess, CreateContainer, DeviceTraffic, Exec, ExecResult, FileStat, InsertDisk,
+    InsertNic, Interact, Pack, Request, Resize, Signal, Stats, Unpack, Update, read_line,
 };
 use crate::passing::send_request;
 use crate::state::{ContainerExit, SandboxState};
@@ -21,6 +21,8 @@ pub enum ClientError {
     Gone(#[source] io::Error),
     #[error("{0}")]
     Refused(String),
+    #[error("{0}")]
+    Archive(String),
     #[error("the process took too long and was killed")]
     TimedOut,
     #[error("the sandbox's shim gave an answer to another question")]
@@ -117,6 +119,24 @@ impl Client {
         match self.ask(&Request::Exec(Box::new(exec))).await? {
             Answer::Exec(result) => Ok(result),
             Answer::TimedOut => Err(ClientError::TimedOut),
+            _ => Err(ClientError::Confused),
+        }
+    }
+
+    /// Packs files of a container into `archive`.
+    pub async fn pack(&self, pack: Pack, archive: &File) -> Result<FileStat> {
+        match self.ask_with(&Request::Pack(pack), Some(archive.as_fd())).await? {
+            Answer::Packed(stat) => Ok(stat),
+            Answer::BadArchive(reason) => Err(ClientError::Archive(reason)),
+            _ => Err(ClientError::Confused),
+        }
+    }
+
+    /// Unpacks `archive` in a container.
+    pub async fn unpack(&self, unpack: Unpack, archive: &File) -> Result<()> {
+        match self.ask_with(&Request::Unpack(unpack), Some(archive.as_fd())).await? {
+            Answer::Done => Ok(()),
+            Answer::BadArchive(reason) => Err(ClientError::Archive(reason)),
             _ => Err(ClientError::Confused),
         }
     }

@@ -19,9 +19,9 @@ pub use client::{Client, ClientError, Connection};
 pub use files::{RunDir, SandboxDir, open_untrusted, write_atomically};
 pub use log::{LogEntry, LogStream};
 pub use message::{
-    Answer, ContainerProcess, ContainerUser, CreateContainer, DeviceTraffic, Exec, ExecResult, Flow,
-    InsertDisk, InsertNic, Interact, NetworkCounters, ProcessInput, Request, Resize, Signal, SignalTarget,
-    Stats, Storage, StorageDriver, Update, WindowSize, read_line, write_line,
+    Answer, ContainerProcess, ContainerUser, CreateContainer, DeviceTraffic, Exec, ExecResult, FileStat,
+    Flow, InsertDisk, InsertNic, Interact, NetworkCounters, Pack, ProcessInput, Request, Resize, Signal,
+    SignalTarget, Stats, Storage, StorageDriver, Unpack, Update, WindowSize, read_line, write_line,
 };
 pub use oci_spec::runtime::Process;
 pub use passing::{receive_request, send_request};

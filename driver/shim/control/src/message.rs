@@ -47,6 +47,10 @@ pub enum Request {
     /// Run a process in a container and connect to it. After the answer the connection is as [`Request::Attach`]'s, and
     /// lasts until the process has ended. Closing this direction closes its input, and a terminal hangs up.
     Interact(Box<Interact>),
+    /// Pack files of a container into the file that comes with the request. Answer: [`Answer::Packed`].
+    Pack(Pack),
+    /// Unpack the archive that comes with the request in a container.
+    Unpack(Unpack),
     /// Tell a process's terminal its size.
     Resize(Resize),
     /// Change what a container, and the guest for it, may use.
@@ -87,6 +91,10 @@ pub enum Answer {
     Traffic(Vec<DeviceTraffic>),
     /// A process took longer than it may.
     TimedOut,
+    /// What was packed.
+    Packed(FileStat),
+    /// An archive could not be made of what was named, or not be unpacked there; the text says why.
+    BadArchive(String),
     /// It could not be done; the text says what and why.
     Failed(String),
 }
@@ -218,6 +226,43 @@ pub struct Interact {
     pub input: ProcessInput,
     /// Its terminal's size to begin with.
     pub size: Option<WindowSize>,
+}
+
+/// Files to pack.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Pack {
+    /// The container.
+    pub container: String,
+    /// As the container sees it.
+    pub path: String,
+    /// Longest archive in bytes.
+    pub bytes_max: u64,
+}
+
+/// Where to unpack.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Unpack {
+    /// The container.
+    pub container: String,
+    /// A directory as the container sees it.
+    pub path: String,
+}
+
+/// What was packed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileStat {
+    /// Its name.
+    pub name: String,
+    /// Bytes, as its file system has them.
+    pub size: u64,
+    /// Type and permissions (inode(7)).
+    pub mode: u32,
+    /// When it was last written, in seconds since the epoch.
+    pub mtime: i64,
+    /// And nanoseconds.
+    pub mtime_nanoseconds: u32,
+    /// Where it leads, if it is a symbolic link.
+    pub link_target: String,
 }
 
 /// A terminal's size in characters.

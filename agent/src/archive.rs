@@ -1,0 +1,169 @@
+//! Part of a container's files as a tar archive, in a process whose root is the container's: no link leads out of it.
+
+use std::fs::{self, Metadata};
+use std::io::{self, BufReader, BufWriter, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{chdir, chroot};
+use serde_json::{Value, json};
+use tar::{Archive, Builder};
+
+/// What is done with which path of a container.
+#[derive(Debug, Clone)]
+pub enum ArchiveTask {
+    /// Pack what is there.
+    Pack(PathBuf),
+    /// Unpack into this directory.
+    Unpack(PathBuf),
+}
+
+impl ArchiveTask {
+    /// Does it below `root`, by standard input and output.
+    pub fn run(&self, root: &Path) -> io::Result<Option<Value>> {
+        chroot(root)?;
+        chdir("/")?;
+        match self {
+            Self::Pack(path) => {
+                let path = Path::new("/").join(path);
+                let mut out = BufWriter::new(io::stdout().lock());
+                let stat = pack(&path, &mut out)?;
+                out.flush()?;
+                Ok(Some(stat))
+            }
+            Self::Unpack(path) => {
+                unpack(&Path::new("/").join(path), BufReader::new(io::stdin().lock()))?;
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Packs a file, or a directory with all that is in it, under its own name.
+fn pack(path: &Path, out: &mut impl Write) -> io::Result<Value> {
+    let metadata = fs::symlink_metadata(path).map_err(named(path))?;
+    let name = path.file_name().map_or_else(|| PathBuf::from("."), PathBuf::from);
+    let stat = describe(path, &name, &metadata)?;
+    let mut builder = Builder::new(out);
+    builder.follow_symlinks(false);
+    let mut waiting = vec![(path.to_owned(), name)];
+    while let Some((path, name)) = waiting.pop() {
+        match fs::symlink_metadata(&path) {
+            // It went in the meantime, or cannot be packed.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Ok(metadata) if metadata.file_type().is_socket() => continue,
+            Ok(metadata) if metadata.is_dir() => {
+                let mut entries =
+                    fs::read_dir(&path)?.collect::<io::Result<Vec<_>>>().map_err(named(&path))?;
+                entries.sort_by_key(|entry| std::cmp::Reverse(entry.file_name()));
+                waiting.extend(
+                    entries.iter().map(|entry| (path.join(entry.file_name()), name.join(entry.file_name()))),
+                );
+            }
+            Ok(_) => {}
+            Err(e) => return Err(named(&path)(e)),
+        }
+        builder.append_path_with_name(&path, &name).map_err(named(&path))?;
+    }
+    builder.finish()?;
+    Ok(stat)
+}
+
+/// What the host is told of what is packed: its type and permissions as inode(7) has them.
+fn describe(path: &Path, name: &Path, metadata: &Metadata) -> io::Result<Value> {
+    let link_target = match metadata.file_type().is_symlink() {
+        true => fs::read_link(path)?.to_string_lossy().into_owned(),
+        false => String::new(),
+    };
+    Ok(json!({
+        "name": if name == Path::new(".") { "/".into() } else { name.to_string_lossy() },
+        "size": metadata.size(),
+        "mode": metadata.mode(),
+        "mtime": metadata.mtime(),
+        "mtime_nanoseconds": metadata.mtime_nsec(),
+        "link_target": link_target,
+    }))
+}
+
+fn unpack(path: &Path, archive: impl io::Read) -> io::Result<()> {
+    if !fs::metadata(path).map_err(named(path))?.is_dir() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotADirectory,
+            format!("{} is no directory", path.display()),
+        ));
+    }
+    let path = path.canonicalize()?;
+    let mut archive = Archive::new(archive);
+    archive.set_preserve_permissions(true);
+    archive.set_preserve_ownerships(true);
+    archive.set_unpack_xattrs(true);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        if !entry.unpack_in(&path)? {
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{name:?} climbs out of the archive"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn named(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
+    move |e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_tree_comes_back_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        fs::create_dir_all(tree.join("below")).unwrap();
+        fs::write(tree.join("below/file"), "text").unwrap();
+        fs::set_permissions(tree.join("below/file"), fs::Permissions::from_mode(0o640)).unwrap();
+        symlink("/etc/passwd", tree.join("link")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(tree.join("socket")).unwrap();
+        let mut packed = Vec::new();
+        let stat = pack(&tree, &mut packed).unwrap();
+        assert_eq!((&stat["name"], stat["mode"].as_u64().unwrap() & 0o170_000), (&json!("tree"), 0o040_000));
+
+        let other = folder.path().join("other");
+        fs::create_dir(&other).unwrap();
+        unpack(&other, &packed[..]).unwrap();
+        let file = other.join("tree/below/file");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "text");
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_link(other.join("tree/link")).unwrap(), Path::new("/etc/passwd"));
+        assert!(!other.join("tree/socket").exists());
+
+        let stat = pack(&tree.join("link"), &mut Vec::new()).unwrap();
+        assert_eq!(stat["link_target"], "/etc/passwd");
+        let error = pack(&tree.join("none"), &mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("tree/none"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_archive_or_climbs_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = unpack(&folder.path().join("none"), &b""[..]).unwrap_err();
+        assert!(error.to_string().contains("none"), "{error}");
+        assert!(unpack(folder.path(), &[7; 2048][..]).is_err());
+        let mut header = tar::Header::new_gnu();
+        header.as_mut_bytes()[..9].copy_from_slice(b"../escape");
+        header.set_size(0);
+        header.set_mode(0o644);
+        header.set_cksum();
+        let mut builder = Builder::new(Vec::new());
+        builder.append(&header, io::empty()).unwrap();
+        let climbing = builder.into_inner().unwrap();
+        let error = unpack(folder.path(), &climbing[..]).unwrap_err();
+        assert!(error.to_string().contains("escape"), "{error}");
+        assert!(!folder.path().with_file_name("escape").exists());
+    }
+}
