@@ -4,6 +4,7 @@
 
 mod archives;
 mod bad_input;
+mod capsules;
 mod images;
 mod life;
 mod network;

@@ -95,8 +95,8 @@ fn a_shell_runs_at_the_users_terminal() {
         // What runs there ends with Ctrl-C, and the shell goes on.
         terminal.press("sleep 4711\r");
         eventually(60, "it sleeps", || {
-            let said = cloud.openstack(&["appcontainer", "exec", &uuid, "pgrep", "-f", "sleep 4711"]);
-            if said.status == 0 && !said.out.trim().is_empty() { Ok(()) } else { Err(format!("{said:?}")) }
+            let said = cloud.openstack(&["appcontainer", "exec", &uuid, "ps"]).ok();
+            if said.contains("sleep 4711") { Ok(()) } else { Err(said) }
         });
         terminal.press("\x03");
         terminal.press("echo after $((1+1))\r");
@@ -111,8 +111,8 @@ fn a_shell_runs_at_the_users_terminal() {
         terminal.wait_for("left 4");
         drop(terminal);
         eventually(60, "the shell has ended", || {
-            let said = cloud.openstack(&["appcontainer", "exec", &uuid, "pgrep", "-x", "sh"]).out;
-            if said.trim().is_empty() { Ok(()) } else { Err(said) }
+            let said = cloud.openstack(&["appcontainer", "exec", &uuid, "ps"]).ok();
+            if said.lines().any(|line| line.trim().ends_with(" sh")) { Err(said) } else { Ok(()) }
         });
 
         let mut terminal = Terminal::open(&format!("exec --interactive {uuid} not-there"));

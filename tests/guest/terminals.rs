@@ -42,8 +42,9 @@ async fn read_to_end(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     all
 }
 
-async fn wait_until_gone(sandbox: &Sandbox, program: &str) {
-    output(sandbox, "c", &format!("while pgrep -x {program} >/dev/null; do usleep 50000; done")).await;
+/// Waits until no process has this in its command, whose first letter is in brackets: so that it does not find itself.
+async fn wait_until_gone(sandbox: &Sandbox, command: &str) {
+    output(sandbox, "c", &format!("while ps | grep -q '{command}'; do usleep 50000; done")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,11 +80,11 @@ async fn an_exec_has_a_terminal_or_pipes_that_close_one_by_one() {
 
     // One whose user leaves without a word hangs up; one that its user leaves with the keys for it goes on.
     let mut left = sandbox.interact(interact("left", &["sleep", "4711"], true)).await.unwrap();
-    drop(sandbox.interact(interact("dropped", &["top"], true)).await.unwrap());
-    wait_until_gone(&sandbox, "top").await;
+    drop(sandbox.interact(interact("dropped", &["top", "-d", "1"], true)).await.unwrap());
+    wait_until_gone(&sandbox, "[t]op -d").await;
     left.write_all(b"\x10\x11").await.unwrap();
     drop(left);
-    output(&sandbox, "c", "pgrep -f 'sleep 4711'").await;
+    output(&sandbox, "c", "ps | grep -q '[s]leep 4711'").await;
 
     let mut missing = sandbox.interact(interact("missing", &["no-such-program"], true)).await.unwrap();
     let told = String::from_utf8(read_to_end(&mut missing).await).unwrap();
@@ -91,7 +92,7 @@ async fn an_exec_has_a_terminal_or_pipes_that_close_one_by_one() {
 
     let limited = Exec { time_limit: Some(Duration::from_secs(1)), ..exec("c", &["sleep", "815"]) };
     assert!(matches!(sandbox.exec(limited).await, Err(sandbox::Error::TimedOut)));
-    output(&sandbox, "c", "! pgrep -f 'sleep 81[5]'").await;
+    output(&sandbox, "c", "! ps | grep 'sleep 81[5]'").await;
     sandbox.delete().await.unwrap();
     fixture.assert_clean();
 }

@@ -83,6 +83,9 @@ pub struct Network {
     /// Largest packet in bytes.
     #[serde(default)]
     pub mtu: u16,
+    /// Its subnets.
+    #[serde(default)]
+    pub subnets: Vec<String>,
 }
 
 /// A subnet.

@@ -1,5 +1,6 @@
 //! `zun-kata-compute`: consumes Zun's RPC and runs each container in a KVM sandbox of its own.
 
+mod capsule_record;
 mod console;
 mod error;
 mod host_facts;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cloud::{Neutron, NewPort, Port, Subnet};
 use model::{Address, Addresses, Container, RequestedNetwork};
 use network::{TapName, Vif};
-use sandbox::{Nic, NicAddress, NicRoute};
+use sandbox::{GuestNetwork, Nic, NicAddress, NicRoute};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -217,6 +217,14 @@ fn parse_prefix(text: &str) -> Result<NicAddress> {
         .split_once('/')
         .and_then(|(ip, prefix)| Some(NicAddress { ip: ip.parse().ok()?, prefix: prefix.parse().ok()? }));
     parsed.ok_or_else(|| Error::Network(format!("Neutron gave {text:?} as a prefix")))
+}
+
+/// What a guest is told of its networks.
+pub fn guest_network(attachments: &[Attachment]) -> GuestNetwork {
+    GuestNetwork {
+        nics: attachments.iter().map(|attachment| attachment.nic.clone()).collect(),
+        dns: attachments.iter().flat_map(|attachment| attachment.dns.clone()).collect(),
+    }
 }
 
 /// The addresses as upstream writes them into a container's row.

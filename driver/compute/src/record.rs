@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use image::{Image, ImageConfiguration};
-use sandbox::{ContainerSpec, ContainerUser, GuestNetwork, RateLimit, SandboxSpec};
+use sandbox::{ContainerSpec, ContainerUser, RateLimit, SandboxSpec};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::manager::Restarts;
-use crate::networking::Attachment;
+use crate::networking::{self, Attachment};
 use crate::options::Kata;
 
 const NAME: &str = "container.json";
@@ -111,10 +112,7 @@ impl Record {
             memory_mib: self.container.memory_mib,
             hostname: self.container.hostname.clone(),
             containers: 1,
-            network: GuestNetwork {
-                nics: self.attachments.iter().map(|attachment| attachment.nic.clone()).collect(),
-                dns: self.attachments.iter().flat_map(|attachment| attachment.dns.clone()).collect(),
-            },
+            network: networking::guest_network(&self.attachments),
             ends_with: Some(self.container.id.clone()),
             template_group: kata.template_scope.group(&self.owner),
             nic_limit: kata.nic_limit(),
@@ -123,20 +121,29 @@ impl Record {
 
     /// Reads the record in a sandbox's folder.
     pub fn read(folder: &Path) -> Result<Self> {
-        let read =
-            || -> std::io::Result<Self> { Ok(serde_json::from_slice(&std::fs::read(folder.join(NAME))?)?) };
-        read().map_err(|e| failure(folder, "read", &e))
+        read_json(folder, NAME)
     }
 
     /// Writes the record.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let temporary = folder.join(format!("{NAME}.new"));
-        let write = || {
-            std::fs::write(&temporary, serde_json::to_vec(self)?)?;
-            std::fs::rename(&temporary, folder.join(NAME))
-        };
-        write().map_err(|e| failure(folder, "written", &e))
+        write_json(folder, NAME, self)
     }
+}
+
+/// Reads a file of a sandbox's folder.
+pub fn read_json<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<T> {
+    let read = || -> std::io::Result<T> { Ok(serde_json::from_slice(&std::fs::read(folder.join(name))?)?) };
+    read().map_err(|e| failure(folder, "read", &e))
+}
+
+/// Writes one.
+pub fn write_json(folder: &Path, name: &str, value: &impl Serialize) -> Result<()> {
+    let temporary = folder.join(format!("{name}.new"));
+    let write = || {
+        std::fs::write(&temporary, serde_json::to_vec(value)?)?;
+        std::fs::rename(&temporary, folder.join(name))
+    };
+    write().map_err(|e| failure(folder, "written", &e))
 }
 
 /// A sandbox's folder has its container's identifier for a name.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Changes, Container, Status, TaskState};
+use model::{Changes, Container, ContainerType, Status, TaskState};
 use tracing::Instrument;
 
 use crate::error::Result;
@@ -13,23 +13,38 @@ use crate::manager::{Manager, background_span};
 
 /// Brings rows and sandboxes together.
 pub async fn recover(manager: &Arc<Manager>) {
-    let containers = match Container::list_by_host(manager.database(), &manager.options().default.host).await
-    {
-        Ok(containers) => containers,
+    let (database, host) = (manager.database(), &manager.options().default.host);
+    let listed = async {
+        let known = Container::uuids_by_host(database, host).await?;
+        let containers = Container::list_by_host(database, &[ContainerType::Container], host).await?;
+        let capsules = Container::list_by_host(database, &[ContainerType::Capsule], host).await?;
+        Ok::<_, model::Error>((known, containers, capsules))
+    };
+    let (known, containers, capsules) = match listed.await {
+        Ok(listed) => listed,
         Err(e) => return tracing::error!("the containers of this host cannot be listed: {e}"),
     };
-    remove_strangers(manager, &containers).await;
+    remove_strangers(manager, known).await;
     for container in containers {
         let span = background_span(container.uuid);
-        if let Err(e) = recover_one(manager, container).instrument(span.clone()).await {
-            span.in_scope(|| tracing::error!("it cannot be recovered: {e}"));
-        }
+        log_failure(&span, recover_one(manager, container).instrument(span.clone()).await);
+    }
+    for capsule in capsules {
+        let span = background_span(capsule.uuid);
+        log_failure(&span, manager.recover_capsule(capsule).instrument(span.clone()).await);
     }
 }
 
-/// Removes sandboxes whose container is gone: their row was deleted while this service was not there.
-async fn remove_strangers(manager: &Arc<Manager>, containers: &[Container]) {
-    let known: HashSet<String> = containers.iter().map(|container| container.uuid.to_string()).collect();
+fn log_failure(span: &tracing::Span, recovered: Result<()>) {
+    if let Err(e) = recovered {
+        span.in_scope(|| tracing::error!("it cannot be recovered: {e}"));
+    }
+}
+
+/// Removes sandboxes whose row is gone: it was deleted while this service was not there. One whose row cannot be read is
+/// none of them.
+async fn remove_strangers(manager: &Arc<Manager>, known: Vec<String>) {
+    let known: HashSet<String> = known.into_iter().collect();
     let found = match manager.host().list() {
         Ok(found) => found,
         Err(e) => return tracing::error!("the sandboxes of this host cannot be listed: {e}"),

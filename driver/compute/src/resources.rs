@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cloud::{Inventory, Placement, ResourceClass};
-use model::{ComputeNode, Container, Database, Json, Status, Usage, service};
+use model::{ComputeNode, Container, ContainerType, ContainerUuid, Database, Json, Status, Usage, service};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -12,6 +12,8 @@ use crate::options::Options;
 
 /// The binary's name in Zun's tables.
 pub const BINARY: &str = "zun-compute";
+/// What holds resources of a host: a capsule's containers share its own.
+const HOLDERS: [ContainerType; 2] = [ContainerType::Container, ContainerType::Capsule];
 /// Upstream's trait of a host that takes no new containers.
 const TRAIT_DISABLED: &str = "CUSTOM_ZUN_COMPUTE_STATUS_DISABLED";
 /// Placement's trait of an x86-64 host with AMD's or Intel's virtualisation.
@@ -20,7 +22,7 @@ const TRAITS_VIRTUALISATION: [(&str, &str); 2] = [("svm", "HW_CPU_X86_AMD_SVM"),
 /// Tells both what the host has and uses.
 pub async fn report(database: &Database, placement: &Placement, options: &Options) -> Result<()> {
     let host = &options.default.host;
-    let containers = Container::list_by_host(database, host).await?;
+    let containers = Container::list_by_host(database, &HOLDERS, host).await?;
     let uuid = ComputeNode::uuid_of(database, host).await?.unwrap_or_else(Uuid::new_v4);
     compute_node(uuid, options, &containers).save(database).await?;
     placement.ensure_provider(uuid, host).await?;
@@ -67,31 +69,29 @@ fn compute_node(uuid: Uuid, options: &Options, containers: &[Container]) -> Comp
     }
 }
 
-/// Refuses that `container` takes `asked` instead of what it has, if the host has not that much for containers. The same
-/// bounds as in Placement: what is reserved is no container's, and what is left is given out several times over.
+/// Refuses that `container` takes `asked` instead of what it `had`, if the host has not that much for containers. The same
+/// bounds as in Placement: what is reserved is no container's, and what is left is given out several times over. Each
+/// sandbox takes memory of its own.
 pub async fn claim(
     database: &Database,
     options: &Options,
-    container: &Container,
+    container: ContainerUuid,
+    had: Usage,
     asked: Usage,
 ) -> Result<()> {
-    let others = Container::list_by_host(database, &options.default.host).await?;
-    let others = others.iter().filter(|other| other.uuid != container.uuid).map(Container::usage);
-    let (mut cpus, mut memory) = (asked.cpu, i64::from(asked.memory));
+    let overhead = i64::try_from(options.kata.memory_overhead).unwrap_or(0);
+    let others = Container::list_by_host(database, &HOLDERS, &options.default.host).await?;
+    let others = others.iter().filter(|other| other.uuid != container).map(Container::usage);
+    let (mut cpus, mut memory) = (asked.cpu, i64::from(asked.memory) + overhead);
     for other in others {
         cpus += other.cpu;
-        memory += i64::from(other.memory);
+        memory += i64::from(other.memory) + overhead;
     }
     let inventories = inventories(options);
     let room = |class| inventories.get(&class).map_or(0.0, capacity);
     let lacking = [
-        shortage("VCPU", cpus.into(), room(ResourceClass::Vcpu), asked.cpu > container.usage().cpu),
-        shortage(
-            "MB of memory",
-            memory as f64,
-            room(ResourceClass::MemoryMb),
-            asked.memory > container.usage().memory,
-        ),
+        shortage("VCPU", cpus.into(), room(ResourceClass::Vcpu), asked.cpu > had.cpu),
+        shortage("MB of memory", memory as f64, room(ResourceClass::MemoryMb), asked.memory > had.memory),
     ];
     let lacking: Vec<_> = lacking.into_iter().flatten().collect();
     if lacking.is_empty() { Ok(()) } else { Err(Error::Resources(lacking.join("; "))) }

@@ -133,18 +133,40 @@ async fn beat(database: &Database, options: &Options) -> model::Result<()> {
 async fn periodic_tasks(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
     let seconds = manager.options().default.periodic_interval_max.max(1);
     let mut ticks = interval(Duration::from_secs(seconds).min(REPORT_MAX));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
-        if let Err(e) = beat(manager.database(), manager.options()).await {
-            tracing::error!("the heartbeat is lost: {e}");
-        }
-        if let Err(e) = resources::report(manager.database(), manager.placement(), manager.options()).await {
-            tracing::error!("the host's resources are not reported: {e}");
-        }
-        manager.delete_auto_removed().await;
+    let seconds = manager.options().default.sync_container_state_interval.max(1);
+    let mut syncs = interval(Duration::from_secs(seconds));
+    for ticks in [&mut ticks, &mut syncs] {
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
+    loop {
+        let due = tokio::select! {
+            _ = ticks.tick() => Due::Report,
+            _ = syncs.tick() => Due::Synchronisation,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        match due {
+            Due::Report => report(&manager).await,
+            Due::Synchronisation => {
+                if let Err(e) = manager.synchronise().await {
+                    tracing::error!("the containers' states are not compared: {e}");
+                }
+            }
+        }
+    }
+}
+
+/// What is done from time to time.
+enum Due {
+    Report,
+    Synchronisation,
+}
+
+async fn report(manager: &Manager) {
+    if let Err(e) = beat(manager.database(), manager.options()).await {
+        tracing::error!("the heartbeat is lost: {e}");
+    }
+    if let Err(e) = resources::report(manager.database(), manager.placement(), manager.options()).await {
+        tracing::error!("the host's resources are not reported: {e}");
+    }
+    manager.delete_auto_removed().await;
 }

@@ -91,6 +91,34 @@ impl Store {
         self.load(&serde_json::from_slice(&bytes).ok()?).ok()
     }
 
+    /// Removes the image whose configuration has this digest, with all references to it. Its file system stays where another
+    /// image has the same, or where `in_use` says that a container has it. One that is not here is as good.
+    pub fn remove(&self, id: &Digest, in_use: impl Fn(&Path) -> bool) -> Result<()> {
+        let records = self.records()?;
+        let (leaving, staying): (Vec<_>, Vec<_>) =
+            records.into_iter().partition(|(_, record)| record.config == *id);
+        for (path, record) in leaving {
+            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            let rootfs = self.rootfs_path(&record.chain);
+            if staying.iter().all(|(_, other)| other.chain != record.chain) && !in_use(&rootfs) {
+                remove_if_there(&rootfs)?;
+            }
+        }
+        remove_if_there(&self.config_path(id))
+    }
+
+    /// All references, with the files that hold them. One that cannot be read is left out.
+    fn records(&self) -> Result<Vec<(PathBuf, Record)>> {
+        let folder = self.folder.join("refs");
+        let entries = fs::read_dir(&folder).map_err(Error::io("read", &folder))?;
+        let read = entries.filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let record = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+            Some((path, record))
+        });
+        Ok(read.collect())
+    }
+
     async fn pull(&self, reference: &ImageReference, credentials: Option<&Credentials>) -> Result<Image> {
         let remote = Remote::new(reference, &self.options, credentials, self.progress.clone());
         let manifest = remote.manifest().await?;
@@ -171,6 +199,13 @@ impl Store {
     }
 }
 
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
 fn io_write(file: &mut tempfile::NamedTempFile, bytes: &[u8]) -> std::io::Result<()> {
     std::io::Write::write_all(file, bytes)?;
     file.as_file().sync_data()
@@ -214,6 +249,38 @@ mod tests {
         assert!(left.exists());
         store.remove_leftovers().unwrap();
         assert!(!left.exists() && folder.path().join("tmp").exists());
+    }
+
+    #[test]
+    fn a_removed_image_leaves_what_others_need() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().to_owned(), RegistryOptions::default()).unwrap();
+        let digest = |text: &str| Digest::of(text.as_bytes());
+        let add = |reference: &str, config: &str, chain: &str| {
+            let reference = ImageReference::parse(reference, None).unwrap();
+            let record = Record {
+                reference: reference.to_string(),
+                manifest: digest(reference.to_string().as_str()),
+                config: digest(config),
+                chain: digest(chain),
+            };
+            fs::write(store.config_path(&record.config), "{}").unwrap();
+            fs::write(store.rootfs_path(&record.chain), "").unwrap();
+            store.write(&store.record_path(&reference), &serde_json::to_vec(&record).unwrap()).unwrap();
+        };
+        add("r.io/a:1", "one", "shared");
+        add("r.io/a:2", "one", "shared");
+        add("r.io/b:1", "two", "shared");
+        add("r.io/c:1", "three", "used");
+        store.remove(&digest("one"), |_| false).unwrap();
+        assert_eq!(store.records().unwrap().len(), 2);
+        assert!(!store.config_path(&digest("one")).exists() && store.rootfs_path(&digest("shared")).exists());
+        store.remove(&digest("two"), |_| false).unwrap();
+        assert!(!store.rootfs_path(&digest("shared")).exists());
+        let used = store.rootfs_path(&digest("used"));
+        store.remove(&digest("three"), |path| path == used).unwrap();
+        assert!(used.exists() && store.records().unwrap().is_empty());
+        store.remove(&digest("never here"), |_| false).unwrap();
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
+use sqlx::mysql::MySqlRow;
 use sqlx::types::Json;
 use sqlx::{MySql, QueryBuilder};
 use time::PrimitiveDateTime;
@@ -12,8 +13,19 @@ use uuid::Uuid;
 use crate::database::{Database, Error, Result, now};
 use crate::{versioned, wire_json, wire_time};
 
-/// `container_type` of a container that belongs to no capsule (`zun/common/consts.py`).
-const TYPE_CONTAINER: i32 = 0;
+/// What a row of the table is (`container_type` of `zun/common/consts.py`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerType {
+    /// A container that belongs to no capsule.
+    Container = 0,
+    /// A capsule.
+    Capsule = 1,
+    /// A container of a capsule.
+    CapsuleContainer = 2,
+    /// A container of a capsule that ends before the others begin.
+    CapsuleInitContainer = 3,
+}
+
 /// Longest text of `status_detail`.
 const STATUS_DETAIL_MAX: usize = 50;
 /// Longest text of a `TEXT` column, in characters that may take four bytes each.
@@ -161,6 +173,9 @@ type JsonMap = Json<BTreeMap<String, String>>;
 #[allow(missing_docs)]
 pub struct Container {
     pub id: i32,
+    /// See [`ContainerType`]; only rows have it.
+    #[serde(skip)]
+    pub container_type: i32,
     #[sqlx(try_from = "String")]
     pub uuid: ContainerUuid,
     pub container_id: Option<String>,
@@ -231,9 +246,20 @@ pub struct Usage {
 
 impl Container {
     const NAME: &'static str = "Container";
+    const CAPSULE: &'static str = "Capsule";
     const MAJOR: &'static str = "1";
     /// Zun 18.0.0's version of the object.
     const VERSION: &'static str = "1.44";
+
+    /// Whether a message's object is a capsule.
+    pub fn is_capsule_on_wire(value: &Value) -> bool {
+        value.get("zun_object.name").and_then(Value::as_str) == Some(Self::CAPSULE)
+    }
+
+    /// Reads a capsule from a message. Its containers are read from their rows, by [`Self::list_of_capsule`].
+    pub fn capsule_from_wire(value: &Value) -> std::result::Result<Self, versioned::DecodeError> {
+        versioned::decode(Self::CAPSULE, Self::MAJOR, value)
+    }
 
     /// Reads a container from a message.
     pub fn from_wire(value: &Value) -> std::result::Result<Self, versioned::DecodeError> {
@@ -243,6 +269,11 @@ impl Container {
     /// The container for a message.
     pub fn to_wire(&self) -> std::result::Result<Value, serde_json::Error> {
         versioned::encode(Self::NAME, Self::VERSION, self)
+    }
+
+    /// Whether its row is a capsule's.
+    pub fn is_capsule(&self) -> bool {
+        self.container_type == ContainerType::Capsule as i32
     }
 
     /// What is being done to it.
@@ -264,29 +295,45 @@ impl Container {
         }
     }
 
-    /// Reads a container's row.
-    pub async fn get(database: &Database, uuid: ContainerUuid) -> Result<Self> {
+    /// Reads the row of a container, a capsule, or a capsule's container.
+    pub async fn get(database: &Database, kind: ContainerType, uuid: ContainerUuid) -> Result<Self> {
         let row = sqlx::query_as("SELECT * FROM container WHERE uuid = ? AND container_type = ?")
             .bind(uuid.to_string())
-            .bind(TYPE_CONTAINER)
+            .bind(kind as i32)
             .fetch_optional(database)
             .await?;
         row.ok_or(Error::NoContainer(uuid))
     }
 
-    /// Reads the containers of a host. A row that cannot be read is logged and left out.
-    pub async fn list_by_host(database: &Database, host: &str) -> Result<Vec<Self>> {
-        let rows = sqlx::query("SELECT * FROM container WHERE host = ? AND container_type = ?")
+    /// Reads the rows of these kinds on a host. One that cannot be read is logged and left out.
+    pub async fn list_by_host(database: &Database, kinds: &[ContainerType], host: &str) -> Result<Vec<Self>> {
+        let mut query: QueryBuilder<MySql> = QueryBuilder::new("SELECT * FROM container WHERE host = ");
+        query.push_bind(host).push(" AND container_type IN (");
+        let mut list = query.separated(", ");
+        for kind in kinds {
+            list.push_bind(*kind as i32);
+        }
+        query.push(")");
+        Ok(readable(&query.build().fetch_all(database).await?))
+    }
+
+    /// The identifiers of all rows of a host, those that cannot be read among them.
+    pub async fn uuids_by_host(database: &Database, host: &str) -> Result<Vec<String>> {
+        Ok(sqlx::query_scalar("SELECT uuid FROM container WHERE host = ?")
             .bind(host)
-            .bind(TYPE_CONTAINER)
             .fetch_all(database)
-            .await?;
-        let read = rows.iter().filter_map(|row| {
-            sqlx::FromRow::from_row(row)
-                .inspect_err(|e| tracing::error!("a container's row is skipped: {e}"))
-                .ok()
-        });
-        Ok(read.collect())
+            .await?)
+    }
+
+    /// Reads a capsule's containers of a kind, in their order.
+    pub async fn list_of_capsule(&self, database: &Database, kind: ContainerType) -> Result<Vec<Self>> {
+        let rows =
+            sqlx::query("SELECT * FROM container WHERE capsule_id = ? AND container_type = ? ORDER BY id")
+                .bind(self.id)
+                .bind(kind as i32)
+                .fetch_all(database)
+                .await?;
+        Ok(readable(&rows))
     }
 
     /// Writes `changes` to the row and to `self`.
@@ -296,7 +343,7 @@ impl Container {
         Ok(())
     }
 
-    /// Removes the row, and with it the actions.
+    /// Removes the row, and with it the actions and, of a capsule, its containers.
     pub async fn destroy(&self, database: &Database) -> Result<()> {
         sqlx::query("DELETE FROM container WHERE uuid = ?")
             .bind(self.uuid.to_string())
@@ -304,6 +351,15 @@ impl Container {
             .await?;
         Ok(())
     }
+}
+
+fn readable(rows: &[MySqlRow]) -> Vec<Container> {
+    let read = rows.iter().filter_map(|row| {
+        sqlx::FromRow::from_row(row)
+            .inspect_err(|e| tracing::error!("a container's row is skipped: {e}"))
+            .ok()
+    });
+    read.collect()
 }
 
 /// Columns to write; those that are none stay. Where a column may be NULL, the inner none is NULL.

@@ -13,6 +13,9 @@ pub struct Image {
     pub repo: String,
     /// Tag.
     pub tag: Option<String>,
+    /// The digest of its configuration, once it is here.
+    #[serde(default)]
+    pub image_id: Option<String>,
 }
 
 impl Image {
@@ -31,6 +34,12 @@ impl Image {
             .bind(&self.uuid)
             .execute(database)
             .await?;
+        Ok(())
+    }
+
+    /// Removes the row.
+    pub async fn destroy(&self, database: &Database) -> Result<()> {
+        sqlx::query("DELETE FROM image WHERE uuid = ?").bind(&self.uuid).execute(database).await?;
         Ok(())
     }
 }

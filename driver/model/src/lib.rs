@@ -19,12 +19,12 @@ mod wire_time;
 pub use action::{ActionLog, Outcome};
 pub use compute_node::{ComputeNode, NumaNode, NumaTopology};
 pub use container::{
-    Address, Addresses, Changes, Container, ContainerUuid, Cpuset, Status, TaskState, Usage,
+    Address, Addresses, Changes, Container, ContainerType, ContainerUuid, Cpuset, Status, TaskState, Usage,
 };
 pub use database::{Database, DatabaseUrl, Error, Result, UnsupportedUrl};
 pub use exec_instance::ExecInstance;
 pub use image::Image;
-pub use network::RequestedNetwork;
+pub use network::{RequestedNetwork, ZunNetwork};
 pub use registry::Registry;
 pub use service::{Service, heartbeat, service};
 pub use sqlx::types::Json;

@@ -1,4 +1,9 @@
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::database::{Database, Result, now};
+use crate::versioned;
 
 /// A network that `container_create` asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,4 +22,69 @@ pub struct RequestedNetwork {
     /// Set where a PCI device is asked for.
     #[serde(default)]
     pub pci_request_id: Option<String>,
+}
+
+/// A Neutron network that a host has made known to its containers (`network`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow)]
+#[allow(missing_docs)]
+pub struct ZunNetwork {
+    pub id: i32,
+    pub uuid: Option<String>,
+    pub project_id: Option<String>,
+    pub user_id: Option<String>,
+    pub name: Option<String>,
+    /// Docker's identifier of it, for which this service has Neutron's own.
+    pub network_id: Option<String>,
+    pub neutron_net_id: Option<String>,
+    pub host: Option<String>,
+}
+
+impl ZunNetwork {
+    const NAME: &'static str = "ZunNetwork";
+    /// Zun 18.0.0's version of the object.
+    const VERSION: &'static str = "1.2";
+
+    /// Reads a network from a message.
+    pub fn from_wire(value: &Value) -> std::result::Result<Self, versioned::DecodeError> {
+        versioned::decode(Self::NAME, "1", value)
+    }
+
+    /// The network for a message.
+    pub fn to_wire(&self) -> std::result::Result<Value, serde_json::Error> {
+        versioned::encode(Self::NAME, Self::VERSION, self)
+    }
+
+    /// The row of a Neutron network on a host, made if there is none.
+    pub async fn ensure(
+        database: &Database,
+        neutron_net_id: &str,
+        host: &str,
+        owner: (Option<&str>, Option<&str>),
+    ) -> Result<Self> {
+        sqlx::query(
+            "INSERT IGNORE INTO network (created_at, uuid, name, neutron_net_id, network_id, host, project_id, user_id) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(now())
+        .bind(Uuid::new_v4().to_string())
+        .bind(neutron_net_id)
+        .bind(neutron_net_id)
+        .bind(neutron_net_id)
+        .bind(host)
+        .bind(owner.0)
+        .bind(owner.1)
+        .execute(database)
+        .await?;
+        let row = sqlx::query_as(
+            "SELECT id, uuid, project_id, user_id, name, network_id, neutron_net_id, host FROM network \
+             WHERE neutron_net_id = ? AND host = ?",
+        );
+        Ok(row.bind(neutron_net_id).bind(host).fetch_one(database).await?)
+    }
+
+    /// Removes the row.
+    pub async fn destroy(&self, database: &Database) -> Result<()> {
+        sqlx::query("DELETE FROM network WHERE id = ?").bind(self.id).execute(database).await?;
+        Ok(())
+    }
 }

@@ -59,7 +59,8 @@ impl Sandbox {
         logs::remove(&self.folder().run().log(id), self.options().log_limits())
     }
 
-    async fn end_container(&self, id: &str) -> Result<()> {
+    /// Kills what is left of a container, and takes it out of the guest. What it wrote stays. That it is not there is as good.
+    pub async fn end_container(&self, id: &str) -> Result<()> {
         let client = self.client();
         client.remove_container(id).await?;
         client.eject_disk(&image_name(id)).await?;

@@ -1,4 +1,7 @@
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -137,6 +140,33 @@ impl Host {
     }
 }
 
+impl Host {
+    /// What has become of each sandbox that has a folder, by what the shims have written. Nobody is asked, and the host's
+    /// processes are looked at once.
+    pub fn survey(&self) -> Result<BTreeMap<String, Situation>> {
+        let shims: HashSet<PathBuf> = self.shims().map(|(_, folder)| folder).collect();
+        let all = self.list()?.into_iter().map(|id| {
+            let sandbox = self.sandbox(&id);
+            let situation = sandbox.written_state(shims.contains(sandbox.path()));
+            (id, situation)
+        });
+        Ok(all.collect())
+    }
+
+    /// All shims of this host's program, and the folders on which they were started.
+    fn shims(&self) -> impl Iterator<Item = (Pid, PathBuf)> {
+        let processes = fs::read_dir("/proc").into_iter().flatten();
+        let program = self.options.shim.file_name();
+        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.map(Pid::from_raw).filter_map(move |pid| {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let mut words = command.split(|byte| *byte == 0).map(OsStr::from_bytes);
+            let is_shim = Path::new(words.next()?).file_name() == program;
+            is_shim.then_some((pid, PathBuf::from(words.next()?)))
+        })
+    }
+}
+
 impl Sandbox {
     /// Makes the folder.
     pub fn create(&self) -> Result<()> {
@@ -237,6 +267,10 @@ impl Sandbox {
     fn written_situation(&self) -> Situation {
         // Looked for first: what a shim wrote is final once it is gone.
         let shim_lives = self.shim_pid().is_some();
+        self.written_state(shim_lives)
+    }
+
+    fn written_state(&self, shim_lives: bool) -> Situation {
         match self.folder.run().read_state() {
             Ok(state) if !state.is_live() => Situation::Over(state),
             Ok(state) if shim_lives => Situation::Live(state),
@@ -299,18 +333,7 @@ impl Sandbox {
 
     /// The shim's process, found by what it was started on: a number in a file may be another's by now.
     pub fn shim_pid(&self) -> Option<Pid> {
-        let wanted = self.folder.path().as_os_str().as_encoded_bytes();
-        let processes = fs::read_dir("/proc").ok()?;
-        processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).map(Pid::from_raw).find(
-            |pid| {
-                let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                let mut words = command.split(|byte| *byte == 0);
-                let program =
-                    words.next().map(|word| Path::new(std::str::from_utf8(word).unwrap_or_default()));
-                let is_shim = program.and_then(Path::file_name) == self.host.options.shim.file_name();
-                is_shim && words.next() == Some(wanted)
-            },
-        )
+        self.host.shims().find(|(_, folder)| folder == self.folder.path()).map(|(pid, _)| pid)
     }
 
     fn remove_folder(&self) -> Result<()> {

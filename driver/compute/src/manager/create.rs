@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use image::{Credentials, Image, ImageReference, PullPolicy};
-use model::{Changes, Container, Registry, RequestedNetwork, Status, TaskState};
+use model::{Changes, Container, Registry, RequestedNetwork, Status, TaskState, Usage};
 use serde_json::Value;
 
 use super::Manager;
@@ -14,8 +14,9 @@ use super::restart::RestartPolicy;
 use crate::error::{Error, Result};
 use crate::networking::{self, Attachment};
 use crate::record::{ContainerRequest, Record};
+use crate::resources;
 
-const IMAGE_DRIVER: &str = "docker";
+pub(super) const IMAGE_DRIVER: &str = "docker";
 const RUNTIME: &str = "kata";
 const HOSTNAME_MAX: usize = 63;
 
@@ -46,10 +47,9 @@ impl Manager {
         arguments: &Arguments,
         run: bool,
     ) -> Result<()> {
-        self.save(container, Changes { host: Some(Some(self.hostname().to_owned())), ..Changes::default() })
-            .await?;
         let seen = container.clone();
         let create = async {
+            self.claim(container).await?;
             let began = self.begin(container, TaskState::ContainerCreating).await?;
             let created = self.create(container, networks, arguments).await;
             self.end(container, began).await;
@@ -60,6 +60,15 @@ impl Manager {
             self.start_locked(request, container).await?;
         }
         Ok(())
+    }
+
+    /// Makes a container, or a capsule, this host's, if it has room for it. From then on it is counted.
+    pub(super) async fn claim(&self, container: &mut Container) -> Result<()> {
+        let _turn = self.claims.lock().await;
+        let (uuid, nothing) = (container.uuid, Usage::default());
+        resources::claim(&self.database, &self.options, uuid, nothing, container.usage()).await?;
+        let host = Changes { host: Some(Some(self.hostname().to_owned())), ..Changes::default() };
+        self.save(container, host).await
     }
 
     async fn create(
@@ -99,7 +108,7 @@ impl Manager {
     }
 
     /// A create that failed leaves nothing on this host, in Neutron and in Placement.
-    async fn undo_create(&self, container: &mut Container, error: &Error) {
+    pub(super) async fn undo_create(&self, container: &mut Container, error: &Error) {
         if let Err(e) = self.clean_up(container.uuid).await {
             tracing::error!("something is left behind: {e}");
         }
@@ -187,7 +196,8 @@ impl Manager {
     }
 }
 
-fn refuse_volumes(arguments: &Arguments) -> Result<()> {
+/// Volumes are not built yet.
+pub(super) fn refuse_volumes(arguments: &Arguments) -> Result<()> {
     let volumes = arguments.raw("requested_volumes").as_object();
     let has_volumes =
         volumes.is_some_and(|all| all.values().any(|list| list.as_array().is_some_and(|l| !l.is_empty())));
@@ -220,7 +230,8 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn hostname(container: &Container) -> String {
+/// The host name that a container is given, or Docker's default.
+pub(super) fn hostname(container: &Container) -> String {
     let given = container.hostname.clone().filter(|name| !name.is_empty());
     // Docker's default is the beginning of the container's identifier.
     let name = given.unwrap_or_else(|| container.uuid.0.simple().to_string().chars().take(12).collect());

@@ -12,16 +12,6 @@ use tracing::{Instrument, Span};
 use super::Manager;
 use crate::error::{Error, Result};
 
-/// Methods of upstream's that are not built; with the action that the API has begun for each.
-const NOT_BUILT: [(&str, Option<&str>); 4] = [
-    ("capsule_create", None),
-    ("capsule_delete", None),
-    ("container_commit", Some("commit")),
-    ("image_delete", None),
-];
-/// The same, of methods that concern no container.
-const NOT_BUILT_ELSEWHERE: [&str; 2] = ["network_create", "network_delete"];
-
 /// A message's arguments by name.
 pub struct Arguments(Map<String, Value>);
 
@@ -39,6 +29,14 @@ impl Arguments {
 
     fn container(&self) -> Result<Container> {
         Ok(Container::from_wire(self.raw("container"))?)
+    }
+
+    fn is_capsule(&self) -> bool {
+        Container::is_capsule_on_wire(self.raw("container"))
+    }
+
+    fn capsule(&self) -> Result<Container> {
+        Ok(Container::capsule_from_wire(self.raw("container"))?)
     }
 
     /// Carries the container's identifier, if the message is about one, to what is logged of the call.
@@ -59,16 +57,25 @@ impl Dispatch for Manager {
         method: &str,
         arguments: Map<String, Value>,
     ) -> std::result::Result<Value, RemoteError> {
-        let request = context.request_id.clone().unwrap_or_default();
         let arguments = Arguments(arguments);
         let span = arguments.span();
-        Ok(self.call(&request, method, arguments).instrument(span).await?)
+        Ok(self.call(&context, method, arguments).instrument(span).await?)
     }
 }
 
 impl Manager {
-    async fn call(self: &Arc<Self>, request: &str, method: &str, arguments: Arguments) -> Result<Value> {
+    async fn call(
+        self: &Arc<Self>,
+        context: &RequestContext,
+        method: &str,
+        arguments: Arguments,
+    ) -> Result<Value> {
+        let request = context.request_id.as_deref().unwrap_or_default();
         match method {
+            "container_create" if arguments.is_capsule() => {
+                self.capsule_create(request, arguments.capsule()?, &arguments).await?;
+            }
+            "container_delete" if arguments.is_capsule() => self.capsule_delete(arguments.capsule()?).await?,
             "container_create" => self.container_create(request, arguments.container()?, &arguments).await?,
             "container_start" => self.container_start(request, arguments.container()?).await?,
             "container_stop" => {
@@ -123,23 +130,20 @@ impl Manager {
             "container_exec" => return self.container_exec(arguments.container()?, &arguments).await,
             "image_pull" => self.image_pull(&arguments).await?,
             "image_search" => return self.image_search(&arguments).await,
-            other => return self.not_built(request, other, &arguments).await,
+            "image_delete" => self.image_delete(&arguments).await?,
+            "network_create" => return self.network_create(context, &arguments).await,
+            "network_delete" => self.network_delete(&arguments).await?,
+            "container_commit" => return self.refuse_commit(request, arguments.container()?).await,
+            other => return Err(Error::NotSupported(format!("RPC method {other}"))),
         }
         Ok(Value::Null)
     }
 
-    /// Says that a method is not supported: to the caller, and, where it only cast, in the action that it began.
-    async fn not_built(&self, request: &str, method: &str, arguments: &Arguments) -> Result<Value> {
-        let Some((_, action)) = NOT_BUILT.iter().find(|(name, _)| *name == method) else {
-            let known = NOT_BUILT_ELSEWHERE.contains(&method);
-            let what = if known { method.to_owned() } else { format!("RPC method {method}") };
-            return Err(Error::NotSupported(what));
-        };
-        let error = Error::NotSupported(method.to_owned());
-        if let (Some(action), Ok(container)) = (action, arguments.container()) {
-            let log = ActionLog::new(&self.database, container.uuid, request);
-            log.finish(action, &Outcome::Error(error.to_string())).await?;
-        }
+    /// Says that `container_commit` is not supported: to the caller, and in the action that the API began.
+    async fn refuse_commit(&self, request: &str, container: Container) -> Result<Value> {
+        let error = Error::NotSupported("container_commit".into());
+        let log = ActionLog::new(&self.database, container.uuid, request);
+        log.finish("commit", &Outcome::Error(error.to_string())).await?;
         Err(error)
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use model::{Container, ContainerUuid};
+use model::{Container, ContainerType, ContainerUuid};
 use sandbox::Exec;
 use serde_json::Value;
 
@@ -111,7 +111,8 @@ impl HealthBook {
 impl Manager {
     /// Checks a container's health until this is dropped. Without a check it does nothing for ever.
     pub(super) async fn check_health(&self, uuid: ContainerUuid) {
-        let check = async { HealthCheck::of(&Container::get(&self.database, uuid).await?) };
+        let check =
+            async { HealthCheck::of(&Container::get(&self.database, ContainerType::Container, uuid).await?) };
         match check.await {
             Ok(Some(check)) => self.keep_checking(uuid, &check).await,
             Ok(None) => {}

@@ -1,9 +1,8 @@
-//! Calls that change nothing: show, logs, and those about images.
+//! Calls that change nothing: show and logs.
 
-use image::{ImageReference, PullPolicy};
-use model::{Container, Image as ImageRow};
+use model::Container;
 use sandbox::{LogQuery, Tail};
-use serde_json::{Value, json};
+use serde_json::Value;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
@@ -36,34 +35,6 @@ impl Manager {
         };
         let id = container.uuid.to_string();
         Ok(Value::String(self.host().sandbox(&id).logs(&id, &query)?))
-    }
-
-    pub(super) async fn image_pull(&self, arguments: &Arguments) -> Result<()> {
-        let row = ImageRow::from_wire(arguments.raw("image"))?;
-        let tag = row.tag.clone().filter(|tag| !tag.is_empty()).unwrap_or_else(|| "latest".into());
-        let image = self.find_image(&format!("{}:{tag}", row.repo), PullPolicy::Always, None).await?;
-        row.pulled(&self.database, &tag, &image.id.to_string(), image.size).await?;
-        Ok(())
-    }
-
-    pub(super) async fn image_search(&self, arguments: &Arguments) -> Result<Value> {
-        let name: String = arguments.get("image")?;
-        let driver: Option<String> = arguments.get("image_driver_name")?;
-        if driver.as_deref() == Some("glance") {
-            return Err(Error::NotSupported("image driver glance".into()));
-        }
-        let exact: Option<bool> = arguments.get("exact_match")?;
-        let reference = ImageReference::parse(&name, self.options.docker.default_registry.as_deref())?;
-        let found = image::search(&reference).await?;
-        let wanted = found.into_iter().filter(|result| !exact.unwrap_or(false) || result.name == name);
-        let results = wanted.map(|result| {
-            json!({
-                "name": result.name,
-                "description": result.description,
-                "metadata": { "is_official": result.is_official, "star_count": result.star_count },
-            })
-        });
-        Ok(Value::Array(results.collect()))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use model::{Changes, Container, ContainerUuid, Status, TaskState};
+use model::{Changes, Container, ContainerType, ContainerUuid, Status, TaskState};
 use sandbox::{Sandbox, Situation};
 use serde_json::Value;
 use tracing::Instrument;
@@ -141,7 +141,7 @@ impl Manager {
     /// Records that a container has ended by itself, and takes away what it held.
     pub async fn ended(self: &Arc<Self>, uuid: ContainerUuid) -> Result<()> {
         let _turn = self.locks.lock(uuid).await;
-        let mut container = match Container::get(&self.database, uuid).await {
+        let mut container = match Container::get(&self.database, ContainerType::Container, uuid).await {
             Err(model::Error::NoContainer(_)) => return Ok(()),
             other => other?,
         };
@@ -169,7 +169,7 @@ impl Manager {
 
     /// Writes a container's status as it is now, unless something is done to it.
     pub(super) async fn observe(&self, uuid: ContainerUuid) -> Result<()> {
-        let mut container = Container::get(&self.database, uuid).await?;
+        let mut container = Container::get(&self.database, ContainerType::Container, uuid).await?;
         let situation = self.sandbox(uuid).situation().await;
         match observed(&container, &situation, self.health.get(uuid)) {
             Some(changes) if container.task_state.is_none() => self.save(&mut container, changes).await,
@@ -333,10 +333,12 @@ impl Manager {
 
     /// Deletes containers that wait for it: those that were to be removed at their end.
     pub async fn delete_auto_removed(&self) {
-        let containers = match Container::list_by_host(&self.database, self.hostname()).await {
-            Ok(containers) => containers,
-            Err(e) => return tracing::error!("the containers cannot be listed: {e}"),
-        };
+        let containers =
+            match Container::list_by_host(&self.database, &[ContainerType::Container], self.hostname()).await
+            {
+                Ok(containers) => containers,
+                Err(e) => return tracing::error!("the containers cannot be listed: {e}"),
+            };
         let waits = |container: &Container| {
             let deleted = container.status == Status::Deleted && container.task_state.is_none();
             deleted && container.auto_remove.unwrap_or(false)
@@ -376,7 +378,7 @@ impl Manager {
 
     /// The container's row as it is now: the message was written before this turn.
     pub(super) async fn fresh(&self, container: Container) -> Result<Container> {
-        Ok(Container::get(&self.database, container.uuid).await?)
+        Ok(Container::get(&self.database, ContainerType::Container, container.uuid).await?)
     }
 }
 

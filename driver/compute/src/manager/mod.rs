@@ -1,10 +1,12 @@
 //! Zun's compute manager (`zun/compute/manager.py`): what is done for each RPC method.
 
 mod archives;
+mod capsules;
 mod create;
 mod dispatch;
 mod exec;
 mod health;
+mod images;
 mod inspect;
 mod lifecycle;
 mod locks;
@@ -15,9 +17,11 @@ mod restart;
 mod security_groups;
 mod status;
 mod steps;
+mod sync;
 mod top;
 mod update;
 mod usage;
+mod zun_networks;
 
 use std::sync::Arc;
 
@@ -26,9 +30,10 @@ use image::Store;
 use model::{Changes, Container, ContainerUuid, Database};
 use sandbox::{Host, Sandbox};
 
+use crate::capsule_record::CapsuleRecord;
 use crate::console::Sessions;
-use crate::error::Result;
-use crate::networking;
+use crate::error::{Error, Result};
+use crate::networking::{self, Attachment};
 use crate::options::Options;
 use crate::record::Record;
 use health::HealthBook;
@@ -111,14 +116,20 @@ impl Manager {
         Record::read(self.sandbox(uuid).path())
     }
 
+    /// The networks of a container or a capsule, as far as they are recorded.
+    fn attachments(&self, uuid: ContainerUuid) -> Vec<Attachment> {
+        let folder = self.sandbox(uuid);
+        let capsules = || Ok::<_, Error>(CapsuleRecord::read(folder.path())?.attachments);
+        self.record(uuid).map(|record| record.attachments).or_else(|_| capsules()).unwrap_or_default()
+    }
+
     /// Removes all that this host has of a container: shim, taps, files, and its ports.
     pub async fn clean_up(&self, uuid: ContainerUuid) -> Result<()> {
         let sandbox = self.sandbox(uuid);
         sandbox.kill().await?;
-        if let Ok(record) = self.record(uuid) {
-            networking::unplug(&record.attachments).await;
-            networking::detach(&self.neutron, &record.attachments).await;
-        }
+        let attachments = self.attachments(uuid);
+        networking::unplug(&attachments).await;
+        networking::detach(&self.neutron, &attachments).await;
         // What was interrupted, or whose record is lost: Neutron knows whose its ports are.
         let owner = uuid.to_string();
         let strays = networking::strays(&self.neutron, &owner, &[]).await?;
@@ -130,9 +141,7 @@ impl Manager {
     /// Takes away what a container that has ended holds: its taps. Its disk, its ports and its log stay.
     pub async fn release(&self, uuid: ContainerUuid) -> Result<()> {
         self.sandbox(uuid).shut_down().await?;
-        if let Ok(record) = self.record(uuid) {
-            networking::unplug(&record.attachments).await;
-        }
+        networking::unplug(&self.attachments(uuid)).await;
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! `network_attach` and `network_detach`: interfaces that come and go, of a container that runs or not.
 
-use model::{Changes, Container, ContainerUuid, RequestedNetwork, TaskState};
+use model::{Changes, Container, ContainerType, ContainerUuid, RequestedNetwork, TaskState};
 use sandbox::Situation;
 
 use super::Manager;
@@ -127,7 +127,7 @@ impl Manager {
             }
         }
         networking::reclaim(&self.neutron, &owner, &strays).await?;
-        let mut container = Container::get(&self.database, uuid).await?;
+        let mut container = Container::get(&self.database, ContainerType::Container, uuid).await?;
         let addresses = Some(networking::addresses(&record.attachments));
         self.save(&mut container, Changes { addresses, ..Changes::default() }).await
     }

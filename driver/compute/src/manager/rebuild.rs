@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{Changes, Container, RequestedNetwork, Status, TaskState};
+use model::{Changes, Container, ContainerType, ContainerUuid, RequestedNetwork, Status, TaskState};
 
 use super::Manager;
 use super::create::{created_changes, refuse_what_is_not_built};
@@ -85,6 +85,15 @@ impl Manager {
     pub fn has_lost(&self, container: &Container) -> bool {
         let settled = !matches!(container.status, Status::Creating | Status::Deleting | Status::Deleted);
         settled && container.container_id.is_some() && self.record(container.uuid).is_err()
+    }
+
+    /// The same of a container that was lost when it was last looked at.
+    pub(super) async fn heal_if_lost(self: &Arc<Self>, uuid: ContainerUuid) -> Result<()> {
+        let turn = self.locks.lock(uuid).await;
+        let container = Container::get(&self.database, ContainerType::Container, uuid).await?;
+        let lost = self.has_lost(&container) && container.task_state.is_none();
+        drop(turn);
+        if lost { self.heal(container).await } else { Ok(()) }
     }
 
     /// Heals a container of which this host has nothing left: it is rebuilt where it asks for that, and otherwise is in

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Changes, Container, ContainerUuid, Status};
+use model::{Changes, Container, ContainerType, ContainerUuid, Status};
 use sandbox::{ContainerExit, Situation, Stage};
+use time::{OffsetDateTime, PrimitiveDateTime};
 use tracing::Instrument;
 
 use super::{Manager, background_span};
@@ -50,7 +51,7 @@ impl RestartPolicy {
     }
 
     /// Whether a container that ended so, after so many restarts, is started again. Nothing known of its end is a failure.
-    fn wants(self, exit: Option<&ContainerExit>, restarts: u32) -> bool {
+    pub(super) fn wants(self, exit: Option<&ContainerExit>, restarts: u32) -> bool {
         match self {
             Self::No => false,
             Self::UntilStopped => true,
@@ -71,12 +72,14 @@ pub struct Restarts {
 }
 
 impl Restarts {
-    fn pause(self) -> Duration {
+    /// How long to wait before the next start.
+    pub fn pause(self) -> Duration {
         let doubled = FIRST_PAUSE.saturating_mul(1 << self.in_a_row.min(16));
         doubled.min(LONGEST_PAUSE)
     }
 
-    fn next(self, ran: Duration) -> Self {
+    /// After one more start, of a container that ran so long before it.
+    pub fn next(self, ran: Duration) -> Self {
         let in_a_row = if ran >= SETTLED { 0 } else { self.in_a_row.saturating_add(1) };
         Self { all: self.all.saturating_add(1), in_a_row }
     }
@@ -119,7 +122,7 @@ impl Manager {
 
     async fn restart(self: &Arc<Self>, uuid: ContainerUuid) -> Result<()> {
         let _turn = self.locks.lock(uuid).await;
-        let mut container = match Container::get(&self.database, uuid).await {
+        let mut container = match Container::get(&self.database, ContainerType::Container, uuid).await {
             Err(model::Error::NoContainer(_)) => return Ok(()),
             other => other?,
         };
@@ -142,6 +145,12 @@ impl Manager {
         record.restarts = Restarts::default();
         record.write(self.sandbox(uuid).path())
     }
+}
+
+/// How long a container ran that was started and ended then.
+pub(super) fn ran(started: Option<PrimitiveDateTime>, ended: OffsetDateTime) -> Duration {
+    let started = started.map(PrimitiveDateTime::assume_utc);
+    started.and_then(|started| Duration::try_from(ended - started).ok()).unwrap_or_default()
 }
 
 fn last_run<'a>(situation: &'a Situation, id: &str) -> (Option<&'a ContainerExit>, Duration) {

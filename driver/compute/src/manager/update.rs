@@ -53,7 +53,7 @@ impl Manager {
         }
         record.sandbox_spec(&self.options.kata).validate()?;
         let name = container.name.clone();
-        self.claim(container, patch, size_of(&record)).await?;
+        self.claim_change(container, patch, size_of(&record)).await?;
         let used = self.use_size(container.uuid, &had, &record).await;
         if used.is_err() {
             had.write(self.sandbox(container.uuid).path())?;
@@ -65,14 +65,14 @@ impl Manager {
     }
 
     /// Writes what is asked for into the row, which is the claim: one at a time, so that nothing is given twice.
-    async fn claim(&self, container: &mut Container, patch: Patch, size: Size) -> Result<()> {
+    async fn claim_change(&self, container: &mut Container, patch: Patch, size: Size) -> Result<()> {
         let _turn = self.claims.lock().await;
         let asked = Usage {
             cpu: size.cpus,
             memory: i32::try_from(size.memory_mib).unwrap_or(i32::MAX),
             disk: container.usage().disk,
         };
-        resources::claim(&self.database, &self.options, container, asked).await?;
+        resources::claim(&self.database, &self.options, container.uuid, container.usage(), asked).await?;
         let Patch { cpu, memory, name } = patch;
         self.save(container, Changes { cpu, memory, name, ..Changes::default() }).await
     }

@@ -1,0 +1,165 @@
+//! Capsules, through `openstack capsule`.
+
+use std::fs;
+
+use cloud_tests::cloud::{Cloud, in_cloud};
+use cloud_tests::eventually;
+use serde_json::Value;
+
+use crate::service::Killed;
+
+/// A capsule of these containers, each a name for its image and a shell's script.
+fn template(name: &str, restart_policy: &str, init: &[&str], containers: &[&str]) -> String {
+    let list = |scripts: &[&str]| -> String {
+        let one = |script: &&str| {
+            format!(
+                "    - image: busybox\n      imagePullPolicy: ifnotpresent\n      command: [sh, -c]\n      args: ['{script}']\n      \
+                 resources: {{ requests: {{ cpu: 0.5, memory: 64 }} }}\n"
+            )
+        };
+        scripts.iter().map(one).collect()
+    };
+    let init = if init.is_empty() { String::new() } else { format!("  initContainers:\n{}", list(init)) };
+    format!(
+        "capsuleVersion: beta\nkind: capsule\nmetadata:\n  name: {name}\nspec:\n  restartPolicy: {restart_policy}\n{init}  \
+         containers:\n{}",
+        list(containers)
+    )
+}
+
+fn create(cloud: &Cloud, template: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("capsule.yaml");
+    fs::write(&path, template).unwrap();
+    let said = cloud.openstack(&["capsule", "create", "--file", path.to_str().unwrap()]).ok();
+    let uuid = said.split_whitespace().find(|word| word.len() == 36 && word.matches('-').count() == 4);
+    uuid.unwrap_or_else(|| panic!("no identifier in {said}")).to_owned()
+}
+
+fn show(cloud: &Cloud, uuid: &str) -> Value {
+    cloud.api(&format!("capsules/{uuid}"))
+}
+
+fn wait_for_status(cloud: &Cloud, uuid: &str, wanted: &str) {
+    eventually(240, &format!("capsule {uuid} is {wanted}"), || {
+        let shown = show(cloud, uuid);
+        if shown["status"] == wanted { Ok(()) } else { Err(shown.to_string()) }
+    });
+}
+
+/// Statuses of a capsule's containers in their order.
+fn members(cloud: &Cloud, uuid: &str, kind: u8) -> Vec<String> {
+    let query = format!(
+        "SELECT m.status FROM zun.container m JOIN zun.container c ON m.capsule_id = c.id WHERE c.uuid = '{uuid}' \
+         AND m.container_type = {kind} ORDER BY m.id"
+    );
+    cloud.sql(&query).lines().map(str::to_owned).collect()
+}
+
+fn delete(cloud: &Cloud, uuid: &str) {
+    cloud.openstack(&["capsule", "delete", uuid]).ok();
+    cloud.wait_until_gone(uuid);
+}
+
+/// What the capsule's containers wrote, from the compute host.
+fn logs(cloud: &Cloud, uuid: &str) -> String {
+    cloud.shell(&format!("cat /var/lib/zun-kata/sandboxes/{uuid}/run/container-*.log"))
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn containers_of_a_capsule_begin_in_order_and_share_a_network() {
+    in_cloud(|cloud| {
+        let init = ["echo first; sleep 1", "echo second"];
+        let containers = [
+            "echo page >/index.html; exec httpd -f -p 127.0.0.1:8000 -h /",
+            "until wget -q -O - http://127.0.0.1:8000/index.html; do sleep 0.1; done; sleep 100000",
+        ];
+        let uuid = create(cloud, &template("two", "Always", &init, &containers));
+        wait_for_status(cloud, &uuid, "Running");
+        eventually(120, "all have begun", || {
+            let now = (members(cloud, &uuid, 3), members(cloud, &uuid, 2));
+            if now.0 == ["Stopped", "Stopped"] && now.1 == ["Running", "Running"] {
+                Ok(())
+            } else {
+                Err(format!("{now:?}"))
+            }
+        });
+        eventually(60, "one has fetched the other's page", || {
+            let logs = logs(cloud, &uuid);
+            if logs.contains("page") { Ok(()) } else { Err(logs) }
+        });
+        let time = |text: &str| {
+            let logs = logs(cloud, &uuid);
+            let line =
+                logs.lines().find(|line| line.contains(text)).unwrap_or_else(|| panic!("{text}: {logs}"));
+            let entry: Value = serde_json::from_str(line).unwrap();
+            entry["time"].to_string()
+        };
+        assert!(time("first") < time("second") && time("second") < time("page"));
+        let shown = show(cloud, &uuid);
+        let address = shown["addresses"].to_string();
+        assert!(address.contains("10.77.0."), "{shown}");
+        assert_eq!(cloud.ports_of(&uuid).len(), 1);
+        let listed = cloud.openstack(&["capsule", "list"]).ok();
+        assert!(listed.contains(&uuid) && listed.contains("Running"), "{listed}");
+        assert!(cloud.openstack(&["capsule", "show", &uuid]).ok().contains(&uuid));
+        delete(cloud, &uuid);
+        assert!(members(cloud, &uuid, 2).is_empty());
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_capsule_outlives_the_service_and_comes_back_after_its_guest() {
+    in_cloud(|cloud| {
+        let containers = ["echo began; sleep 100000", "sleep 5; exit 3"];
+        let uuid = create(cloud, &template("again", "Always", &[], &containers));
+        wait_for_status(cloud, &uuid, "Running");
+        let began = || logs(cloud, &uuid).matches("began").count();
+        eventually(60, "it has begun", || if began() == 1 { Ok(()) } else { Err(logs(cloud, &uuid)) });
+        eventually(120, "one that ended is started again", || match members(cloud, &uuid, 2).as_slice() {
+            [first, second] if first == "Running" && second == "Restarting" => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        Killed::now(cloud).revive();
+        eventually(120, "it runs again", || {
+            let now = members(cloud, &uuid, 2);
+            if now == ["Running", "Running"] { Ok(()) } else { Err(format!("{now:?}")) }
+        });
+        assert_eq!(began(), 1, "the other went on");
+        cloud.shell(&format!("pkill -9 -f '[k]ata-shim /var/lib/zun-kata/sandboxes/{uuid}'"));
+        eventually(
+            120,
+            "all have begun again",
+            || if began() == 2 { Ok(()) } else { Err(logs(cloud, &uuid)) },
+        );
+        wait_for_status(cloud, &uuid, "Running");
+        delete(cloud, &uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_capsule_that_cannot_begin_says_why_and_one_that_waits_can_be_deleted() {
+    in_cloud(|cloud| {
+        let fails = create(cloud, &template("fails", "Never", &["exit 4"], &["sleep 100000"]));
+        wait_for_status(cloud, &fails, "Error");
+        let reason = show(cloud, &fails)["status_reason"].to_string();
+        assert!(reason.contains("status 4"), "{reason}");
+        delete(cloud, &fails);
+
+        let many = create(cloud, &template("many", "Never", &[], &["sleep 100000"; 5]));
+        wait_for_status(cloud, &many, "Error");
+        let reason = show(cloud, &many)["status_reason"].to_string();
+        assert!(reason.contains("5 containers are more than"), "{reason}");
+        delete(cloud, &many);
+
+        let waits = create(cloud, &template("waits", "Never", &["sleep 100000"], &["sleep 100000"]));
+        eventually(120, "it waits", || {
+            let now = members(cloud, &waits, 3);
+            if now == ["Running"] { Ok(()) } else { Err(format!("{now:?}")) }
+        });
+        delete(cloud, &waits);
+    });
+}
