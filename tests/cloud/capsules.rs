@@ -14,7 +14,7 @@ fn template(name: &str, restart_policy: &str, init: &[&str], containers: &[&str]
         let one = |script: &&str| {
             format!(
                 "    - image: busybox\n      imagePullPolicy: ifnotpresent\n      command: [sh, -c]\n      args: ['{script}']\n      \
-                 resources: {{ requests: {{ cpu: 0.5, memory: 64 }} }}\n"
+                 resources: {{ requests: {{ cpu: 0.1, memory: 64 }} }}\n"
             )
         };
         scripts.iter().map(one).collect()

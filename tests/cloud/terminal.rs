@@ -48,6 +48,16 @@ impl Terminal {
         });
     }
 
+    /// Presses Enter until the shell shows its prompt: the command forgets keys that come before it has its terminal ready.
+    fn wait_for_prompt(&mut self) {
+        self.wait_for("press Enter to continue");
+        eventually(60, "the shell prompts", || {
+            self.press("\r");
+            let screen = self.screen.lock().unwrap();
+            if screen.contains("# ") { Ok(()) } else { Err(screen.clone()) }
+        });
+    }
+
     fn press(&mut self, keys: &str) {
         self.script.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
     }
@@ -83,9 +93,7 @@ fn a_shell_runs_at_the_users_terminal() {
     in_cloud(|cloud| {
         let uuid = cloud.run_busybox("sleep 100000");
         let mut terminal = Terminal::open(&format!("exec --interactive {uuid} sh"));
-        terminal.wait_for("press Enter to continue");
-        terminal.press("\r");
-        terminal.wait_for("/ # ");
+        terminal.wait_for_prompt();
         terminal.press("echo number $((40+2)); tty\r");
         terminal.wait_for("number 42");
         terminal.wait_for("/dev/pts/");
@@ -106,8 +114,8 @@ fn a_shell_runs_at_the_users_terminal() {
 
         // One who only closes the connection leaves no process behind.
         let mut terminal = Terminal::open(&format!("exec --interactive {uuid} sh"));
-        terminal.wait_for("press Enter to continue");
-        terminal.press("\recho left $((2+2))\r");
+        terminal.wait_for_prompt();
+        terminal.press("echo left $((2+2))\r");
         terminal.wait_for("left 4");
         drop(terminal);
         eventually(60, "the shell has ended", || {
@@ -128,8 +136,8 @@ fn one_attaches_leaves_and_comes_back() {
     in_cloud(|cloud| {
         let uuid = create_interactive(cloud, &["sh"]);
         let mut terminal = Terminal::open(&format!("attach {uuid}"));
-        terminal.wait_for("press Enter to continue");
-        terminal.press("\rx=kept; echo first $((20+1))\r");
+        terminal.wait_for_prompt();
+        terminal.press("x=kept; echo first $((20+1))\r");
         terminal.wait_for("first 21");
         terminal.press("until [ \"$(stty size)\" = '33 101' ]; do :; done; echo as large as $(stty size)\r");
         terminal.wait_for("as large as 33 101");
@@ -140,8 +148,8 @@ fn one_attaches_leaves_and_comes_back() {
         cloud.wait_for_status(&uuid, "Running");
 
         let mut terminal = Terminal::open(&format!("attach {uuid}"));
-        terminal.wait_for("press Enter to continue");
-        terminal.press("\recho $x $((20+2))\r");
+        terminal.wait_for_prompt();
+        terminal.press("echo $x $((20+2))\r");
         terminal.wait_for("kept 22");
         terminal.press("exit\r");
         terminal.wait_until_closed();

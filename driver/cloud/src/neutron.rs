@@ -173,6 +173,22 @@ impl Neutron {
         self.0.call(Method::GET, &path, NOTHING).await.map(|List { ports }| ports)
     }
 
+    /// Kinds of the agents that are alive on a host.
+    pub async fn live_agents(&self, host: &str) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct List {
+            agents: Vec<Agent>,
+        }
+        #[derive(Deserialize)]
+        struct Agent {
+            agent_type: String,
+            alive: bool,
+        }
+        let path = format!("/v2.0/agents?host={host}");
+        let List { agents } = self.0.call(Method::GET, &path, NOTHING).await?;
+        Ok(agents.into_iter().filter(|agent| agent.alive).map(|agent| agent.agent_type).collect())
+    }
+
     /// Reads a network.
     pub async fn network(&self, id: &str) -> Result<Network> {
         #[derive(Deserialize)]

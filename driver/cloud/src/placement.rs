@@ -65,6 +65,20 @@ impl Placement {
         Rest::new(keystone, "Placement", "placement", options, Some(MICROVERSION)).map(Self)
     }
 
+    /// The newest version of its API.
+    pub async fn version(&self) -> Result<String> {
+        #[derive(Deserialize)]
+        struct Versions {
+            versions: Vec<Version>,
+        }
+        #[derive(Deserialize)]
+        struct Version {
+            max_version: String,
+        }
+        let Versions { versions } = self.0.call(Method::GET, "/", NOTHING).await?;
+        Ok(versions.into_iter().next().map_or_else(|| "unknown".into(), |version| version.max_version))
+    }
+
     /// Makes the provider `uuid` named `name`, if there is none.
     pub async fn ensure_provider(&self, uuid: Uuid, name: &str) -> Result<()> {
         match self.0.call::<Value>(Method::GET, &format!("/resource_providers/{uuid}"), NOTHING).await {

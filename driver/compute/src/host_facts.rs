@@ -74,6 +74,12 @@ pub fn disk_gib(path: &Path) -> u64 {
     nix::sys::statvfs::statvfs(path).map_or(0, |stat| stat.blocks() * stat.fragment_size() / GIBIBYTE)
 }
 
+/// What is left in GiB of the file system that holds `path`.
+pub fn free_disk_gib(path: &Path) -> u64 {
+    nix::sys::statvfs::statvfs(path)
+        .map_or(0, |stat| stat.blocks_available() * stat.fragment_size() / GIBIBYTE)
+}
+
 /// The host's NUMA nodes; one that has all where the kernel names none.
 pub fn numa_topology() -> NumaTopology {
     let entries = fs::read_dir("/sys/devices/system/node").into_iter().flatten().flatten();

@@ -1,6 +1,7 @@
 //! `zun-kata-compute`: consumes Zun's RPC and runs each container in a KVM sandbox of its own.
 
 mod capsule_record;
+mod check;
 mod console;
 mod error;
 mod host_facts;
@@ -39,7 +40,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Say whether this host can run sandboxes, and why not, then exit.
+    /// Try the broker, the database, Keystone, Placement, Neutron, the image store, control groups and KVM; print a verdict
+    /// a line, and fail if one is bad.
     Check,
     /// Run images in sandboxes of this host, and look into those that run, without OpenStack.
     #[command(subcommand)]
@@ -67,7 +69,7 @@ fn main() -> ExitCode {
     };
     runtime.block_on(async {
         match arguments.command {
-            Some(Command::Check) => service::check(&options).await,
+            Some(Command::Check) => check::check(&options).await,
             Some(Command::Sandbox(command)) => sandbox_command::run(&options, command).await,
             None => service::run(options).await,
         }

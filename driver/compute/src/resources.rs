@@ -162,7 +162,9 @@ fn traits(disabled: bool) -> BTreeMap<&'static str, bool> {
 }
 
 fn disk_gib(options: &Options) -> u64 {
-    host_facts::disk_gib(&options.kata.state_path)
+    let total = host_facts::disk_gib(&options.kata.state_path);
+    let images = total as f64 * options.compute.reserve_disk_for_image.clamp(0.0, 1.0);
+    total - images as u64
 }
 
 /// As large as a column of the table can be.

@@ -16,26 +16,11 @@ use crate::console::{self, Sessions};
 use crate::manager::Manager;
 use crate::options::Options;
 use crate::resources::{self, BINARY};
-use crate::{error, metrics, recovery};
+use crate::{metrics, recovery};
 
 const RETRY: Duration = Duration::from_secs(2);
 /// Some of Zun's periods are maxima; ours are no longer than this.
 const REPORT_MAX: Duration = Duration::from_secs(60);
-
-/// Says whether this host can run sandboxes.
-pub async fn check(options: &Options) -> ExitCode {
-    let proven = async { Ok::<_, error::Error>(prove_kvm(&Host::new(options.host())?).await?) };
-    match proven.await {
-        Ok(took) => {
-            println!("kvm: a guest was ready after {} ms", took.as_millis());
-            ExitCode::SUCCESS
-        }
-        Err(e) => {
-            println!("kvm: {e}");
-            ExitCode::FAILURE
-        }
-    }
-}
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(options: Options) -> ExitCode {
@@ -49,6 +34,9 @@ pub async fn run(options: Options) -> ExitCode {
 }
 
 async fn serve(options: Options) -> Result<(), String> {
+    for line in &options.needless {
+        tracing::warn!("{line}");
+    }
     let options = Arc::new(options);
     let stop = stop_on_signal()?;
     let host = Host::new(options.host()).map_err(|e| e.to_string())?;

@@ -11,5 +11,5 @@ pub use config::{ConfigFiles, default_config_files};
 pub use context::RequestContext;
 pub use rpc::{
     CallError, Client, Dispatch, ParseTransportUrlError, RabbitOptions, RemoteError, Server, Target,
-    TransportUrl,
+    TransportUrl, try_broker,
 };

@@ -6,6 +6,7 @@ use std::io::{Seek, SeekFrom};
 use shim_control::{FileStat, Pack, Unpack};
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::host::Sandbox;
 use crate::launch::SandboxSpec;
 use crate::oci::ContainerSpec;
@@ -51,6 +52,8 @@ impl Sandbox {
         let ended = self.shut_down().await;
         if known {
             fs::rename(&kept, &state).map_err(Error::io("bring back", state))?;
+        } else {
+            files::remove(&state)?;
         }
         let result = result?;
         ended?;

@@ -62,6 +62,8 @@ fn since(value: &Value) -> Result<Option<OffsetDateTime>> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

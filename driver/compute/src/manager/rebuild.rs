@@ -6,7 +6,7 @@ use model::{Changes, Container, ContainerType, ContainerUuid, RequestedNetwork, 
 
 use super::Manager;
 use super::create::{created_changes, refuse_what_is_not_built};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::networking::{self, Attachment};
 
 impl Manager {
@@ -28,10 +28,22 @@ impl Manager {
         };
         let result = self.event(request, &seen, "_do_container_rebuild", rebuild).await;
         if let Err(e) = &result {
-            self.fail(&mut container, e).await;
+            self.fail_rebuild(&mut container, e).await;
         }
         self.finish(request, &container, "rebuild", &result).await;
         result
+    }
+
+    /// A container that is as it was goes on, and says why it was not rebuilt.
+    async fn fail_rebuild(&self, container: &mut Container, error: &Error) {
+        self.fail(container, error).await;
+        if self.sandbox(container.uuid).situation().await.runs(&container.uuid.to_string()) {
+            let reason = Some(Some(format!("it was not rebuilt: {error}")));
+            let changes = Changes { status_reason: reason, ..Changes::status(Status::Running) };
+            if let Err(e) = self.save(container, changes).await {
+                tracing::error!("its status is not recorded: {e}");
+            }
+        }
     }
 
     /// What may fail without harm comes first: until the image is there, the container is as it was.

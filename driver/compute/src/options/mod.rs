@@ -2,6 +2,7 @@
 //! `[kata]` are ours.
 
 mod docker;
+mod upstream;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,6 +35,9 @@ pub struct Options {
     pub neutron_client: ClientOptions,
     pub placement_client: ClientOptions,
     pub oslo_messaging_rabbit: RabbitOptions,
+    /// A line for each option that is set and means nothing to this service.
+    #[serde(skip)]
+    pub needless: Vec<String>,
 }
 
 /// `[DEFAULT]`
@@ -63,6 +67,7 @@ pub struct Compute {
     pub reserved_host_cpus: u64,
     pub reserved_host_memory_mb: u64,
     pub reserved_host_disk_mb: u64,
+    pub reserve_disk_for_image: f64,
     pub cpu_allocation_ratio: Option<f32>,
     pub ram_allocation_ratio: Option<f32>,
     pub disk_allocation_ratio: Option<f32>,
@@ -81,7 +86,7 @@ pub struct DatabaseOptions {
 
 /// `[kata]`
 #[derive(Clone, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Kata {
     /// Below which sandboxes and images are kept.
     pub state_path: PathBuf,
@@ -229,6 +234,7 @@ impl Default for Compute {
             reserved_host_cpus: 0,
             reserved_host_memory_mb: 512,
             reserved_host_disk_mb: 0,
+            reserve_disk_for_image: 0.2,
             cpu_allocation_ratio: None,
             ram_allocation_ratio: None,
             disk_allocation_ratio: None,
@@ -285,8 +291,10 @@ impl Options {
     /// Reads the options.
     pub fn read(files: ConfigFiles) -> Result<Self, String> {
         let config = Config::builder().add_source(files).build().map_err(|e| e.to_string())?;
+        let given: upstream::Given = config.clone().try_deserialize().map_err(|e| e.to_string())?;
         let mut options: Self = config.try_deserialize().map_err(|e| e.to_string())?;
         options.docker.complete(&options.default.my_ip);
+        options.needless = upstream::review(&given)?;
         Ok(options)
     }
 
@@ -391,6 +399,7 @@ mod tests {
         assert!(error("mysql+pymysql", "sqlite").contains("sqlite:// is not supported"));
         assert_eq!(error("username = zun", ""), "[keystone_auth] username is missing");
         assert!(error("template_scope = host", "template_scope = all").contains("template_scope"));
+        assert!(error("log_files = 7", "log_fils = 7").contains("log_fils"));
         assert!(error("log_files = 7", "log_files = many").contains("log_files"));
         assert!(error("[kata]", "[docker]\nca_file = /x\n[kata]").contains("cert_file"));
         assert!(error("host = h", "transport_url = kafka://h").contains("only rabbit:// is supported"));

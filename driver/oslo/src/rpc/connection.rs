@@ -102,6 +102,23 @@ impl Broking {
         }
     }
 
+    /// Tries each broker once, and gives the first that answers, or why none does.
+    async fn try_once(&self) -> Result<String, String> {
+        let mut reasons = Vec::new();
+        for broker in &self.url.brokers {
+            match tokio::time::timeout(CONNECT_TIMEOUT, self.try_connect(broker)).await {
+                Ok(Ok(connection)) => {
+                    // That it is closed in order is a courtesy.
+                    let _ = connection.close(200, "checked".into()).await;
+                    return Ok(format!("{broker:?}"));
+                }
+                Ok(Err(e)) => reasons.push(format!("{broker:?}: {e}")),
+                Err(_) => reasons.push(format!("{broker:?}: it does not answer")),
+            }
+        }
+        Err(reasons.join("; "))
+    }
+
     async fn try_connect(
         &self,
         broker: &Broker,
@@ -142,4 +159,9 @@ impl Broking {
         };
         Ok(OwnedTLSConfig { identity, cert_chain })
     }
+}
+
+/// Says which broker of a cluster takes a connection, or why none does.
+pub async fn try_broker(url: TransportUrl, options: RabbitOptions) -> Result<String, String> {
+    Broking { url, options, name: "check".into() }.try_once().await
 }

@@ -9,7 +9,7 @@ mod topology;
 mod transport_url;
 
 pub use client::{CallError, Client};
-pub use connection::RabbitOptions;
+pub use connection::{RabbitOptions, try_broker};
 pub use error::RemoteError;
 pub use server::{Dispatch, Server};
 pub use topology::Target;
