@@ -81,9 +81,23 @@ fn an_image_that_was_pulled_to_the_host_needs_its_registry_no_more() {
         cloud.wait_for_status(&uuid_of_container, "Stopped");
         let log = cloud.openstack(&["appcontainer", "logs", &uuid_of_container]).ok();
         assert_eq!(log.trim(), "before");
+        // Deleted, it stays for the container that was made of it, and for no other.
+        cloud.openstack(&["appcontainer", "image", "delete", &uuid]).ok();
+        eventually(60, "its row is gone", || {
+            let row = cloud.sql(&format!("SELECT uuid FROM zun.image WHERE uuid = '{uuid}'"));
+            if row.is_empty() { Ok(()) } else { Err(row) }
+        });
+        cloud.openstack(&["appcontainer", "start", &uuid_of_container]).ok();
+        eventually(120, "it has run again", || {
+            let log = cloud.openstack(&["appcontainer", "logs", &uuid_of_container]).ok();
+            if log.matches("before").count() == 2 { Ok(()) } else { Err(log) }
+        });
+        cloud.wait_for_status(&uuid_of_container, "Stopped");
         cloud.delete(&uuid_of_container);
-        // Zun's own way to remove the row is not built yet.
-        cloud.sql(&format!("DELETE FROM zun.image WHERE uuid = '{uuid}'"));
+        let other = cloud.make("run", &[&small[..], &[&name, "cat", "/pulled"]].concat());
+        let reason = cloud.wait_for_error(&other);
+        assert!(reason.contains(&name), "{reason}");
+        cloud.delete(&other);
     });
 }
 

@@ -169,17 +169,16 @@ fn a_paused_container_stands_still_and_goes_on() {
 fn what_is_not_built_says_so() {
     in_cloud(|cloud| {
         let uuid = cloud.run_busybox(LONG);
-        let copied = cloud.openstack(&["appcontainer", "cp", &format!("{uuid}:/etc/hostname"), "/tmp"]);
-        assert_ne!(copied.status, 0, "{copied:?}");
+        let committed = cloud.openstack(&["appcontainer", "commit", &uuid, "repository:tag"]);
+        assert!(committed.status != 0 || committed.err.contains("rror"), "{committed:?}");
         let log = service_log(cloud);
-        assert!(log.contains("OperationNotSupported: container_get_archive is not supported"), "{log}");
-        cloud.openstack(&["appcontainer", "rebuild", &uuid]).ok();
+        assert!(log.contains("OperationNotSupported: container_commit is not supported"), "{log}");
         eventually(30, "the action ends in an error", || {
             let query = format!(
-                "SELECT e.action, e.message FROM zun.container_actions e WHERE e.container_uuid = '{uuid}' AND e.action = 'rebuild'"
+                "SELECT message FROM zun.container_actions WHERE container_uuid = '{uuid}' AND action = 'commit'"
             );
-            let action = cloud.sql(&query);
-            if action.contains("Error") || action.contains("not supported") { Ok(()) } else { Err(action) }
+            let message = cloud.sql(&query);
+            if message == "Error" { Ok(()) } else { Err(message) }
         });
         assert_eq!(cloud.show(&uuid)["status"], "Running");
         cloud.delete(&uuid);

@@ -2,14 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod admin;
 mod archives;
 mod bad_input;
 mod capsules;
 mod images;
 mod life;
+mod model;
 mod network;
 mod operator;
 mod policies;
+mod recovery;
 mod service;
 mod terminal;
 mod usage;

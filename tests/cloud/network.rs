@@ -170,3 +170,28 @@ fn a_security_group_comes_and_goes() {
         cloud.delete(&uuid);
     });
 }
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn zuns_own_networks_come_and_go() {
+    in_cloud(|cloud| {
+        let network = cloud.network("10.79.0.0/24");
+        let id = cloud.sql(&format!("SELECT id FROM neutron.networks WHERE name = '{}'", network.name));
+        let create = || cloud.request("POST", "networks", &format!("{{\"neutron_net_id\": \"{id}\"}}"));
+        let made = create();
+        assert_eq!(made["neutron_net_id"], id.as_str(), "{made}");
+        assert_eq!(create()["uuid"], made["uuid"], "there is one of it");
+        let uuid = made["uuid"].as_str().unwrap();
+        let place = ["--cpu", "1", "--memory", "128", "--image-pull-policy", "ifnotpresent", "--net"];
+        let own = format!("network={}", network.name);
+        let user = cloud.make("create", &[&place[..], &[&own, "busybox", "true"]].concat());
+        cloud.wait_for_status(&user, "Created");
+        let refused = cloud.request("DELETE", &format!("networks/{uuid}"), "");
+        assert!(refused.to_string().contains("in use"), "{refused}");
+        cloud.delete(&user);
+        assert_eq!(cloud.request("DELETE", &format!("networks/{uuid}"), ""), serde_json::Value::Null);
+        assert_eq!(cloud.sql(&format!("SELECT id FROM zun.network WHERE uuid = '{uuid}'")), "");
+        let missing = cloud.request("POST", "networks", "{\"neutron_net_id\": \"not-there\"}");
+        assert!(missing.to_string().contains("not-there") || missing["errors"].is_array(), "{missing}");
+    });
+}

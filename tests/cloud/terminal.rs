@@ -224,7 +224,8 @@ fn any_bytes_pass_and_an_address_serves_once() {
         cloud.wait_for_status(&uuid, "Paused");
         let refused = cloud.openstack(&["appcontainer", "attach", &uuid]);
         assert!(format!("{refused:?}").contains("Paused"), "{refused:?}");
-        let unknown = cloud.api_post(&format!("containers/{uuid}/execute_resize?exec_id=none&w=1&h=1"));
+        let unknown =
+            cloud.request("POST", &format!("containers/{uuid}/execute_resize?exec_id=none&w=1&h=1"), "");
         assert!(unknown.to_string().contains("none"), "{unknown}");
         // The API deletes no container that is paused.
         cloud.openstack(&["appcontainer", "unpause", &uuid]).ok();

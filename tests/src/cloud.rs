@@ -115,22 +115,22 @@ impl Cloud {
 
     /// What Zun's API says at a path, whatever its status.
     pub fn api(&self, path: &str) -> Value {
-        self.request("GET", path)
+        self.request("GET", path, "")
     }
 
-    /// The same of a request that changes something.
-    pub fn api_post(&self, path: &str) -> Value {
-        self.request("POST", path)
-    }
-
-    fn request(&self, method: &str, path: &str) -> Value {
+    /// The same of another method, with a body of JSON. No answer is null.
+    pub fn request(&self, method: &str, path: &str, body: &str) -> Value {
         let command = ". devstack/openrc
             token=$(openstack token issue -f value -c id)
             url=$(openstack endpoint list --service container --interface public -f value -c URL)
-            curl -sS -X \"$1\" -H \"X-Auth-Token: $token\" -H 'OpenStack-API-Version: container 1.40' \"$url/$0\"";
-        let output =
-            Command::new("bash").args(["-ec", command, path, method]).current_dir(top()).output().unwrap();
+            curl -sS -X \"$1\" -H \"X-Auth-Token: $token\" -H 'OpenStack-API-Version: container 1.40' \
+                -H 'Content-Type: application/json' ${2:+-d \"$2\"} \"$url/$0\"";
+        let arguments = ["-ec", command, path, method, body];
+        let output = Command::new("bash").args(arguments).current_dir(top()).output().unwrap();
         let said = Said::from(output).ok();
+        if said.trim().is_empty() {
+            return Value::Null;
+        }
         serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"))
     }
 

@@ -64,7 +64,8 @@ async fn remove_strangers(manager: &Arc<Manager>, known: Vec<String>) {
 async fn recover_one(manager: &Arc<Manager>, mut container: Container) -> Result<()> {
     let uuid = container.uuid;
     let task = container.task();
-    if container.status == Status::Creating || task == Some(TaskState::ContainerCreating) {
+    let creating = matches!(task, Some(TaskState::ContainerCreating | TaskState::ImagePulling));
+    if container.status == Status::Creating || creating {
         manager.clean_up(uuid).await?;
         manager.placement().delete_allocations(&uuid.to_string()).await?;
         let changes = Changes {
