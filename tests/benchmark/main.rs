@@ -1,10 +1,12 @@
 //! Where the time of one `run` goes, and how long the same guest takes in QEMU's microvm.
 //!
 //!   benchmark road       in the cloud of devstack/up: from the RPC message to the container's process
+//!   benchmark calls      in the cloud of devstack/up: calls a second, the idle service, comparisons of states
 //!   benchmark machine    where KVM works: from the start of the VMM to the agent's first answer
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod calls;
 mod crowd;
 mod disk;
 mod guests;
@@ -23,7 +25,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("road") => road::run(),
+        Some("calls") => calls::run(),
         Some("machine") => machine::run(),
-        _ => panic!("usage: benchmark road|machine"),
+        _ => panic!("usage: benchmark road|calls|machine"),
     }
 }

@@ -195,3 +195,29 @@ fn zuns_own_networks_come_and_go() {
         assert!(missing.to_string().contains("not-there") || missing["errors"].is_array(), "{missing}");
     });
 }
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn exposed_ports_are_let_through_by_a_group_that_goes_with_the_container() {
+    in_cloud(|cloud| {
+        let place =
+            ["--cpu", "1", "--memory", "128", "--image-pull-policy", "ifnotpresent", "--net", "network=net"];
+        let exposed = ["--expose-port", "8000", "--expose-port", "53/udp"];
+        let uuid = cloud.make("create", &[&place[..], &exposed, &["busybox", "true"]].concat());
+        cloud.wait_for_status(&uuid, "Created");
+        let rules = || {
+            cloud.sql(&format!(
+                "SELECT r.protocol, r.port_range_min, r.remote_ip_prefix FROM neutron.securitygrouprules r
+                 JOIN neutron.securitygroups g ON g.id = r.security_group_id
+                 JOIN neutron.securitygroupportbindings b ON b.security_group_id = g.id
+                 JOIN neutron.ports p ON p.id = b.port_id
+                 WHERE p.device_id = '{uuid}' AND g.name = 'zun-{uuid}' AND r.direction = 'ingress' ORDER BY r.protocol"
+            ))
+        };
+        assert_eq!(rules(), "tcp\t8000\t0.0.0.0/0\nudp\t53\t0.0.0.0/0");
+        assert!(cloud.show(&uuid)["ports"].to_string().contains("8000"), "{}", cloud.show(&uuid));
+        cloud.delete(&uuid);
+        let left = cloud.sql(&format!("SELECT id FROM neutron.securitygroups WHERE name = 'zun-{uuid}'"));
+        assert_eq!(left, "");
+    });
+}

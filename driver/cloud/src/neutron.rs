@@ -114,6 +114,11 @@ pub struct HostRoute {
     pub nexthop: IpAddr,
 }
 
+#[derive(Deserialize)]
+struct Identified {
+    id: String,
+}
+
 impl Neutron {
     /// A client on the session.
     pub fn new(keystone: Keystone, options: ClientOptions) -> Result<Self> {
@@ -143,6 +148,50 @@ impl Neutron {
     /// Gives a port these security groups and no others.
     pub async fn set_security_groups(&self, id: &str, groups: &[String]) -> Result<Port> {
         self.update_port(id, json!({ "security_groups": groups })).await
+    }
+
+    /// Makes a security group, and gives its identifier.
+    pub async fn create_security_group(&self, name: &str, project: &str) -> Result<String> {
+        #[derive(Deserialize)]
+        struct Made {
+            security_group: Identified,
+        }
+        let body = json!({ "security_group": { "name": name, "tenant_id": project } });
+        let Made { security_group } = self.0.call(Method::POST, "/v2.0/security-groups", Some(&body)).await?;
+        Ok(security_group.id)
+    }
+
+    /// Adds a rule to a security group that lets all in to a port, over IPv4.
+    pub async fn let_in(&self, group: &str, project: &str, protocol: &str, port: u16) -> Result<()> {
+        let body = json!({ "security_group_rule": {
+            "security_group_id": group,
+            "tenant_id": project,
+            "direction": "ingress",
+            "protocol": protocol,
+            "port_range_min": port,
+            "port_range_max": port,
+            "remote_ip_prefix": "0.0.0.0/0",
+        } });
+        self.0.call::<Value>(Method::POST, "/v2.0/security-group-rules", Some(&body)).await.map(|_| ())
+    }
+
+    /// The identifiers of the security groups of this name.
+    pub async fn security_groups_named(&self, name: &str) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct List {
+            security_groups: Vec<Identified>,
+        }
+        let path = format!("/v2.0/security-groups?name={name}");
+        let List { security_groups } = self.0.call(Method::GET, &path, NOTHING).await?;
+        Ok(security_groups.into_iter().map(|group| group.id).collect())
+    }
+
+    /// Removes a security group. One that is gone is as good.
+    pub async fn delete_security_group(&self, id: &str) -> Result<()> {
+        match self.0.call::<Value>(Method::DELETE, &format!("/v2.0/security-groups/{id}"), NOTHING).await {
+            Err(e) if !e.is_not_found() => Err(e),
+            _ => Ok(()),
+        }
     }
 
     async fn update_port(&self, id: &str, fields: Value) -> Result<Port> {

@@ -4,6 +4,7 @@ mod capsule_record;
 mod check;
 mod console;
 mod error;
+mod exposed_ports;
 mod host_facts;
 mod manager;
 mod metrics;

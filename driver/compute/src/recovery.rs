@@ -66,15 +66,8 @@ async fn recover_one(manager: &Arc<Manager>, mut container: Container) -> Result
     let task = container.task();
     let creating = matches!(task, Some(TaskState::ContainerCreating | TaskState::ImagePulling));
     if container.status == Status::Creating || creating {
-        manager.clean_up(uuid).await?;
-        manager.placement().delete_allocations(&uuid.to_string()).await?;
-        let changes = Changes {
-            task_state: Some(None),
-            container_id: Some(None),
-            addresses: Some(model::Addresses::new()),
-            ..Changes::error("Container failed to create correctly")
-        };
-        return Ok(container.save(manager.database(), changes).await?);
+        manager.abandon_create(&mut container).await;
+        return Ok(());
     }
     if container.task_state.is_some() {
         container.save(manager.database(), Changes::task(None)).await?;

@@ -405,6 +405,14 @@ impl Changes {
         Self { task_state: Some(task), ..Self::default() }
     }
 
+    /// Whether the status, its reason or its detail is to become another.
+    pub fn differ_from(&self, container: &Container) -> bool {
+        let status = self.status.is_some_and(|status| status != container.status);
+        let reason = self.status_reason.as_ref().is_some_and(|reason| *reason != container.status_reason);
+        let detail = self.status_detail.as_ref().is_some_and(|detail| *detail != container.status_detail);
+        status || reason || detail
+    }
+
     /// Now, for `started_at`.
     pub fn started_now(mut self) -> Self {
         self.started_at = Some(Some(now()));

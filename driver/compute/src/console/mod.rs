@@ -4,6 +4,8 @@
 mod relay;
 mod server;
 mod sessions;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 pub use server::serve;

@@ -1,5 +1,6 @@
 //! `container_create`: image, ports, disk, and, where asked, the first start.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use super::dispatch::Arguments;
 use super::health::HealthCheck;
 use super::restart::RestartPolicy;
 use crate::error::{Error, Result};
+use crate::exposed_ports::{self, ExposedPort};
 use crate::networking::{self, Attachment};
 use crate::record::{ContainerRequest, Record};
 use crate::resources;
@@ -87,6 +89,8 @@ impl Manager {
         tracing::info!("the image is ready");
         let mut record = self.new_record(container, &image)?;
         record.sandbox_spec(&self.options.kata).validate()?;
+        let exposed = exposed_ports::of(container)?;
+        self.expose(container, &exposed).await?;
         record.attachments = networking::attach(&self.neutron, container, self.hostname(), networks).await?;
         tracing::info!("the ports are ready");
         let made = self.make_sandbox(container, &record).await;
@@ -98,6 +102,19 @@ impl Manager {
         self.save(container, changes).await
     }
 
+    /// Gives a container, or a capsule, a security group of its own for the ports that it exposes.
+    pub(super) async fn expose(
+        &self,
+        container: &mut Container,
+        ports: &BTreeSet<ExposedPort>,
+    ) -> Result<()> {
+        let Some(group) = exposed_ports::open(&self.neutron, container, ports).await? else { return Ok(()) };
+        let mut groups =
+            container.security_groups.as_ref().map(|groups| groups.0.clone()).unwrap_or_default();
+        groups.push(group);
+        self.save(container, Changes { security_groups: Some(groups), ..Changes::default() }).await
+    }
+
     /// Makes what this host keeps of a container.
     pub(super) async fn make_sandbox(&self, container: &Container, record: &Record) -> Result<()> {
         let sandbox = self.sandbox(container.uuid);
@@ -107,10 +124,19 @@ impl Manager {
         record.write(sandbox.path())
     }
 
+    /// A create that was interrupted counts as failed.
+    pub async fn abandon_create(&self, container: &mut Container) {
+        let error = Error::Conflict("Container failed to create correctly".into());
+        self.undo_create(container, &error).await;
+    }
+
     /// A create that failed leaves nothing on this host, in Neutron and in Placement.
     pub(super) async fn undo_create(&self, container: &mut Container, error: &Error) {
         if let Err(e) = self.clean_up(container.uuid).await {
             tracing::error!("something is left behind: {e}");
+        }
+        if let Err(e) = exposed_ports::close(&self.neutron, container.uuid).await {
+            tracing::error!("the security group is left behind: {e}");
         }
         if let Err(e) = self.placement.delete_allocations(&container.uuid.to_string()).await {
             tracing::error!("the allocation is left behind: {e}");
@@ -209,24 +235,15 @@ pub(super) fn refuse_volumes(arguments: &Arguments) -> Result<()> {
 pub(super) fn refuse_what_is_not_built(container: &Container) -> Result<()> {
     RestartPolicy::of(container)?;
     HealthCheck::of(container)?;
+    exposed_ports::of(container)?;
     let refused = [
         (container.image_driver.as_deref() == Some("glance"), "image driver glance"),
         (container.runtime.as_deref().is_some_and(|runtime| runtime != RUNTIME), "a runtime other than kata"),
         (container.cpu_policy.as_deref() == Some("dedicated"), "CPU policy dedicated"),
-        (container.exposed_ports.as_ref().is_some_and(|json| !is_empty(&json.0)), "exposing ports"),
     ];
     match refused.into_iter().find(|(asked, _)| *asked) {
         Some((_, what)) => Err(Error::NotSupported(what.to_owned())),
         None => Ok(()),
-    }
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Object(map) => map.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        _ => false,
     }
 }
 
@@ -246,12 +263,15 @@ pub(super) fn created_changes(
     hostname: &str,
 ) -> Changes {
     let config = image.configuration.config().clone().unwrap_or_default();
-    let ports = config.exposed_ports().iter().flatten();
+    let of_image = config.exposed_ports().iter().flatten();
+    let of_image = of_image.filter_map(|port| port.split('/').next()?.parse().ok());
+    let own = exposed_ports::of(container).unwrap_or_default().into_iter().map(|port| port.number);
+    let ports: BTreeSet<u16> = of_image.chain(own).collect();
     Changes {
         container_id: Some(Some(container.uuid.to_string())),
         addresses: Some(networking::addresses(attachments)),
         hostname: Some(hostname.to_owned()),
-        ports: Some(ports.filter_map(|port| port.split('/').next()?.parse().ok()).collect()),
+        ports: Some(ports.into_iter().collect()),
         image_driver: Some(IMAGE_DRIVER.to_owned()),
         runtime: Some(RUNTIME.to_owned()),
         entrypoint: container.entrypoint.as_ref().map(|list| list.0.clone()).or(config.entrypoint().clone()),

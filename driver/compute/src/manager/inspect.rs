@@ -17,7 +17,9 @@ impl Manager {
         // A task that is under way writes the status itself.
         if container.container_id.is_some() && container.task_state.is_none() {
             let situation = self.host().sandbox(&container.uuid.to_string()).situation().await;
-            if let Some(changes) = observed(&container, &situation, self.health.get(container.uuid)) {
+            let changes = observed(&container, &situation, self.health.get(container.uuid));
+            // What the row says already is not written again.
+            if let Some(changes) = changes.filter(|changes| changes.differ_from(&container)) {
                 self.save(&mut container, changes).await?;
             }
         }

@@ -12,6 +12,7 @@ use super::status::{observed, stopped};
 use super::steps::require_created;
 use super::{Manager, background_span};
 use crate::error::Result;
+use crate::exposed_ports;
 use crate::networking::{self, Plugging};
 
 const SIGKILL: u32 = 9;
@@ -328,6 +329,7 @@ impl Manager {
 
     async fn delete_everything(&self, container: &Container) -> Result<()> {
         self.clean_up(container.uuid).await?;
+        exposed_ports::close(&self.neutron, container.uuid).await?;
         Ok(self.placement.delete_allocations(&container.uuid.to_string()).await?)
     }
 

@@ -10,7 +10,7 @@ use tracing::Instrument;
 use super::super::restart::RestartPolicy;
 use super::super::{Manager, background_span};
 use crate::capsule_record::CapsuleRecord;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::networking;
 
 const LOST: &str = "the capsule's sandbox has ended";
@@ -140,7 +140,7 @@ impl Manager {
         }
         if capsule.status == Status::Creating || capsule.task_state.is_some() {
             self.save(&mut capsule, Changes::task(None)).await?;
-            let error = crate::error::Error::Conflict("Container failed to create correctly".into());
+            let error = Error::Conflict("Container failed to create correctly".into());
             self.undo_create_capsule(&mut capsule, &error).await;
             return Ok(());
         }

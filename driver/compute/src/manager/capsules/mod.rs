@@ -4,6 +4,7 @@
 mod life;
 mod members;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use model::{Changes, Container, ContainerType, RequestedNetwork, Status, TaskState};
@@ -13,6 +14,7 @@ use super::create::{hostname, refuse_volumes, refuse_what_is_not_built};
 use super::dispatch::Arguments;
 use crate::capsule_record::{CapsuleRecord, Member};
 use crate::error::{Error, Result};
+use crate::exposed_ports::{self, ExposedPort};
 use crate::manager::Restarts;
 use crate::networking;
 
@@ -68,6 +70,8 @@ impl Manager {
             restarts: Restarts::default(),
         };
         record.sandbox_spec(&self.options.kata).validate()?;
+        let exposed = self.ports_of_members(capsule).await?;
+        self.expose(capsule, &exposed).await?;
         record.attachments = networking::attach(&self.neutron, capsule, self.hostname(), networks).await?;
         let made = self.make_capsule_sandbox(capsule, &record).await;
         if made.is_err() {
@@ -81,6 +85,16 @@ impl Manager {
             ..Changes::default()
         };
         self.save(capsule, changes).await
+    }
+
+    async fn ports_of_members(&self, capsule: &Container) -> Result<BTreeSet<ExposedPort>> {
+        let mut ports = BTreeSet::new();
+        for kind in [ContainerType::CapsuleInitContainer, ContainerType::CapsuleContainer] {
+            for member in capsule.list_of_capsule(&self.database, kind).await? {
+                ports.extend(exposed_ports::of(&member)?);
+            }
+        }
+        Ok(ports)
     }
 
     async fn make_capsule_sandbox(&self, capsule: &Container, record: &CapsuleRecord) -> Result<()> {
