@@ -56,6 +56,7 @@ impl Sandboxes {
             ends_with: None,
             template_group: group.map(str::to_owned),
             nic_limit: RateLimit::default(),
+            pinning: None,
         };
         sandbox.start(&spec).await.unwrap();
     }

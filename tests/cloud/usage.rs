@@ -116,3 +116,52 @@ fn the_processes_of_a_container_are_its_own() {
         cloud.delete(&uuid);
     });
 }
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_container_has_cpus_to_itself() {
+    in_cloud(|cloud| {
+        // No option of the command line asks for it.
+        let dedicated = |cpus: f32| {
+            let body = format!(
+                r#"{{"image": "busybox", "command": ["sleep", "100000"], "cpu": {cpus}, "memory": "128",
+                    "cpu_policy": "dedicated", "image_pull_policy": "ifnotpresent", "nets": [{{"network": "net"}}]}}"#
+            );
+            let made = cloud.request("POST", "containers?run=true", &body);
+            made["uuid"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned()
+        };
+        let uuid = dedicated(1.0);
+        cloud.wait_for_status(&uuid, "Running");
+        let row = cloud.sql(&format!("SELECT cpuset FROM zun.container WHERE uuid = '{uuid}'"));
+        let cpuset: Value = serde_json::from_str(&row).unwrap();
+        let cpu = cpuset["cpuset_cpus"][0].as_u64().unwrap();
+        assert_eq!(cpuset["cpuset_mems"][0], 0, "{cpuset}");
+        let allowed = cloud.shell(&format!(
+            "pid=$(pgrep -f '[k]ata-shim /var/lib/zun-kata/sandboxes/{uuid}'); cd /proc/$pid/task; \
+             for task in *; do [ $(cat $task/comm) != vcpu0 ] || grep Cpus_allowed_list $task/status; done; \
+             cat /sys/fs/cgroup/zun-kata/{uuid}/cpuset.cpus"
+        ));
+        let seen: Vec<&str> = allowed.split_whitespace().collect();
+        assert_eq!(seen, ["Cpus_allowed_list:", &cpu.to_string(), &cpu.to_string()]);
+        eventually(150, "the host's row has it as taken", || {
+            let topology = cloud.sql("SELECT numa_topology FROM zun.compute_node");
+            let topology: Value = serde_json::from_str(&topology).unwrap();
+            let pinned = &topology["nodes"][0]["pinned_cpus"];
+            if *pinned == serde_json::json!([cpu]) { Ok(()) } else { Err(topology.to_string()) }
+        });
+        let more = cloud.openstack(&["appcontainer", "set", "--cpu", "2", &uuid]);
+        assert!(more.status != 0 && more.err.contains("CPUs of its own"), "{more:?}");
+        // The lab has one CPU; another host has others to give.
+        if cloud.shell("nproc").trim() == "1" {
+            let second = dedicated(1.0);
+            let reason = cloud.wait_for_error(&second);
+            assert!(reason.contains("left to pin"), "{reason}");
+            cloud.delete(&second);
+        }
+        cloud.delete(&uuid);
+        let odd = dedicated(0.5);
+        let reason = cloud.wait_for_error(&odd);
+        assert!(reason.contains("whole CPUs"), "{reason}");
+        cloud.delete(&odd);
+    });
+}

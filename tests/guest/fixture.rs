@@ -50,6 +50,7 @@ impl Fixture {
             ends_with: Some("c".into()),
             template_group: None,
             nic_limit: RateLimit::default(),
+            pinning: None,
         }
     }
 

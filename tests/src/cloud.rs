@@ -33,6 +33,7 @@ const THINGS_IN_DATABASES: &str = "
 SELECT CONCAT('neutron port ', id) FROM neutron.ports WHERE device_owner NOT LIKE 'network:%';
 SELECT DISTINCT CONCAT('allocation ', consumer_id) FROM placement.allocations;
 SELECT CONCAT('container ', uuid) FROM zun.container;
+SELECT CONCAT('security group ', name) FROM neutron.securitygroups WHERE name LIKE 'zun-%';
 ";
 
 /// The cloud, in the hands of one test.

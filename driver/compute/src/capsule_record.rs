@@ -53,6 +53,7 @@ impl CapsuleRecord {
             ends_with: None,
             template_group: kata.template_scope.group(&self.owner),
             nic_limit: kata.nic_limit(),
+            pinning: None,
         }
     }
 

@@ -9,6 +9,8 @@ use model::{NumaNode, NumaTopology};
 /// An address for documentation (RFC 5737): only the route to it matters.
 const SOMEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
 const GIBIBYTE: u64 = 1 << 30;
+/// A number that no CPU has.
+const CPU_MAX: u32 = 8192;
 /// Ticks a second in the kernel's files.
 const USER_HZ: u64 = 100;
 
@@ -110,20 +112,22 @@ fn numa_node(id: u32) -> NumaNode {
     let total = kibibytes(&memory, "MemTotal:") / 1024;
     NumaNode {
         id,
-        cpuset: cpu_list(list.trim()),
+        cpuset: parse_cpu_list(&list).unwrap_or_default(),
         pinned_cpus: Vec::new(),
         mem_total: total,
         mem_available: total,
     }
 }
 
-/// A list such as `0-3,8`.
-fn cpu_list(text: &str) -> Vec<u32> {
-    let ranges = text.split(',').filter_map(|part| {
+/// Reads a list such as `0-3,8`; none is what is no such list.
+pub fn parse_cpu_list(text: &str) -> Option<Vec<u32>> {
+    let mut cpus = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        Some(first.parse::<u32>().ok()?..=last.parse().ok()?)
-    });
-    ranges.flatten().collect()
+        let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        cpus.extend(first..=last.min(CPU_MAX));
+    }
+    Some(cpus)
 }
 
 /// The operating system's name, and the kernel's version.
@@ -143,8 +147,9 @@ mod tests {
 
     #[test]
     fn lists_and_sizes_are_read() {
-        assert_eq!(cpu_list("0-2,5"), [0, 1, 2, 5]);
-        assert_eq!(cpu_list(""), Vec::<u32>::new());
+        assert_eq!(parse_cpu_list("0-2, 5\n").unwrap(), [0, 1, 2, 5]);
+        assert_eq!(parse_cpu_list("").unwrap(), Vec::<u32>::new());
+        assert_eq!(parse_cpu_list("0-x"), None);
         assert_eq!(kibibytes("MemTotal:       2048 kB\n", "MemTotal:"), 2048);
         assert_eq!(kibibytes("Node 0 MemTotal:  4096 kB\n", "MemTotal:"), 4096);
         assert!(memory().total > 0 && cpus() > 0);

@@ -10,6 +10,7 @@ mod manager;
 mod metrics;
 mod networking;
 mod options;
+mod pinning;
 mod record;
 mod recovery;
 mod resources;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use image::{Image, ImageConfiguration};
-use sandbox::{ContainerSpec, ContainerUser, RateLimit, SandboxSpec};
+use sandbox::{ContainerSpec, ContainerUser, CpuPinning, RateLimit, SandboxSpec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -63,6 +63,9 @@ pub struct Record {
     /// How often its policy has started it again.
     #[serde(default)]
     pub restarts: Restarts,
+    /// The host's CPUs that it has to itself.
+    #[serde(default)]
+    pub pinning: Option<CpuPinning>,
 }
 
 impl Record {
@@ -102,6 +105,7 @@ impl Record {
             stop_signal: signal.unwrap_or(SIGTERM),
             attachments: Vec::new(),
             restarts: Restarts::default(),
+            pinning: None,
         })
     }
 
@@ -116,6 +120,7 @@ impl Record {
             ends_with: Some(self.container.id.clone()),
             template_group: kata.template_scope.group(&self.owner),
             nic_limit: kata.nic_limit(),
+            pinning: self.pinning.clone(),
         }
     }
 

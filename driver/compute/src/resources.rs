@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::host_facts;
 use crate::options::Options;
+use crate::pinning;
 
 /// The binary's name in Zun's tables.
 pub const BINARY: &str = "zun-compute";
@@ -24,7 +25,7 @@ pub async fn report(database: &Database, placement: &Placement, options: &Option
     let host = &options.default.host;
     let containers = Container::list_by_host(database, &HOLDERS, host).await?;
     let uuid = ComputeNode::uuid_of(database, host).await?.unwrap_or_else(Uuid::new_v4);
-    compute_node(uuid, options, &containers).save(database).await?;
+    compute_node(uuid, options, &containers)?.save(database).await?;
     placement.ensure_provider(uuid, host).await?;
     placement.set_inventories(uuid, &inventories(options)).await?;
     let disabled =
@@ -33,7 +34,7 @@ pub async fn report(database: &Database, placement: &Placement, options: &Option
     Ok(())
 }
 
-fn compute_node(uuid: Uuid, options: &Options, containers: &[Container]) -> ComputeNode {
+fn compute_node(uuid: Uuid, options: &Options, containers: &[Container]) -> Result<ComputeNode> {
     let memory = host_facts::memory();
     let used = containers.iter().map(Container::usage).fold(Usage::default(), |sum, usage| Usage {
         cpu: sum.cpu + usage.cpu,
@@ -43,10 +44,10 @@ fn compute_node(uuid: Uuid, options: &Options, containers: &[Container]) -> Comp
     let count = |status| number(containers.iter().filter(|container| container.status == status).count());
     let (os, kernel_version) = host_facts::system();
     let total = number(memory.total);
-    ComputeNode {
+    Ok(ComputeNode {
         uuid: uuid.to_string(),
         hostname: options.default.host.clone(),
-        numa_topology: Json(host_facts::numa_topology()),
+        numa_topology: Json(pinning::topology(options, containers)?),
         mem_total: total,
         mem_free: (total - used.memory).max(0),
         mem_available: number(memory.available),
@@ -65,8 +66,8 @@ fn compute_node(uuid: Uuid, options: &Options, containers: &[Container]) -> Comp
         disk_used: used.disk,
         disk_quota_supported: true,
         runtimes: Some(Json(vec!["kata".to_owned()])),
-        enable_cpu_pinning: false,
-    }
+        enable_cpu_pinning: options.compute.enable_cpu_pinning,
+    })
 }
 
 /// Refuses that `container` takes `asked` instead of what it `had`, if the host has not that much for containers. The same

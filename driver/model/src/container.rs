@@ -126,10 +126,16 @@ pub struct Cpuset {
     pub cpuset_mems: Option<Value>,
 }
 
+impl Cpuset {
+    /// As a row has it.
+    fn fields(&self) -> Value {
+        json!({ "cpuset_cpus": self.cpuset_cpus, "cpuset_mems": self.cpuset_mems })
+    }
+}
+
 impl Serialize for Cpuset {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let data = json!({ "cpuset_cpus": self.cpuset_cpus, "cpuset_mems": self.cpuset_mems });
-        versioned::versioned("Cpuset", "1.0", data).serialize(serializer)
+        versioned::versioned("Cpuset", "1.0", self.fields()).serialize(serializer)
     }
 }
 
@@ -385,6 +391,7 @@ pub struct Changes {
     pub command: Option<Vec<String>>,
     pub entrypoint: Option<Vec<String>>,
     pub started_at: Option<Option<PrimitiveDateTime>>,
+    pub cpuset: Option<Cpuset>,
     pub websocket_url: Option<String>,
     pub websocket_token: Option<String>,
 }
@@ -450,6 +457,7 @@ impl Changes {
             command = self.command.clone().map(Json);
             entrypoint = self.entrypoint.clone().map(Json);
             started_at = self.started_at;
+            cpuset = self.cpuset.as_ref().map(|cpuset| Json(cpuset.fields()));
             websocket_url = self.websocket_url.clone();
             websocket_token = self.websocket_token.clone();
         }
@@ -486,6 +494,7 @@ impl Changes {
             command => |command| Some(Json(command));
             entrypoint => |entrypoint| Some(Json(entrypoint));
             started_at => |at| at;
+            cpuset => |cpuset| Some(Json(cpuset));
             websocket_url => Some;
             websocket_token => Some;
         }

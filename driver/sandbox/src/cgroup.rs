@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::pinning::CpuPinning;
 
 const ROOT: &str = "/sys/fs/cgroup";
-const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "io"];
 /// Weight of a sandbox with one CPU; the kernel's own default.
 const WEIGHT_OF_A_CPU: f32 = 100.0;
 const WEIGHT_MAX: f32 = 10_000.0;
@@ -31,12 +32,14 @@ pub struct Cgroups {
 }
 
 /// What a sandbox may take.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     /// CPUs of the guest.
     pub cpus: f32,
     /// Memory of the guest in MiB.
     pub memory_mib: u64,
+    /// The host's CPUs that it has to itself.
+    pub pinning: Option<CpuPinning>,
 }
 
 impl Cgroups {
@@ -58,9 +61,14 @@ impl Cgroups {
     }
 
     /// Makes the group of sandbox `id`, or changes its limits.
-    pub fn limit(&self, id: &str, limits: Limits) -> Result<PathBuf> {
+    pub fn limit(&self, id: &str, limits: &Limits) -> Result<PathBuf> {
         let group = self.group(id);
         fs::create_dir_all(&group).map_err(Error::io("make", &group))?;
+        // What was promised to one container must not be left to chance.
+        for (file, value) in limits.pinning.iter().flat_map(CpuPinning::settings) {
+            let path = group.join(file);
+            fs::write(&path, value).map_err(Error::io("write", path))?;
+        }
         for (file, value) in limits.settings() {
             let path = group.join(file);
             match fs::write(&path, value) {
@@ -141,7 +149,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let cgroups = Cgroups { parent: parent.path().to_owned() };
         assert_eq!(cgroups.memory_mib("a"), 0, "there is no such group");
-        let limits = Limits { cpus: 1.0, memory_mib: 192 };
+        let limits = Limits { cpus: 1.0, memory_mib: 192, pinning: None };
         fs::create_dir(parent.path().join("a")).unwrap();
         for (content, seen) in [(limits.settings()[2].1.as_str(), 192), ("max\n", 0)] {
             fs::write(parent.path().join("a/memory.max"), content).unwrap();
@@ -151,7 +159,7 @@ mod tests {
 
     #[test]
     fn limits_are_those_of_the_guest_and_what_serves_it() {
-        let settings = Limits { cpus: 0.5, memory_mib: 192 }.settings();
+        let settings = Limits { cpus: 0.5, memory_mib: 192, pinning: None }.settings();
         assert_eq!(
             settings[..3],
             [
@@ -160,6 +168,6 @@ mod tests {
                 ("memory.max", (256u64 << 20).to_string()),
             ]
         );
-        assert_eq!(Limits { cpus: 0.001, memory_mib: 1 }.settings()[0].1, "1");
+        assert_eq!(Limits { cpus: 0.001, memory_mib: 1, pinning: None }.settings()[0].1, "1");
     }
 }

@@ -35,6 +35,8 @@ pub enum Error {
     Shim(ClientError),
     #[error("the container's specification cannot be made: {0}")]
     Spec(String),
+    #[error("vCPU {0} cannot be pinned: {1}")]
+    Pinning(usize, String),
     #[error("signal {0:?} is not known")]
     Signal(String),
 }

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use crate::cgroup::{Cgroups, Limits};
 use crate::error::{Error, Result};
 use crate::launch::{self, Allotment, SandboxSpec};
+use crate::pinning::CpuPinning;
 use crate::size::Size;
 use crate::templates::Templates;
 use crate::usage::Usage;
@@ -189,6 +190,12 @@ impl Sandbox {
     pub async fn start(&self, spec: &SandboxSpec) -> Result<SandboxState> {
         spec.validate()?;
         let state = self.bring_up(spec).await?;
+        if let (Some(pinning), Some(shim)) = (&spec.pinning, self.shim_pid())
+            && let Err(e) = pinning.apply(shim)
+        {
+            self.kill().await?;
+            return Err(e);
+        }
         for nic in &spec.network.nics {
             if let Err(e) = self.attach(nic, spec.nic_limit).await {
                 self.kill().await?;
@@ -227,14 +234,16 @@ impl Sandbox {
     /// What it has for itself on this host; the same at each start.
     fn allot(&self, spec: &SandboxSpec) -> Result<Allotment> {
         let size = Size { cpus: spec.cpus, memory_mib: spec.memory_mib };
-        Ok(Allotment { user: self.host.users.claim(self.folder.path())?, cgroup: self.limit(size)? })
+        let cgroup = self.limit(size, spec.pinning.clone())?;
+        Ok(Allotment { user: self.host.users.claim(self.folder.path())?, cgroup })
     }
 
     /// Bounds what its shim takes to what containers of this size need.
-    fn limit(&self, size: Size) -> Result<Option<PathBuf>> {
+    fn limit(&self, size: Size, pinning: Option<CpuPinning>) -> Result<Option<PathBuf>> {
         let Host { options, cgroups, .. } = &self.host;
-        let limits = Limits { cpus: size.cpus, memory_mib: size.memory_mib + options.memory_overhead_mib };
-        cgroups.as_ref().map(|cgroups| cgroups.limit(&self.id, limits)).transpose()
+        let memory_mib = size.memory_mib + options.memory_overhead_mib;
+        let limits = Limits { cpus: size.cpus, memory_mib, pinning };
+        cgroups.as_ref().map(|cgroups| cgroups.limit(&self.id, &limits)).transpose()
     }
 
     /// As [`Self::limit`], but the bound of memory is never lowered: a guest gives memory back when it can, and would be
@@ -242,7 +251,7 @@ impl Sandbox {
     pub(crate) fn limit_running(&self, size: Size) -> Result<()> {
         let bound = self.host.cgroups.as_ref().map_or(0, |cgroups| cgroups.memory_mib(&self.id));
         let least = bound.saturating_sub(self.host.options.memory_overhead_mib);
-        self.limit(Size { memory_mib: size.memory_mib.max(least), ..size }).map(|_| ())
+        self.limit(Size { memory_mib: size.memory_mib.max(least), ..size }, None).map(|_| ())
     }
 
     async fn launch(&self, plan: &SandboxPlan) -> Result<SandboxState> {

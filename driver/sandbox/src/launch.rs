@@ -15,6 +15,7 @@ use tokio::io::AsyncReadExt;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::host::HostOptions;
+use crate::pinning::CpuPinning;
 use crate::size::Size;
 
 /// Most vCPUs of a sandbox.
@@ -50,6 +51,8 @@ pub struct SandboxSpec {
     pub template_group: Option<String>,
     /// What it may move through each interface, in each direction.
     pub nic_limit: RateLimit,
+    /// CPUs of the host that it has to itself, one for each vCPU; it cannot come to have more.
+    pub pinning: Option<CpuPinning>,
 }
 
 /// What of the host a sandbox has for itself.
@@ -89,10 +92,11 @@ impl SandboxSpec {
 
     pub(crate) fn plan(&self, id: &str, options: &HostOptions, host: Allotment) -> SandboxPlan {
         let memory_mib = self.memory_mib + options.memory_overhead_mib;
+        let vcpus_max = if self.pinning.is_some() { 1 } else { options.vcpus_max.min(VCPUS_MAX) };
         SandboxPlan {
             id: id.to_owned(),
             vcpus: vcpus(self.cpus),
-            vcpus_max: vcpus(self.cpus).max(options.vcpus_max.min(VCPUS_MAX)),
+            vcpus_max: vcpus(self.cpus).max(vcpus_max),
             memory_mib,
             memory_max_mib: memory_mib.max(options.memory_max_mib),
             kernel: options.kernel.clone(),

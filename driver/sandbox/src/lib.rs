@@ -13,6 +13,7 @@ mod host;
 mod launch;
 mod logs;
 mod oci;
+mod pinning;
 mod probe;
 mod signals;
 mod size;
@@ -28,6 +29,7 @@ pub use launch::{GuestNetwork, SandboxSpec};
 pub use logs::{LogQuery, Tail};
 pub use oci::{ContainerSpec, SharedNamespace, process};
 pub use oci_spec::runtime::Process;
+pub use pinning::CpuPinning;
 pub use probe::prove_kvm;
 pub use shim_control::{
     Connection, ContainerExit, ContainerProcess, ContainerUser, DeviceTraffic, Exec, ExecResult, FileStat,

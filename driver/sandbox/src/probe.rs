@@ -32,6 +32,7 @@ pub async fn prove_kvm(host: &Host) -> Result<Duration> {
         ends_with: None,
         template_group: None,
         nic_limit: RateLimit::default(),
+        pinning: None,
     };
     let began = Instant::now();
     let started = sandbox.start(&spec).await;

@@ -5,7 +5,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use image::{Credentials, Image, ImageReference, PullPolicy};
-use model::{Changes, Container, Registry, RequestedNetwork, Status, TaskState, Usage};
+use model::{Changes, Container, ContainerType, Registry, RequestedNetwork, Status, TaskState, Usage};
+use sandbox::CpuPinning;
 use serde_json::Value;
 
 use super::Manager;
@@ -15,6 +16,7 @@ use super::restart::RestartPolicy;
 use crate::error::{Error, Result};
 use crate::exposed_ports::{self, ExposedPort};
 use crate::networking::{self, Attachment};
+use crate::pinning;
 use crate::record::{ContainerRequest, Record};
 use crate::resources;
 
@@ -69,8 +71,26 @@ impl Manager {
         let _turn = self.claims.lock().await;
         let (uuid, nothing) = (container.uuid, Usage::default());
         resources::claim(&self.database, &self.options, uuid, nothing, container.usage()).await?;
-        let host = Changes { host: Some(Some(self.hostname().to_owned())), ..Changes::default() };
-        self.save(container, host).await
+        let pinning = match pinning::is_dedicated(container) {
+            true => Some(self.choose_cpus(container).await?),
+            false => None,
+        };
+        let changes = Changes {
+            host: Some(Some(self.hostname().to_owned())),
+            cpuset: pinning.as_ref().map(pinning::cpuset),
+            ..Changes::default()
+        };
+        self.save(container, changes).await
+    }
+
+    async fn choose_cpus(&self, container: &Container) -> Result<CpuPinning> {
+        if !self.options.compute.enable_cpu_pinning {
+            let reason = "CPU policy dedicated: [compute] enable_cpu_pinning is not set on this host";
+            return Err(Error::Invalid(reason.into()));
+        }
+        let kinds = [ContainerType::Container];
+        let others = Container::list_by_host(&self.database, &kinds, self.hostname()).await?;
+        pinning::choose(&pinning::topology(&self.options, &others)?, container)
     }
 
     async fn create(
@@ -218,7 +238,7 @@ impl Manager {
             privileged: container.privileged.unwrap_or(false),
             oci: Value::Null,
         };
-        Record::new(asked, image)
+        Ok(Record { pinning: pinning::of(container), ..Record::new(asked, image)? })
     }
 }
 
@@ -239,7 +259,6 @@ pub(super) fn refuse_what_is_not_built(container: &Container) -> Result<()> {
     let refused = [
         (container.image_driver.as_deref() == Some("glance"), "image driver glance"),
         (container.runtime.as_deref().is_some_and(|runtime| runtime != RUNTIME), "a runtime other than kata"),
-        (container.cpu_policy.as_deref() == Some("dedicated"), "CPU policy dedicated"),
     ];
     match refused.into_iter().find(|(asked, _)| *asked) {
         Some((_, what)) => Err(Error::NotSupported(what.to_owned())),

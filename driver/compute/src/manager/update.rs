@@ -44,6 +44,11 @@ impl Manager {
         let had = self.record(container.uuid)?;
         let mut record = had.clone();
         if let Some(cpus) = patch.cpu {
+            if record.pinning.is_some() && cpus.to_bits() != record.container.cpus.to_bits() {
+                return Err(Error::Conflict(
+                    "a container with CPUs of its own keeps as many as it has".into(),
+                ));
+            }
             record.container.cpus = cpus;
         }
         if let Some(memory) = &patch.memory {

@@ -55,6 +55,7 @@ pub struct Defaults {
     pub default_memory: u64,
     pub default_disk: i32,
     pub auth_encryption_key: String,
+    pub floating_cpu_set: String,
     pub my_ip: String,
 }
 
@@ -64,6 +65,7 @@ pub struct Defaults {
 pub struct Compute {
     pub topic: String,
     pub resume_container_state: bool,
+    pub enable_cpu_pinning: bool,
     pub reserved_host_cpus: u64,
     pub reserved_host_memory_mb: u64,
     pub reserved_host_disk_mb: u64,
@@ -221,6 +223,7 @@ impl Default for Defaults {
             default_memory: 512,
             default_disk: 10,
             auth_encryption_key: "notgood but just long enough i t".into(),
+            floating_cpu_set: String::new(),
             my_ip: host_facts::my_ip().to_string(),
         }
     }
@@ -231,6 +234,7 @@ impl Default for Compute {
         Self {
             topic: "zun-compute".into(),
             resume_container_state: false,
+            enable_cpu_pinning: false,
             reserved_host_cpus: 0,
             reserved_host_memory_mb: 512,
             reserved_host_disk_mb: 0,

@@ -24,7 +24,6 @@ const KATA_ONLY: &str = "every container runs in a sandbox of its own";
 const NO_VOLUMES: &str = "volumes are not supported yet";
 const NO_GLANCE: &str = "images of Glance are not supported yet";
 const SYSTEM_AUTHORITIES: &str = "add the authority to the system's own certificates";
-const NO_PINNING: &str = "pinned CPUs are not supported yet";
 
 /// Group, name and meaning of each.
 pub const OPTIONS: &[(&str, &str, Meaning)] = &[
@@ -43,7 +42,7 @@ pub const OPTIONS: &[(&str, &str, Meaning)] = &[
     ("DEFAULT", "default_memory_swap", Needless("a guest has no swap")),
     ("DEFAULT", "default_sleep_time", Needless(NO_DOCKER)),
     ("DEFAULT", "default_timeout", Needless(NO_DOCKER)),
-    ("DEFAULT", "floating_cpu_set", Refused(NO_PINNING)),
+    ("DEFAULT", "floating_cpu_set", Honoured),
     ("DEFAULT", "host", Honoured),
     ("DEFAULT", "image_driver_list", Needless(NO_GLANCE)),
     ("DEFAULT", "my_block_storage_ip", Needless(NO_VOLUMES)),
@@ -60,7 +59,7 @@ pub const OPTIONS: &[(&str, &str, Meaning)] = &[
     ("cni_daemon", "*", Needless("interfaces are plugged without CNI")),
     ("compute", "cpu_allocation_ratio", Honoured),
     ("compute", "disk_allocation_ratio", Honoured),
-    ("compute", "enable_cpu_pinning", Refused(NO_PINNING)),
+    ("compute", "enable_cpu_pinning", Honoured),
     ("compute", "host_shared_with_nova", Refused("a host that Nova uses too is not supported")),
     ("compute", "initial_cpu_allocation_ratio", Honoured),
     ("compute", "initial_disk_allocation_ratio", Honoured),
@@ -198,7 +197,7 @@ mod tests {
             ("docker", "api_url", "unix:///x"),
             ("docker", "execute_timeout", "7"),
             ("volume", "fstype", "xfs"),
-            ("compute", "enable_cpu_pinning", "False"),
+            ("compute", "host_shared_with_nova", "False"),
             ("scheduler", "driver", "x"),
         ];
         let lines = review(&given(&usual)).unwrap();
@@ -207,8 +206,11 @@ mod tests {
             "[volume] fstype means nothing here: volumes are not supported yet",
         ];
         assert_eq!(lines, expected);
-        let error = review(&given(&[("compute", "enable_cpu_pinning", "True")])).unwrap_err();
-        assert_eq!(error, "[compute] enable_cpu_pinning is not supported: pinned CPUs are not supported yet");
+        let error = review(&given(&[("compute", "host_shared_with_nova", "True")])).unwrap_err();
+        assert_eq!(
+            error,
+            "[compute] host_shared_with_nova is not supported: a host that Nova uses too is not supported"
+        );
     }
 
     #[test]
