@@ -177,7 +177,9 @@ fn zuns_own_networks_come_and_go() {
     in_cloud(|cloud| {
         let network = cloud.network("10.79.0.0/24");
         let id = cloud.sql(&format!("SELECT id FROM neutron.networks WHERE name = '{}'", network.name));
-        let create = || cloud.request("POST", "networks", &format!("{{\"neutron_net_id\": \"{id}\"}}"));
+        let create = || {
+            cloud.request("POST", "networks", &format!("{{\"neutron_net_id\": \"{id}\", \"name\": \"own\"}}"))
+        };
         let made = create();
         assert_eq!(made["neutron_net_id"], id.as_str(), "{made}");
         assert_eq!(create()["uuid"], made["uuid"], "there is one of it");
@@ -191,7 +193,8 @@ fn zuns_own_networks_come_and_go() {
         cloud.delete(&user);
         assert_eq!(cloud.request("DELETE", &format!("networks/{uuid}"), ""), serde_json::Value::Null);
         assert_eq!(cloud.sql(&format!("SELECT id FROM zun.network WHERE uuid = '{uuid}'")), "");
-        let missing = cloud.request("POST", "networks", "{\"neutron_net_id\": \"not-there\"}");
+        let missing =
+            cloud.request("POST", "networks", "{\"neutron_net_id\": \"not-there\", \"name\": \"own\"}");
         assert!(missing.to_string().contains("not-there") || missing["errors"].is_array(), "{missing}");
     });
 }

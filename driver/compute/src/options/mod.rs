@@ -408,4 +408,19 @@ mod tests {
         assert!(error("[kata]", "[docker]\nca_file = /x\n[kata]").contains("cert_file"));
         assert!(error("host = h", "transport_url = kafka://h").contains("only rabbit:// is supported"));
     }
+
+    #[test]
+    fn the_sample_has_every_option_of_ours() {
+        let sample = include_str!("../../../../etc/zun-kata.conf");
+        read(&format!("{}{sample}", GOOD.split_once("[kata]").unwrap().0)).unwrap();
+        // The error about one that is not known names those that are.
+        let error = read(&GOOD.replace("log_files = 7", "none_such = 7")).err().unwrap();
+        let known = error.split(" for key ").next().unwrap();
+        let names: Vec<&str> = known.split('`').skip(3).step_by(2).collect();
+        assert!(names.len() > 20, "{error}");
+        for name in names {
+            let given = |line: &str| line.trim_start_matches('#').starts_with(&format!("{name} ="));
+            assert!(sample.lines().any(given), "{name} is not in etc/zun-kata.conf");
+        }
+    }
 }
