@@ -2,15 +2,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use sqlx::mysql::MySqlRow;
 use sqlx::types::Json;
 use sqlx::{MySql, QueryBuilder};
 use time::PrimitiveDateTime;
 use uuid::Uuid;
 
-use crate::database::{Database, Error, Result, now};
+use crate::changes::Changes;
+use crate::cpuset::Cpuset;
+use crate::database::{Database, Error, Result};
 use crate::{versioned, wire_json, wire_time};
 
 /// What a row of the table is (`container_type` of `zun/common/consts.py`).
@@ -25,11 +27,6 @@ pub enum ContainerType {
     /// A container of a capsule that ends before the others begin.
     CapsuleInitContainer = 3,
 }
-
-/// Longest text of `status_detail`.
-const STATUS_DETAIL_MAX: usize = 50;
-/// Longest text of a `TEXT` column, in characters that may take four bytes each.
-const TEXT_MAX: usize = 16_000;
 
 /// A container's identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -116,43 +113,6 @@ macro_rules! text_column {
 }
 
 text_column!(Status, TaskState);
-
-/// CPUs that a container is pinned to. A message has a versioned object, a row has plain fields.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cpuset {
-    /// CPU numbers.
-    pub cpuset_cpus: Option<Vec<u32>>,
-    /// The NUMA node.
-    pub cpuset_mems: Option<Value>,
-}
-
-impl Cpuset {
-    /// As a row has it.
-    fn fields(&self) -> Value {
-        json!({ "cpuset_cpus": self.cpuset_cpus, "cpuset_mems": self.cpuset_mems })
-    }
-}
-
-impl Serialize for Cpuset {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        versioned::versioned("Cpuset", "1.0", self.fields()).serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Cpuset {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Fields {
-            cpuset_cpus: Option<Vec<u32>>,
-            cpuset_mems: Option<Value>,
-        }
-        let value = Value::deserialize(deserializer)?;
-        let fields = value.get("zun_object.data").unwrap_or(&value);
-        let Fields { cpuset_cpus, cpuset_mems } =
-            Fields::deserialize(fields).map_err(serde::de::Error::custom)?;
-        Ok(Self { cpuset_cpus, cpuset_mems })
-    }
-}
 
 /// One address of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -368,145 +328,10 @@ fn readable(rows: &[MySqlRow]) -> Vec<Container> {
     read.collect()
 }
 
-/// Columns to write; those that are none stay. Where a column may be NULL, the inner none is NULL.
-#[derive(Debug, Clone, Default)]
-#[allow(missing_docs)]
-pub struct Changes {
-    pub container_id: Option<Option<String>>,
-    pub status: Option<Status>,
-    pub status_reason: Option<Option<String>>,
-    pub status_detail: Option<Option<String>>,
-    pub task_state: Option<Option<TaskState>>,
-    pub host: Option<Option<String>>,
-    pub addresses: Option<Addresses>,
-    pub security_groups: Option<Vec<String>>,
-    pub hostname: Option<String>,
-    pub ports: Option<Vec<u16>>,
-    pub image_driver: Option<String>,
-    pub runtime: Option<String>,
-    pub disk: Option<i32>,
-    pub name: Option<String>,
-    pub cpu: Option<f32>,
-    pub memory: Option<String>,
-    pub command: Option<Vec<String>>,
-    pub entrypoint: Option<Vec<String>>,
-    pub started_at: Option<Option<PrimitiveDateTime>>,
-    pub cpuset: Option<Cpuset>,
-    pub websocket_url: Option<String>,
-    pub websocket_token: Option<String>,
-}
-
-impl Changes {
-    /// A failure: the status and why.
-    pub fn error(reason: impl Into<String>) -> Self {
-        Self { status: Some(Status::Error), status_reason: Some(Some(reason.into())), ..Self::default() }
-    }
-
-    /// A new status for no particular reason.
-    pub fn status(status: Status) -> Self {
-        Self { status: Some(status), status_reason: Some(None), ..Self::default() }
-    }
-
-    /// What is being done.
-    pub fn task(task: Option<TaskState>) -> Self {
-        Self { task_state: Some(task), ..Self::default() }
-    }
-
-    /// Whether the status, its reason or its detail is to become another.
-    pub fn differ_from(&self, container: &Container) -> bool {
-        let status = self.status.is_some_and(|status| status != container.status);
-        let reason = self.status_reason.as_ref().is_some_and(|reason| *reason != container.status_reason);
-        let detail = self.status_detail.as_ref().is_some_and(|detail| *detail != container.status_detail);
-        status || reason || detail
-    }
-
-    /// Now, for `started_at`.
-    pub fn started_now(mut self) -> Self {
-        self.started_at = Some(Some(now()));
-        self
-    }
-
-    async fn write(&self, database: &Database, uuid: ContainerUuid) -> Result<()> {
-        let mut query: QueryBuilder<MySql> = QueryBuilder::new("UPDATE container SET updated_at = ");
-        query.push_bind(now());
-        macro_rules! set {
-            ($($column:ident = $value:expr;)+) => {$(
-                if let Some(value) = $value {
-                    query.push(concat!(", ", stringify!($column), " = "));
-                    query.push_bind(value);
-                }
-            )+};
-        }
-        set! {
-            container_id = self.container_id.clone();
-            status = self.status.map(|status| status.to_string());
-            status_reason = self.status_reason.clone().map(|reason| cut(reason, TEXT_MAX));
-            status_detail = self.status_detail.clone().map(|detail| cut(detail, STATUS_DETAIL_MAX));
-            task_state = self.task_state.map(|task| task.map(|task| task.to_string()));
-            host = self.host.clone();
-            addresses = self.addresses.clone().map(Json);
-            security_groups = self.security_groups.clone().map(Json);
-            hostname = self.hostname.clone();
-            ports = self.ports.clone().map(Json);
-            image_driver = self.image_driver.clone();
-            runtime = self.runtime.clone();
-            disk = self.disk;
-            name = self.name.clone();
-            cpu = self.cpu;
-            memory = self.memory.clone();
-            command = self.command.clone().map(Json);
-            entrypoint = self.entrypoint.clone().map(Json);
-            started_at = self.started_at;
-            cpuset = self.cpuset.as_ref().map(|cpuset| Json(cpuset.fields()));
-            websocket_url = self.websocket_url.clone();
-            websocket_token = self.websocket_token.clone();
-        }
-        query.push(" WHERE uuid = ").push_bind(uuid.to_string());
-        query.build().execute(database).await?;
-        Ok(())
-    }
-
-    fn apply(self, container: &mut Container) {
-        macro_rules! copy {
-            ($($field:ident => $convert:expr;)+) => {$(
-                if let Some(value) = self.$field {
-                    container.$field = $convert(value);
-                }
-            )+};
-        }
-        copy! {
-            container_id => |id| id;
-            status => |status| status;
-            status_reason => |reason| reason;
-            status_detail => |detail| cut(detail, STATUS_DETAIL_MAX);
-            task_state => |task: Option<TaskState>| task.map(|task| task.to_string());
-            host => |host| host;
-            addresses => |addresses| Some(Json(addresses));
-            security_groups => |groups| Some(Json(groups));
-            hostname => Some;
-            ports => |ports| Some(Json(ports));
-            image_driver => Some;
-            runtime => Some;
-            disk => Some;
-            name => Some;
-            cpu => Some;
-            memory => Some;
-            command => |command| Some(Json(command));
-            entrypoint => |entrypoint| Some(Json(entrypoint));
-            started_at => |at| at;
-            cpuset => |cpuset| Some(Json(cpuset));
-            websocket_url => Some;
-            websocket_token => Some;
-        }
-    }
-}
-
-fn cut(text: Option<String>, length: usize) -> Option<String> {
-    text.map(|text| text.chars().take(length).collect())
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     /// A container as `zun-api` of Zun 18.0.0 sent it.
@@ -557,11 +382,5 @@ mod tests {
         assert_eq!(TaskState::ContainerStarting.to_string(), "container_starting");
         assert_eq!(Status::try_from("Rebuilding".to_owned()).unwrap(), Status::Rebuilding);
         assert!(Status::try_from("Flying".to_owned()).is_err());
-    }
-
-    #[test]
-    fn a_cpuset_is_read_from_a_row_too() {
-        let row: Cpuset = serde_json::from_value(json!({ "cpuset_cpus": [0, 1], "cpuset_mems": 0 })).unwrap();
-        assert_eq!(row.cpuset_cpus, Some(vec![0, 1]));
     }
 }

@@ -4,8 +4,10 @@
 #![forbid(unsafe_code)]
 
 mod action;
+mod changes;
 mod compute_node;
 mod container;
+mod cpuset;
 mod database;
 mod exec_instance;
 mod image;
@@ -17,10 +19,10 @@ mod wire_json;
 mod wire_time;
 
 pub use action::{ActionLog, Outcome};
+pub use changes::Changes;
 pub use compute_node::{ComputeNode, NumaNode, NumaTopology};
-pub use container::{
-    Address, Addresses, Changes, Container, ContainerType, ContainerUuid, Cpuset, Status, TaskState, Usage,
-};
+pub use container::{Address, Addresses, Container, ContainerType, ContainerUuid, Status, TaskState, Usage};
+pub use cpuset::Cpuset;
 pub use database::{Database, DatabaseUrl, Error, Result, UnsupportedUrl};
 pub use exec_instance::ExecInstance;
 pub use image::Image;
