@@ -100,6 +100,10 @@ fn no_path_leads_out_of_a_container_and_what_is_wrong_is_said() {
         );
         let large = copy(cloud, &format!("{uuid}:/large"), here);
         assert!(format!("{large:?}").contains("larger than"), "{large:?}");
+        let big = folder.path().join("big");
+        fs::write(&big, vec![0; 66 << 20]).unwrap();
+        let refused = copy(cloud, big.to_str().unwrap(), &format!("{uuid}:/tmp"));
+        assert!(format!("{refused:?}").contains("larger than"), "{refused:?}");
         cloud.delete(&uuid);
     });
 }

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud};
 
-const STEPS: usize = 24;
+const STEPS: usize = 14;
 
 /// What the model knows of the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

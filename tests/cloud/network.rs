@@ -188,10 +188,10 @@ fn zuns_own_networks_come_and_go() {
         let own = format!("network={}", network.name);
         let user = cloud.make("create", &[&place[..], &[&own, "busybox", "true"]].concat());
         cloud.wait_for_status(&user, "Created");
-        let refused = cloud.request("DELETE", &format!("networks/{uuid}"), "");
+        let refused = cloud.request("DELETE", &format!("networks/{id}"), "");
         assert!(refused.to_string().contains("in use"), "{refused}");
         cloud.delete(&user);
-        assert_eq!(cloud.request("DELETE", &format!("networks/{uuid}"), ""), serde_json::Value::Null);
+        assert_eq!(cloud.request("DELETE", &format!("networks/{id}"), ""), serde_json::Value::Null);
         assert_eq!(cloud.sql(&format!("SELECT id FROM zun.network WHERE uuid = '{uuid}'")), "");
         let missing =
             cloud.request("POST", "networks", "{\"neutron_net_id\": \"not-there\", \"name\": \"own\"}");

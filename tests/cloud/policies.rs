@@ -171,15 +171,18 @@ fn a_container_that_its_host_has_lost_is_healed_or_said_to_be_lost() {
         let lost = cloud.run_busybox(LONG);
         cloud.wait_for_status(&healed, "Running");
         let ports = cloud.ports_of(&healed);
-        let killed = Killed::now(cloud);
-        for uuid in [&healed, &lost] {
+        let lose = |uuid: &str| {
             cloud.shell(&format!(
                 "pkill -9 -f '[k]ata-shim /var/lib/zun-kata/sandboxes/{uuid}'; rm -r /var/lib/zun-kata/sandboxes/{uuid}"
             ));
-        }
-        killed.revive();
+        };
+        // The one is found by the next comparison of states, the other when the service starts.
+        lose(&lost);
         let reason = cloud.wait_for_error(&lost);
         assert!(reason.contains("No such container"), "{reason}");
+        let killed = Killed::now(cloud);
+        lose(&healed);
+        killed.revive();
         cloud.wait_for_status(&healed, "Running");
         assert_eq!(exec(cloud, &healed, "echo well"), "well");
         assert_eq!(cloud.ports_of(&healed), ports);

@@ -9,11 +9,17 @@ use serde_json::Value;
 use tracing::Instrument;
 
 use super::status::{observed, stopped};
-use super::steps::require_created;
+use super::steps::{Operation, require_created};
 use super::{Manager, background_span};
 use crate::error::Result;
 use crate::exposed_ports;
 use crate::networking::{self, Plugging};
+
+const STOP: Operation =
+    Operation { task: TaskState::ContainerStopping, event: "_do_container_stop", action: "stop" };
+
+const KILL: Operation =
+    Operation { task: TaskState::ContainerKilling, event: "_do_container_kill", action: "kill" };
 
 const SIGKILL: u32 = 9;
 /// Docker's patience with a container that is asked to stop.
@@ -184,23 +190,8 @@ impl Manager {
         container: Container,
         timeout: Value,
     ) -> Result<()> {
-        let _turn = self.locks.lock(container.uuid).await;
-        let mut container = self.fresh(container).await?;
-        let result = self.stop(request, &mut container, &timeout).await;
-        self.finish(request, &container, "stop", &result).await;
-        result
-    }
-
-    async fn stop(&self, request: &str, container: &mut Container, timeout: &Value) -> Result<()> {
-        require_created(container)?;
-        let seen = container.clone();
-        let stop = async {
-            let began = self.begin(container, TaskState::ContainerStopping).await?;
-            let stopped = self.stop_process(container, seconds(timeout)).await;
-            self.end(container, began).await;
-            stopped
-        };
-        self.event(request, &seen, "_do_container_stop", stop).await
+        let work = async |container: &mut Container| self.stop_process(container, seconds(&timeout)).await;
+        self.operate(request, container, &STOP, work).await
     }
 
     /// Asks the process to end, ends it if it does not, and records its end.
@@ -245,27 +236,14 @@ impl Manager {
         container: Container,
         signal: Option<String>,
     ) -> Result<()> {
-        let _turn = self.locks.lock(container.uuid).await;
-        let mut container = self.fresh(container).await?;
-        let result = self.kill(request, &mut container, signal).await;
-        self.finish(request, &container, "kill", &result).await;
-        result
-    }
-
-    async fn kill(&self, request: &str, container: &mut Container, signal: Option<String>) -> Result<()> {
-        require_created(container)?;
-        let number = match signal.as_deref() {
-            None | Some("" | "None") => SIGKILL,
-            Some(name) => sandbox::signal_number(name)?,
+        let work = async |container: &mut Container| {
+            let number = match signal.as_deref() {
+                None | Some("" | "None") => SIGKILL,
+                Some(name) => sandbox::signal_number(name)?,
+            };
+            self.send_signal(container, number).await
         };
-        let seen = container.clone();
-        let kill = async {
-            let began = self.begin(container, TaskState::ContainerKilling).await?;
-            let killed = self.send_signal(container, number).await;
-            self.end(container, began).await;
-            killed
-        };
-        self.event(request, &seen, "_do_container_kill", kill).await
+        self.operate(request, container, &KILL, work).await
     }
 
     /// Sends a signal. The container counts as stopped only if that ended it.

@@ -22,9 +22,7 @@ impl Manager {
         container: Container,
         group: &str,
     ) -> Result<()> {
-        let work =
-            async |container: &mut Container| self.change_groups(container, |all| with(all, group)).await;
-        self.operate(request, container, &ADD, work).await
+        self.regroup(request, container, &ADD, |all| with(all, group)).await
     }
 
     pub(super) async fn remove_security_group(
@@ -33,9 +31,18 @@ impl Manager {
         container: Container,
         group: &str,
     ) -> Result<()> {
-        let work =
-            async |container: &mut Container| self.change_groups(container, |all| without(all, group)).await;
-        self.operate(request, container, &REMOVE, work).await
+        self.regroup(request, container, &REMOVE, |all| without(all, group)).await
+    }
+
+    async fn regroup(
+        &self,
+        request: &str,
+        container: Container,
+        operation: &Operation,
+        change: impl Fn(&[String]) -> Vec<String>,
+    ) -> Result<()> {
+        let work = async |container: &mut Container| self.change_groups(container, &change).await;
+        self.operate(request, container, operation, work).await
     }
 
     /// Changes the groups of all ports, or of none.
