@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Changes, Container, ContainerType, Status, TaskState};
+use model::{Changes, Container, ContainerType, ContainerUuid, Status, TaskState};
 use tracing::Instrument;
 
 use crate::error::Result;
@@ -75,14 +75,8 @@ async fn recover_one(manager: &Arc<Manager>, mut container: Container) -> Result
             "{} was interrupted and is tried again",
             task.map_or("a task".into(), |t| t.to_string())
         );
-        let resumed = manager.resume(container, task).await;
-        // Whatever came of it, the end of what runs must be noticed.
-        if resumed.is_err()
-            || manager.host().sandbox(&uuid.to_string()).situation().await.runs(&uuid.to_string())
-        {
-            manager.watch(uuid);
-        }
-        return resumed;
+        in_background(uuid, resume(Arc::clone(manager), container, task));
+        return Ok(());
     }
     let situation = manager.host().sandbox(&uuid.to_string()).situation().await;
     match (container.status, situation) {
@@ -91,10 +85,15 @@ async fn recover_one(manager: &Arc<Manager>, mut container: Container) -> Result
             manager.watch(uuid);
             Ok(())
         }
-        _ if manager.has_lost(&container) => manager.heal(container).await,
+        _ if manager.has_lost(&container) => {
+            let manager = Arc::clone(manager);
+            in_background(uuid, async move { manager.heal(container).await });
+            Ok(())
+        }
         (Status::Running, _) if manager.options().compute.resume_container_state => {
             manager.release(uuid).await?;
-            manager.resume(container, Some(TaskState::ContainerStarting)).await
+            in_background(uuid, resume(Arc::clone(manager), container, Some(TaskState::ContainerStarting)));
+            Ok(())
         }
         (Status::Restarting, _) => {
             manager.restart_later(uuid, Duration::ZERO);
@@ -104,4 +103,28 @@ async fn recover_one(manager: &Arc<Manager>, mut container: Container) -> Result
         // What an interrupted start left of a container that does not run.
         _ => manager.release(uuid).await,
     }
+}
+
+/// Does again what was interrupted.
+async fn resume(manager: Arc<Manager>, container: Container, task: Option<TaskState>) -> Result<()> {
+    let uuid = container.uuid;
+    let resumed = manager.resume(container, task).await;
+    let starts = matches!(
+        task,
+        Some(TaskState::ContainerStarting | TaskState::ContainerRebooting | TaskState::ContainerRebuilding)
+    );
+    let is_watched = starts && resumed.is_ok();
+    // Whatever came of it, the end of what runs must be noticed.
+    let runs = manager.host().sandbox(&uuid.to_string()).situation().await.runs(&uuid.to_string());
+    if !is_watched && (runs || resumed.is_err()) {
+        manager.watch(uuid);
+    }
+    resumed
+}
+
+/// What may take its time keeps no other container, and no request, waiting.
+fn in_background(uuid: ContainerUuid, work: impl Future<Output = Result<()>> + Send + 'static) {
+    let span = background_span(uuid);
+    let work = async move { log_failure(&tracing::Span::current(), work.await) };
+    tokio::spawn(work.instrument(span));
 }
