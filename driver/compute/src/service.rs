@@ -133,7 +133,10 @@ async fn periodic_tasks(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) 
             _ = stop.wait_for(|stop| *stop) => return,
         };
         match due {
-            Due::Report => report(&manager).await,
+            Due::Report => {
+                report(&manager).await;
+                give_memory_back();
+            }
             Due::Synchronisation => {
                 if let Err(e) = manager.synchronise().await {
                     tracing::error!("the containers' states are not compared: {e}");
@@ -157,4 +160,10 @@ async fn report(manager: &Manager) {
         tracing::error!("the host's resources are not reported: {e}");
     }
     manager.delete_auto_removed().await;
+}
+
+/// What a burst of requests took, and is free again, goes back to the host.
+fn give_memory_back() {
+    // SAFETY: it only looks at the allocator's own lists, under the allocator's own locks.
+    unsafe { nix::libc::malloc_trim(0) };
 }

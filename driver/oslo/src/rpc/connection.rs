@@ -12,6 +12,9 @@ use super::transport_url::{Broker, TransportUrl};
 
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Largest frame in bytes. The library keeps two buffers of 32 frames for each connection: of the broker's own 128 KiB they
+/// would take 8 MiB.
+const FRAME_MAX: u32 = 16 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// `[oslo_messaging_rabbit]`, as far as this driver honours it.
@@ -137,6 +140,7 @@ impl Broking {
             vhost: self.url.virtual_host.clone(),
             query: AMQPQueryString {
                 heartbeat: Some(self.options.heartbeat_timeout_threshold),
+                frame_max: Some(FRAME_MAX),
                 ..Default::default()
             },
         };
