@@ -25,7 +25,6 @@ def main():
     config, topic, server = sys.argv[1:]
     rpc.set_defaults("zun")
     zun.conf.CONF([], project="zun", default_config_files=[config])
-    objects.register_all()
     serving = oslo_messaging.get_rpc_server(
         oslo_messaging.get_rpc_transport(zun.conf.CONF),
         oslo_messaging.Target(topic=topic, server=server),

@@ -132,10 +132,13 @@ fn a_container_has_cpus_to_itself() {
         };
         let uuid = dedicated(1.0);
         cloud.wait_for_status(&uuid, "Running");
-        let row = cloud.sql(&format!("SELECT cpuset FROM zun.container WHERE uuid = '{uuid}'"));
-        let cpuset: Value = serde_json::from_str(&row).unwrap();
-        let cpu = cpuset["cpuset_cpus"][0].as_u64().unwrap();
-        assert_eq!(cpuset["cpuset_mems"][0], 0, "{cpuset}");
+        let topology = || -> Value {
+            serde_json::from_str(&cloud.sql("SELECT numa_topology FROM zun.compute_node")).unwrap()
+        };
+        let cpu = eventually(150, "the host's row has a CPU as taken", || {
+            let topology = topology();
+            topology["nodes"][0]["pinned_cpus"][0].as_u64().ok_or_else(|| topology.to_string())
+        });
         let allowed = cloud.shell(&format!(
             "pid=$(pgrep -f '[k]ata-shim /var/lib/zun-kata/sandboxes/{uuid}'); cd /proc/$pid/task; \
              for task in *; do [ $(cat $task/comm) != vcpu0 ] || grep Cpus_allowed_list $task/status; done; \
@@ -143,12 +146,6 @@ fn a_container_has_cpus_to_itself() {
         ));
         let seen: Vec<&str> = allowed.split_whitespace().collect();
         assert_eq!(seen, ["Cpus_allowed_list:", &cpu.to_string(), &cpu.to_string()]);
-        eventually(150, "the host's row has it as taken", || {
-            let topology = cloud.sql("SELECT numa_topology FROM zun.compute_node");
-            let topology: Value = serde_json::from_str(&topology).unwrap();
-            let pinned = &topology["nodes"][0]["pinned_cpus"];
-            if *pinned == serde_json::json!([cpu]) { Ok(()) } else { Err(topology.to_string()) }
-        });
         let more = cloud.openstack(&["appcontainer", "set", "--cpu", "2", &uuid]);
         assert!(more.status != 0 && more.err.contains("CPUs of its own"), "{more:?}");
         // The lab has one CPU; another host has others to give.
@@ -159,6 +156,14 @@ fn a_container_has_cpus_to_itself() {
             cloud.delete(&second);
         }
         cloud.delete(&uuid);
+        eventually(150, "it is free again", || {
+            let topology = topology();
+            if topology["nodes"][0]["pinned_cpus"] == serde_json::json!([]) {
+                Ok(())
+            } else {
+                Err(topology.to_string())
+            }
+        });
         let odd = dedicated(0.5);
         let reason = cloud.wait_for_error(&odd);
         assert!(reason.contains("whole CPUs"), "{reason}");

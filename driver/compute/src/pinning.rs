@@ -1,11 +1,11 @@
 //! CPU policy `dedicated`: which CPUs of this host a container has to itself, as upstream records them
 //! (`zun/compute/claims.py`, `zun/objects/numa.py`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use model::{Container, Cpuset, NumaTopology};
+use model::{Container, ContainerUuid, NumaTopology};
 use sandbox::CpuPinning;
-use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::host_facts;
@@ -19,42 +19,56 @@ pub fn is_dedicated(container: &Container) -> bool {
     container.cpu_policy.as_deref() == Some(DEDICATED)
 }
 
-/// The CPUs that a row says the container has to itself.
-pub fn of(container: &Container) -> Option<CpuPinning> {
-    let cpuset = &container.cpuset.as_ref()?.0;
-    let cpus = cpuset.cpuset_cpus.clone().filter(|cpus| !cpus.is_empty())?;
-    let mems = cpuset.cpuset_mems.as_ref()?;
-    let node = mems.get(0).unwrap_or(mems).as_u64()?;
-    Some(CpuPinning { cpus, node: u32::try_from(node).ok()? })
+/// What containers of this host have to themselves. Zun has a column for it, but its API cannot read a row in which that
+/// says anything (`zun/objects/container.py`: a list is no set): so this host keeps it, with each container's record.
+#[derive(Default)]
+pub struct Pins(Mutex<BTreeMap<ContainerUuid, Pin>>);
+
+#[derive(Clone)]
+struct Pin {
+    pinning: CpuPinning,
+    /// MiB.
+    memory: u64,
 }
 
-/// What a container's row is to say.
-pub fn cpuset(pinning: &CpuPinning) -> Cpuset {
-    Cpuset { cpuset_cpus: Some(pinning.cpus.clone()), cpuset_mems: Some(json!([pinning.node])) }
+impl Pins {
+    /// A container has these CPUs, and so many MiB of memory, to itself.
+    pub fn insert(&self, uuid: ContainerUuid, pinning: CpuPinning, memory: u64) {
+        self.all().insert(uuid, Pin { pinning, memory });
+    }
+
+    /// What a container has.
+    pub fn get(&self, uuid: ContainerUuid) -> Option<CpuPinning> {
+        self.all().get(&uuid).map(|pin| pin.pinning.clone())
+    }
+
+    /// A container is gone.
+    pub fn remove(&self, uuid: ContainerUuid) {
+        self.all().remove(&uuid);
+    }
+
+    /// This host's nodes: without the CPUs that are kept for others, and with what is taken of the rest.
+    pub fn topology(&self, options: &Options) -> Result<NumaTopology> {
+        let set = &options.default.floating_cpu_set;
+        let floating = host_facts::parse_cpu_list(set).ok_or_else(|| {
+            Error::Invalid(format!("[DEFAULT] floating_cpu_set {set:?} is no list of CPUs"))
+        })?;
+        let pins: Vec<Pin> = self.all().values().cloned().collect();
+        Ok(taken(host_facts::numa_topology(), &floating, &pins))
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<ContainerUuid, Pin>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// This host's nodes: without the CPUs that are kept for others, and with what is taken of the rest.
-pub fn topology(options: &Options, containers: &[Container]) -> Result<NumaTopology> {
-    let floating = host_facts::parse_cpu_list(&options.default.floating_cpu_set).ok_or_else(|| {
-        Error::Invalid(format!(
-            "[DEFAULT] floating_cpu_set {:?} is no list of CPUs",
-            options.default.floating_cpu_set
-        ))
-    })?;
-    Ok(taken(host_facts::numa_topology(), &floating, containers))
-}
-
-fn taken(mut topology: NumaTopology, floating: &[u32], containers: &[Container]) -> NumaTopology {
+fn taken(mut topology: NumaTopology, floating: &[u32], pins: &[Pin]) -> NumaTopology {
     for node in &mut topology.nodes {
         node.cpuset.retain(|cpu| !floating.contains(cpu));
-        let mut pinned = BTreeSet::new();
-        for container in containers {
-            let Some(pinning) = of(container).filter(|pinning| pinning.node == node.id) else { continue };
-            pinned.extend(pinning.cpus.into_iter().filter(|cpu| node.cpuset.contains(cpu)));
-            let memory = u64::try_from(container.usage().memory).unwrap_or(0);
-            node.mem_available = node.mem_available.saturating_sub(memory);
-        }
-        node.pinned_cpus = pinned.into_iter().collect();
+        let own = pins.iter().filter(|pin| pin.pinning.node == node.id);
+        let pinned: BTreeSet<u32> = own.clone().flat_map(|pin| pin.pinning.cpus.iter().copied()).collect();
+        node.pinned_cpus = pinned.into_iter().filter(|cpu| node.cpuset.contains(cpu)).collect();
+        node.mem_available = node.mem_available.saturating_sub(own.map(|pin| pin.memory).sum());
     }
     topology
 }
@@ -83,18 +97,15 @@ pub fn choose(topology: &NumaTopology, container: &Container) -> Result<CpuPinni
 #[cfg(test)]
 mod tests {
     use model::NumaNode;
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    fn container(cpu: f32, cpus: &[u32], node: u32) -> Container {
+    fn container(cpu: f32) -> Container {
         let captured = include_str!("../../model/tests/container.json");
         let mut container: Value = serde_json::from_str(captured).unwrap();
         container["zun_object.data"]["cpu"] = json!(cpu);
-        let mut container = Container::from_wire(&container).unwrap();
-        let pinning = CpuPinning { cpus: cpus.to_vec(), node };
-        container.cpuset = (!cpus.is_empty()).then(|| model::Json(cpuset(&pinning)));
-        container
+        Container::from_wire(&container).unwrap()
     }
 
     fn node(id: u32, cpuset: &[u32]) -> NumaNode {
@@ -107,19 +118,17 @@ mod tests {
 
     #[test]
     fn cpus_are_given_once_and_of_one_node() {
-        let others = [container(2.0, &[1, 2], 0)];
-        let topology = taken(two_nodes(), &[0], &others);
+        let pin = Pin { pinning: CpuPinning { cpus: vec![1, 2], node: 0 }, memory: 128 };
+        let topology = taken(two_nodes(), &[0], &[pin]);
         assert_eq!(
             (&topology.nodes[0].cpuset, &topology.nodes[0].pinned_cpus),
             (&vec![1, 2, 3], &vec![1, 2])
         );
         assert_eq!(topology.nodes[0].mem_available, 200 - 128);
-        let chosen = |cpu| choose(&topology, &container(cpu, &[], 0));
+        let chosen = |cpu| choose(&topology, &container(cpu));
         // What is left of the first node's memory is too little.
         assert_eq!(chosen(2.0).unwrap(), CpuPinning { cpus: vec![4, 5], node: 1 });
         assert!(matches!(chosen(5.0), Err(Error::Resources(_))));
         assert!(matches!(chosen(0.5), Err(Error::Invalid(_))));
-        let row = container(2.0, &[4, 5], 1);
-        assert_eq!(of(&row), Some(CpuPinning { cpus: vec![4, 5], node: 1 }));
     }
 }

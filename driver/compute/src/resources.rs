@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use cloud::{Inventory, Placement, ResourceClass};
-use model::{ComputeNode, Container, ContainerType, ContainerUuid, Database, Json, Status, Usage, service};
+use model::{
+    ComputeNode, Container, ContainerType, ContainerUuid, Database, Json, NumaTopology, Status, Usage,
+    service,
+};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::host_facts;
 use crate::options::Options;
-use crate::pinning;
+use crate::pinning::Pins;
 
 /// The binary's name in Zun's tables.
 pub const BINARY: &str = "zun-compute";
@@ -21,11 +24,16 @@ const TRAIT_DISABLED: &str = "CUSTOM_ZUN_COMPUTE_STATUS_DISABLED";
 const TRAITS_VIRTUALISATION: [(&str, &str); 2] = [("svm", "HW_CPU_X86_AMD_SVM"), ("vmx", "HW_CPU_X86_VMX")];
 
 /// Tells both what the host has and uses.
-pub async fn report(database: &Database, placement: &Placement, options: &Options) -> Result<()> {
+pub async fn report(
+    database: &Database,
+    placement: &Placement,
+    options: &Options,
+    pins: &Pins,
+) -> Result<()> {
     let host = &options.default.host;
     let containers = Container::list_by_host(database, &HOLDERS, host).await?;
     let uuid = ComputeNode::uuid_of(database, host).await?.unwrap_or_else(Uuid::new_v4);
-    compute_node(uuid, options, &containers)?.save(database).await?;
+    compute_node(uuid, options, &containers, pins.topology(options)?).save(database).await?;
     placement.ensure_provider(uuid, host).await?;
     placement.set_inventories(uuid, &inventories(options)).await?;
     let disabled =
@@ -34,7 +42,12 @@ pub async fn report(database: &Database, placement: &Placement, options: &Option
     Ok(())
 }
 
-fn compute_node(uuid: Uuid, options: &Options, containers: &[Container]) -> Result<ComputeNode> {
+fn compute_node(
+    uuid: Uuid,
+    options: &Options,
+    containers: &[Container],
+    topology: NumaTopology,
+) -> ComputeNode {
     let memory = host_facts::memory();
     let used = containers.iter().map(Container::usage).fold(Usage::default(), |sum, usage| Usage {
         cpu: sum.cpu + usage.cpu,
@@ -44,10 +57,10 @@ fn compute_node(uuid: Uuid, options: &Options, containers: &[Container]) -> Resu
     let count = |status| number(containers.iter().filter(|container| container.status == status).count());
     let (os, kernel_version) = host_facts::system();
     let total = number(memory.total);
-    Ok(ComputeNode {
+    ComputeNode {
         uuid: uuid.to_string(),
         hostname: options.default.host.clone(),
-        numa_topology: Json(pinning::topology(options, containers)?),
+        numa_topology: Json(topology),
         mem_total: total,
         mem_free: (total - used.memory).max(0),
         mem_available: number(memory.available),
@@ -67,7 +80,7 @@ fn compute_node(uuid: Uuid, options: &Options, containers: &[Container]) -> Resu
         disk_quota_supported: true,
         runtimes: Some(Json(vec!["kata".to_owned()])),
         enable_cpu_pinning: options.compute.enable_cpu_pinning,
-    })
+    }
 }
 
 /// Refuses that `container` takes `asked` instead of what it `had`, if the host has not that much for containers. The same

@@ -67,6 +67,7 @@ async fn serve(options: Options) -> Result<(), String> {
 
     let manager = Manager::new(Arc::clone(&options), database, host, images, neutron, placement, sessions);
     let manager = Arc::new(manager);
+    manager.load_pins().map_err(|e| e.to_string())?;
     recovery::recover(&manager).await;
     let periodic = tokio::spawn(periodic_tasks(Arc::clone(&manager), stop.clone()));
     let target = Target {
@@ -156,7 +157,8 @@ async fn report(manager: &Manager) {
     if let Err(e) = beat(manager.database(), manager.options()).await {
         tracing::error!("the heartbeat is lost: {e}");
     }
-    if let Err(e) = resources::report(manager.database(), manager.placement(), manager.options()).await {
+    let (database, placement) = (manager.database(), manager.placement());
+    if let Err(e) = resources::report(database, placement, manager.options(), manager.pins()).await {
         tracing::error!("the host's resources are not reported: {e}");
     }
     manager.delete_auto_removed().await;

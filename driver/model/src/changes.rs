@@ -3,7 +3,6 @@ use sqlx::{MySql, QueryBuilder};
 use time::PrimitiveDateTime;
 
 use crate::container::{Addresses, Container, ContainerUuid, Status, TaskState};
-use crate::cpuset::Cpuset;
 use crate::database::{Database, Result, now};
 
 /// Longest text of `status_detail`.
@@ -34,7 +33,6 @@ pub struct Changes {
     pub command: Option<Vec<String>>,
     pub entrypoint: Option<Vec<String>>,
     pub started_at: Option<Option<PrimitiveDateTime>>,
-    pub cpuset: Option<Cpuset>,
     pub websocket_url: Option<String>,
     pub websocket_token: Option<String>,
 }
@@ -100,7 +98,6 @@ impl Changes {
             command = self.command.clone().map(Json);
             entrypoint = self.entrypoint.clone().map(Json);
             started_at = self.started_at;
-            cpuset = self.cpuset.as_ref().map(|cpuset| Json(cpuset.fields()));
             websocket_url = self.websocket_url.clone();
             websocket_token = self.websocket_token.clone();
         }
@@ -137,7 +134,6 @@ impl Changes {
             command => |command| Some(Json(command));
             entrypoint => |entrypoint| Some(Json(entrypoint));
             started_at => |at| at;
-            cpuset => |cpuset| Some(Json(cpuset));
             websocket_url => Some;
             websocket_token => Some;
         }

@@ -12,16 +12,10 @@ pub struct Cpuset {
     pub cpuset_mems: Option<Value>,
 }
 
-impl Cpuset {
-    /// As a row has it.
-    pub(crate) fn fields(&self) -> Value {
-        json!({ "cpuset_cpus": self.cpuset_cpus, "cpuset_mems": self.cpuset_mems })
-    }
-}
-
 impl Serialize for Cpuset {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        versioned::versioned("Cpuset", "1.0", self.fields()).serialize(serializer)
+        let data = json!({ "cpuset_cpus": self.cpuset_cpus, "cpuset_mems": self.cpuset_mems });
+        versioned::versioned("Cpuset", "1.0", data).serialize(serializer)
     }
 }
 

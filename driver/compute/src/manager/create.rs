@@ -5,8 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use image::{Credentials, Image, ImageReference, PullPolicy};
-use model::{Changes, Container, ContainerType, Registry, RequestedNetwork, Status, TaskState, Usage};
-use sandbox::CpuPinning;
+use model::{Changes, Container, Registry, RequestedNetwork, Status, TaskState, Usage};
 use serde_json::Value;
 
 use super::Manager;
@@ -71,26 +70,25 @@ impl Manager {
         let _turn = self.claims.lock().await;
         let (uuid, nothing) = (container.uuid, Usage::default());
         resources::claim(&self.database, &self.options, uuid, nothing, container.usage()).await?;
-        let pinning = match pinning::is_dedicated(container) {
-            true => Some(self.choose_cpus(container).await?),
-            false => None,
-        };
-        let changes = Changes {
-            host: Some(Some(self.hostname().to_owned())),
-            cpuset: pinning.as_ref().map(pinning::cpuset),
-            ..Changes::default()
-        };
-        self.save(container, changes).await
+        if pinning::is_dedicated(container) {
+            self.choose_cpus(container)?;
+        }
+        let host = Changes { host: Some(Some(self.hostname().to_owned())), ..Changes::default() };
+        self.save(container, host).await
     }
 
-    async fn choose_cpus(&self, container: &Container) -> Result<CpuPinning> {
+    /// Gives a container CPUs of its own, unless it has them already.
+    pub(super) fn choose_cpus(&self, container: &Container) -> Result<()> {
         if !self.options.compute.enable_cpu_pinning {
             let reason = "CPU policy dedicated: [compute] enable_cpu_pinning is not set on this host";
             return Err(Error::Invalid(reason.into()));
         }
-        let kinds = [ContainerType::Container];
-        let others = Container::list_by_host(&self.database, &kinds, self.hostname()).await?;
-        pinning::choose(&pinning::topology(&self.options, &others)?, container)
+        if self.pins.get(container.uuid).is_none() {
+            let chosen = pinning::choose(&self.pins.topology(&self.options)?, container)?;
+            let memory = u64::try_from(container.usage().memory).unwrap_or(0);
+            self.pins.insert(container.uuid, chosen, memory);
+        }
+        Ok(())
     }
 
     async fn create(
@@ -238,7 +236,7 @@ impl Manager {
             privileged: container.privileged.unwrap_or(false),
             oci: Value::Null,
         };
-        Ok(Record { pinning: pinning::of(container), ..Record::new(asked, image)? })
+        Ok(Record { pinning: self.pins.get(container.uuid), ..Record::new(asked, image)? })
     }
 }
 

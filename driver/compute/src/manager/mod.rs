@@ -35,6 +35,7 @@ use crate::console::Sessions;
 use crate::error::{Error, Result};
 use crate::networking::{self, Attachment};
 use crate::options::Options;
+use crate::pinning::Pins;
 use crate::record::Record;
 use health::HealthBook;
 use locks::Locks;
@@ -56,6 +57,7 @@ pub struct Manager {
     sessions: Arc<Sessions>,
     locks: Locks,
     health: HealthBook,
+    pins: Pins,
     claims: tokio::sync::Mutex<()>,
 }
 
@@ -80,6 +82,7 @@ impl Manager {
             sessions,
             locks: Locks::default(),
             health: HealthBook::default(),
+            pins: Pins::default(),
             claims: tokio::sync::Mutex::default(),
         }
     }
@@ -97,6 +100,22 @@ impl Manager {
     /// Placement.
     pub fn placement(&self) -> &Placement {
         &self.placement
+    }
+
+    /// CPUs that containers have to themselves.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Finds in the records which CPUs are whose.
+    pub fn load_pins(&self) -> Result<()> {
+        for id in self.host.list()? {
+            let Ok(record) = Record::read(self.host.sandbox(&id).path()) else { continue };
+            if let (Some(pinning), Ok(uuid)) = (record.pinning, id.parse()) {
+                self.pins.insert(uuid, pinning, record.container.memory_mib);
+            }
+        }
+        Ok(())
     }
 
     /// The sandboxes of this host.
@@ -135,6 +154,7 @@ impl Manager {
         let strays = networking::strays(&self.neutron, &owner, &[]).await?;
         networking::reclaim(&self.neutron, &owner, &strays).await?;
         sandbox.delete().await?;
+        self.pins.remove(uuid);
         Ok(())
     }
 

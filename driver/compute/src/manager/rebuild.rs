@@ -8,6 +8,7 @@ use super::Manager;
 use super::create::{created_changes, refuse_what_is_not_built};
 use crate::error::{Error, Result};
 use crate::networking::{self, Attachment};
+use crate::pinning;
 
 impl Manager {
     pub(super) async fn container_rebuild(
@@ -51,6 +52,10 @@ impl Manager {
         refuse_what_is_not_built(container)?;
         tracing::info!(image = container.image, "rebuilding");
         let image = self.container_image(container).await?;
+        if pinning::is_dedicated(container) {
+            let _turn = self.claims.lock().await;
+            self.choose_cpus(container)?;
+        }
         let mut record = self.new_record(container, &image)?;
         record.sandbox_spec(&self.options.kata).validate()?;
         record.attachments = self.kept_attachments(container).await?;
