@@ -17,8 +17,8 @@ use crate::median;
 
 const ROUNDS: usize = 3;
 const ROUND: Duration = Duration::from_secs(10);
-/// Calls that are under way at one time; as many as oslo.messaging's server answers at once.
-const AT_ONCE: usize = 64;
+/// Calls that are under way at one time. With many more the Python server loses connections to the database here.
+const AT_ONCE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(60);
 const PEER: (&str, &str) = ("zun-compute-peer", "peer");
 const CONTAINERS: [usize; 3] = [10, 100, 1000];
@@ -175,7 +175,9 @@ fn comparisons(cloud: &Cloud, uuid: &str) {
         });
         let micros: f64 =
             line.split(" in ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap();
-        assert!(line.contains(&format!("count={}", count + 1)), "{line}");
+        let rows =
+            cloud.sql("SELECT COUNT(*) FROM zun.container WHERE host IS NOT NULL AND container_type < 2");
+        assert!(line.contains(&format!("count={rows} ")), "{line}");
         println!("{count:6} containers  {:9.2} ms, {:6.1} us each", micros / 1000.0, micros / count as f64);
         drop(copies);
     }
@@ -189,7 +191,7 @@ impl<'a> Copies<'a> {
         cloud.sql(&format!(
             "INSERT INTO zun.container (uuid, {columns}) SELECT CONCAT('c0ffee00-0000-4000-8000-', LPAD(seq, 12, '0')), \
              container_type, CONCAT('c0ffee00-0000-4000-8000-', LPAD(seq, 12, '0')), CONCAT('copy-', seq), status, host, image, \
-             0, '0', project_id, user_id, created_at FROM zun.container, seq_1_to_{count} WHERE uuid = '{uuid}'"
+             0, '0', project_id, user_id, created_at FROM zun.container, zun.seq_1_to_{count} WHERE uuid = '{uuid}'"
         ));
         cloud.shell(&format!(
             "cd /var/lib/zun-kata/sandboxes; for n in $(seq -f %012.0f {count}); do new=c0ffee00-0000-4000-8000-$n; \
