@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 
-/// Connections that may be prepared and not made at one time.
-const WAITING_MAX: usize = 4096;
+/// Execs of one container that may be prepared and not started at one time; another takes the place of the oldest.
+const WAITING_EXECS: usize = 16;
 
 /// What lets its holder connect once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -65,6 +65,24 @@ enum Target {
     Exec(Box<Interact>),
 }
 
+impl Target {
+    /// Whether both stand in the same line. A container's row has one address to attach to: the last that was asked for.
+    fn in_line_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Container(one), Self::Container(other)) => one == other,
+            (Self::Exec(one), Self::Exec(other)) => one.exec.container == other.exec.container,
+            _ => false,
+        }
+    }
+
+    fn most_in_line(&self) -> usize {
+        match self {
+            Self::Container(_) => 1,
+            Self::Exec(_) => WAITING_EXECS,
+        }
+    }
+}
+
 struct Waiting {
     target: Target,
     until: Instant,
@@ -93,25 +111,32 @@ impl Sessions {
     }
 
     /// Lets somebody attach to a container.
-    pub fn expect_attach(&self, container: ContainerUuid) -> Result<Token> {
+    pub fn expect_attach(&self, container: ContainerUuid) -> Token {
         self.expect(Target::Container(container))
     }
 
     /// Lets somebody start an exec.
-    pub fn expect_exec(&self, interact: Interact) -> Result<Token> {
+    pub fn expect_exec(&self, interact: Interact) -> Token {
         self.expect(Target::Exec(Box::new(interact)))
     }
 
-    fn expect(&self, target: Target) -> Result<Token> {
+    fn expect(&self, target: Target) -> Token {
         let mut waiting = lock(&self.waiting);
         let now = Instant::now();
         waiting.retain(|_, one| one.until > now);
-        if waiting.len() >= WAITING_MAX {
-            return Err(Error::Conflict(format!("{WAITING_MAX} connections wait for their users already")));
+        let mut line: Vec<_> = waiting
+            .iter()
+            .filter(|(_, one)| one.target.in_line_with(&target))
+            .map(|(token, one)| (one.until, token.clone()))
+            .collect();
+        line.sort_by_key(|(until, _)| *until);
+        let surplus = (line.len() + 1).saturating_sub(target.most_in_line());
+        for (_, token) in line.into_iter().take(surplus) {
+            waiting.remove(&token);
         }
         let token = Token(random());
         waiting.insert(token.clone(), Waiting { target, until: now + self.patience });
-        Ok(token)
+        token
     }
 
     /// Whether a token has not been used yet.
@@ -188,7 +213,7 @@ mod tests {
     fn a_token_serves_once_and_for_what_it_was_made() {
         let sessions = Sessions::new(Duration::from_secs(60));
         let (one, other) = (ContainerUuid(Uuid::new_v4()), ContainerUuid(Uuid::new_v4()));
-        let token = sessions.expect_attach(one).unwrap();
+        let token = sessions.expect_attach(one);
         assert!(!sessions.attach(&token, other), "another container's");
         assert!(!sessions.attach(&Token("guessed".into()), one));
         assert!(sessions.expects(&token) && sessions.attach(&token, one));
@@ -197,10 +222,23 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_again_and_again_takes_no_other_containers_place() {
+        let sessions = Sessions::new(Duration::from_secs(60));
+        let (one, other) = (ContainerUuid(Uuid::new_v4()), ContainerUuid(Uuid::new_v4()));
+        let waits = sessions.expect_attach(other);
+        let (first, last) = (sessions.expect_attach(one), sessions.expect_attach(one));
+        assert!(!sessions.expects(&first) && sessions.expects(&last) && sessions.expects(&waits));
+        let execs: Vec<Token> =
+            (0..=WAITING_EXECS).map(|_| sessions.expect_exec(interact(&ExecId::random(), one))).collect();
+        assert_eq!(execs.iter().filter(|token| sessions.expects(token)).count(), WAITING_EXECS);
+        assert!(sessions.expects(&last));
+    }
+
+    #[test]
     fn a_token_that_came_too_late_is_none() {
         let sessions = Sessions::new(Duration::ZERO);
         let container = ContainerUuid(Uuid::new_v4());
-        let token = sessions.expect_attach(container).unwrap();
+        let token = sessions.expect_attach(container);
         assert!(!sessions.attach(&token, container));
     }
 
@@ -208,7 +246,7 @@ mod tests {
     fn an_exec_learns_its_size_before_and_while_it_runs() {
         let sessions = Sessions::new(Duration::from_secs(60));
         let (id, container) = (ExecId::random(), ContainerUuid(Uuid::new_v4()));
-        let token = sessions.expect_exec(interact(&id, container)).unwrap();
+        let token = sessions.expect_exec(interact(&id, container));
         assert!(!sessions.attach(&token, container), "it is for an exec");
         assert!(matches!(sessions.resize(&id, SIZE), Ok(Resized::Remembered)));
         assert_eq!(sessions.start(&token, &id).unwrap().size, Some(SIZE));

@@ -54,7 +54,7 @@ impl Manager {
     async fn prepare_exec(&self, container: &Container, exec: Exec, interactive: bool) -> Result<Value> {
         let id = ExecId::random();
         let input = if interactive { ProcessInput::Open } else { ProcessInput::Closed };
-        let secret = self.sessions.expect_exec(Interact { id: id.to_string(), exec, input, size: None })?;
+        let secret = self.sessions.expect_exec(Interact { id: id.to_string(), exec, input, size: None });
         let token = Uuid::new_v4().to_string();
         let instance = ExecInstance {
             container_id: container.id,
@@ -69,7 +69,7 @@ impl Manager {
     pub(super) async fn container_attach(&self, mut container: Container) -> Result<Value> {
         require_created(&container)?;
         self.require_running("attach", &container).await?;
-        let secret = self.sessions.expect_attach(container.uuid)?;
+        let secret = self.sessions.expect_attach(container.uuid);
         let docker = &self.options.docker;
         let scheme = if docker.tls().is_ok_and(|tls| tls.is_some()) { "wss" } else { "ws" };
         let url = format!(
