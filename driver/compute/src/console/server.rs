@@ -112,7 +112,7 @@ impl Console {
                 json_answer(StatusCode::OK, &json!({ "ApiVersion": API_VERSION, "MinAPIVersion": "1.24" })),
             ),
             (&Method::POST, [token, _, "exec", id, "start"]) => self.start(request, token, id).await,
-            (&Method::POST, [token, _, "exec", id, "resize"]) if self.expects(token) => {
+            (&Method::POST, [token, _, "exec", id, "resize"]) if self.owns(token, id) => {
                 self.resize(&request, id).await
             }
             _ => Err(Refused(StatusCode::NOT_FOUND, "page not found".into())),
@@ -121,6 +121,10 @@ impl Console {
 
     fn expects(&self, token: &str) -> bool {
         token.parse::<Token>().is_ok_and(|token| self.sessions.expects(&token))
+    }
+
+    fn owns(&self, token: &str, id: &str) -> bool {
+        token.parse::<Token>().is_ok_and(|token| self.sessions.owns(&token, &ExecId::named(id)))
     }
 
     async fn attach(&self, mut request: Request<Incoming>, id: &str) -> Result<Answer, Refused> {

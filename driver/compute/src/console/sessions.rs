@@ -88,11 +88,16 @@ struct Waiting {
     until: Instant,
 }
 
+struct Running {
+    container: ContainerUuid,
+    token: Token,
+}
+
 /// Connections that are prepared, and execs that run.
 pub struct Sessions {
     patience: Duration,
     waiting: Mutex<HashMap<Token, Waiting>>,
-    running: Mutex<HashMap<ExecId, ContainerUuid>>,
+    running: Mutex<HashMap<ExecId, Running>>,
 }
 
 /// How a terminal learns its size.
@@ -144,6 +149,14 @@ impl Sessions {
         lock(&self.waiting).get(token).is_some_and(|one| one.until > Instant::now())
     }
 
+    /// Whether a token is that of the exec `id`, be it started or not.
+    pub fn owns(&self, token: &Token, id: &ExecId) -> bool {
+        let waits = lock(&self.waiting)
+            .get(token)
+            .is_some_and(|one| matches!(&one.target, Target::Exec(exec) if exec.id == id.0));
+        waits || lock(&self.running).get(id).is_some_and(|running| running.token == *token)
+    }
+
     /// Uses a token for `container`.
     pub fn attach(&self, token: &Token, container: ContainerUuid) -> bool {
         self.redeem(token, |target| matches!(target, Target::Container(other) if *other == container))
@@ -155,7 +168,7 @@ impl Sessions {
         let target = self.redeem(token, |target| matches!(target, Target::Exec(exec) if exec.id == id.0))?;
         let Target::Exec(exec) = target else { return None };
         let container = exec.exec.container.parse().ok()?;
-        lock(&self.running).insert(id.clone(), container);
+        lock(&self.running).insert(id.clone(), Running { container, token: token.clone() });
         Some(exec)
     }
 
@@ -174,7 +187,7 @@ impl Sessions {
                 return Ok(Resized::Remembered);
             }
         }
-        let container = lock(&self.running).get(id).copied();
+        let container = lock(&self.running).get(id).map(|running| running.container);
         container.map(Resized::Runs).ok_or_else(|| Error::Invalid(format!("no such exec instance: {id}")))
     }
 
@@ -249,7 +262,10 @@ mod tests {
         let token = sessions.expect_exec(interact(&id, container));
         assert!(!sessions.attach(&token, container), "it is for an exec");
         assert!(matches!(sessions.resize(&id, SIZE), Ok(Resized::Remembered)));
+        let other = sessions.expect_exec(interact(&ExecId::random(), container));
+        assert!(sessions.owns(&token, &id) && !sessions.owns(&other, &id), "each has its own");
         assert_eq!(sessions.start(&token, &id).unwrap().size, Some(SIZE));
+        assert!(sessions.owns(&token, &id) && !sessions.owns(&other, &id), "while it runs too");
         assert_eq!(sessions.resize(&id, SIZE).unwrap(), Resized::Runs(container));
         assert!(sessions.start(&token, &id).is_none());
         sessions.end(&id);

@@ -31,7 +31,7 @@ impl Manager {
             self.with_files(container, async |sandbox| Ok(sandbox.pack(&id, &path, bytes_max).await?));
         let (stat, mut archive) = packed.await?;
         let mut data = Vec::new();
-        archive.read_to_end(&mut data).map_err(unreadable)?;
+        archive.read_to_end(&mut data).map_err(Error::Archive)?;
         let data = match encode {
             true => STANDARD.encode(data),
             false => String::from_utf8(data).map_err(|_| {
@@ -65,7 +65,7 @@ impl Manager {
         let unpack = async |sandbox: &Sandbox| {
             let mut archive: File = sandbox.nameless_file()?;
             let written = archive.write_all(&data).and_then(|()| archive.seek(SeekFrom::Start(0)));
-            written.map_err(unreadable)?;
+            written.map_err(Error::Archive)?;
             Ok(sandbox.unpack(&id, &path, &archive).await?)
         };
         self.with_files(container, unpack).await
@@ -97,10 +97,6 @@ impl Manager {
     fn archive_bytes_max(&self) -> u64 {
         self.options.kata.archive_size_max * MEBIBYTE
     }
-}
-
-fn unreadable(error: std::io::Error) -> Error {
-    Error::Archive(error)
 }
 
 /// What Docker says of a path. Its modes are Go's: the type is in other bits than Linux's.

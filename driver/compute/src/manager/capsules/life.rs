@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use model::{Changes, Container, ContainerType, ContainerUuid, Status, TaskState};
 use sandbox::{Phase, Situation};
+use time::OffsetDateTime;
 use tracing::Instrument;
 
-use super::super::restart::RestartPolicy;
+use super::super::restart::{RestartPolicy, ran};
 use super::super::{Manager, background_span};
 use crate::capsule_record::CapsuleRecord;
 use crate::error::{Error, Result};
@@ -70,7 +71,7 @@ impl Manager {
             return self.save(&mut capsule, ended).await;
         }
         let mut record = self.capsule_record(uuid)?;
-        record.restarts = record.restarts.next(Duration::ZERO);
+        record.restarts = record.restarts.next(ran(capsule.started_at, OffsetDateTime::now_utc()));
         record.write(self.sandbox(uuid).path())?;
         self.save(&mut capsule, Changes { status: Some(Status::Restarting), ..ended }).await?;
         self.restart_capsule_later(uuid, record.restarts.pause());

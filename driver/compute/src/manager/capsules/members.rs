@@ -127,7 +127,7 @@ impl Manager {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(e) => {
-                        tracing::error!(member = member.container.id, "its end is not dealt with: {e}");
+                        manager.fail_member(capsule, &member, &e).await;
                         break;
                     }
                 }
@@ -138,6 +138,16 @@ impl Manager {
             }
         };
         tokio::spawn(watch.instrument(background_span(capsule)));
+    }
+
+    /// A container that cannot be started again is in error, unless its capsule goes.
+    async fn fail_member(&self, capsule: ContainerUuid, member: &Member, error: &Error) {
+        let _turn = self.locks.lock(capsule).await;
+        let row = self.member_row(capsule, ContainerType::CapsuleContainer, &member.container.id).await;
+        match row {
+            Ok(mut row) => self.fail(&mut row, error).await,
+            Err(_) => tracing::debug!(member = member.container.id, "its capsule goes: {error}"),
+        }
     }
 
     /// Gives whether the container runs again.
