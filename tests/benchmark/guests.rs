@@ -12,7 +12,7 @@ use agent_protocol::service::AgentServiceClient;
 use agent_protocol::{OVERLAY_CREATE_DIRECTORY, process_to_wire, spec_to_wire};
 use cloud_tests::sandboxes::{arguments, container, shell};
 use protobuf::MessageField;
-use sandbox::{ContainerSpec, ContainerUser, Exec, Nic, NicAddress, RateLimit, Sandbox};
+use sandbox::{ContainerSpec, ContainerUser, Exec, GuestNetwork, Nic, NicAddress, RateLimit, Sandbox};
 use serde_json::json;
 use tokio::runtime::Runtime;
 use ttrpc::context::{Context, with_duration};
@@ -156,6 +156,10 @@ async fn start_ours(sandboxes: &Sandboxes, tap: &Tap) -> Guest {
         routes: Vec::new(),
     };
     sandbox.attach(&nic, RateLimit::default()).await.unwrap();
+    sandbox
+        .set_network(&GuestNetwork { nics: vec![nic], ..GuestNetwork::default() }, CONTAINER)
+        .await
+        .unwrap();
     Guest::Ours(Box::new(sandbox))
 }
 

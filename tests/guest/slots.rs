@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cloud_tests::sandboxes;
-use sandbox::{ContainerSpec, Nic, NicAddress, RateLimit, Sandbox};
+use sandbox::{ContainerSpec, GuestNetwork, Nic, NicAddress, RateLimit, Sandbox};
 
 use crate::fixture::{self, Fixture};
 
@@ -61,8 +61,13 @@ async fn interfaces_come_and_go_while_a_sandbox_runs() {
     fixture.run(&sandbox, "c", &LONG).await;
     let limit = RateLimit::default();
     // The second is taken out of the middle; the third has by then the place and the name that the kernel gave another.
-    for number in [2, 0] {
+    let join = async |numbers: &[u8]| {
+        let nics = numbers.iter().map(|number| nic(*number)).collect();
+        sandbox.set_network(&GuestNetwork { nics, ..GuestNetwork::default() }, "guest").await.unwrap();
+    };
+    for (number, all) in [(2, &[2][..]), (0, &[2, 0])] {
         sandbox.attach(&nic(number), limit).await.unwrap();
+        join(all).await;
         output(&sandbox, &format!("ping -c 2 -W 5 198.18.{number}.1")).await;
     }
     let refused = sandbox.attach(&nic(0), limit).await.unwrap_err().to_string();
@@ -84,6 +89,7 @@ async fn interfaces_come_and_go_while_a_sandbox_runs() {
 
     sandbox.attach(&nic(1), limit).await.unwrap();
     sandbox.attach(&nic(2), limit).await.unwrap();
+    join(&[0, 1, 2]).await;
     for number in 0..3 {
         output(&sandbox, &format!("ping -c 2 -W 5 198.18.{number}.1")).await;
         let link = output(&sandbox, &format!("cat /sys/class/net/eth{number}/address")).await;

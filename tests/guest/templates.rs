@@ -68,7 +68,7 @@ async fn a_guest_of_a_template_has_its_own_interfaces() {
         routes: Vec::new(),
     };
     for (n, mac) in ["fa:16:3e:00:00:01", "fa:16:3e:00:00:02"].into_iter().enumerate() {
-        let network = GuestNetwork { nics: vec![nic(mac)], dns: Vec::new() };
+        let network = GuestNetwork { nics: vec![nic(mac)], ..GuestNetwork::default() };
         let (sandbox, state) =
             start(&fixture, "c", &SandboxSpec { network, ..fixture.spec_of_group(GROUP) }).await;
         assert_eq!(state.from_template, n > 0);

@@ -6,9 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use agent_protocol::messages::{IPAddress, IPFamily, Interface, Route};
 use futures::TryStreamExt;
 use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol,
+};
 
 use super::{Network, hex, netlink};
 use crate::error::Result;
@@ -28,6 +30,17 @@ impl Network {
 
     /// The routes of the main table, of both families.
     pub async fn routes(&self) -> Result<Vec<Route>> {
+        Ok(self.main_table().await?.into_iter().map(|(_, route)| route).collect())
+    }
+
+    /// The routes that were added, as the kernel knows them: not those that addresses bring.
+    pub(super) async fn added_routes(&self) -> Result<Vec<(RouteMessage, Route)>> {
+        let mut routes = self.main_table().await?;
+        routes.retain(|(message, _)| message.header.protocol == RouteProtocol::Static);
+        Ok(routes)
+    }
+
+    async fn main_table(&self) -> Result<Vec<(RouteMessage, Route)>> {
         let names: HashMap<u32, String> = self.names().await?;
         let mut routes = Vec::new();
         for question in
@@ -36,7 +49,8 @@ impl Network {
             let mut answers = self.0.route().get(question).execute();
             while let Some(answer) = answers.try_next().await.map_err(netlink("list the routes"))? {
                 if answer.header.table == RouteHeader::RT_TABLE_MAIN {
-                    routes.push(route(&answer, &names));
+                    let route = route(&answer, &names);
+                    routes.push((answer, route));
                 }
             }
         }
@@ -57,11 +71,7 @@ impl Network {
         let mut addresses: HashMap<u32, Vec<_>> = HashMap::new();
         while let Some(found) = all.try_next().await.map_err(netlink("list addresses"))? {
             let mask = found.header.prefix_len.to_string();
-            let ip = found.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Address(ip) => Some(*ip),
-                _ => None,
-            });
-            if let Some(ip) = ip {
+            if let Some(ip) = ip_address(&found) {
                 let address = IPAddress {
                     family: family(ip).into(),
                     address: ip.to_string(),
@@ -75,7 +85,14 @@ impl Network {
     }
 }
 
-fn interface(link: &LinkMessage, addresses: Vec<IPAddress>) -> Interface {
+pub(super) fn ip_address(message: &AddressMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    })
+}
+
+pub(super) fn interface(link: &LinkMessage, addresses: Vec<IPAddress>) -> Interface {
     let mut interface = Interface { IPAddresses: addresses, ..Default::default() };
     for attribute in &link.attributes {
         match attribute {

@@ -1,12 +1,14 @@
-//! The guest's interfaces, addresses and routes.
+//! The guest's interfaces, addresses and routes. The host says what they are: what routers of the network announce is not
+//! listened to.
 
 mod list;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use agent_protocol::messages::{ARPNeighbor, IPAddress, Interface, Route};
 use futures::TryStreamExt;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, new_connection};
@@ -33,22 +35,25 @@ impl Network {
             .await
     }
 
-    /// Gives an interface its hardware address, name, MTU and addresses, and starts it. It is found by its permanent
-    /// address, or by its present one. One that is to have no hardware address is stopped.
+    /// Gives an interface its hardware address, name, MTU and addresses, which are then all that it has, and starts it. It
+    /// is found by its permanent address, or by its present one. One that is to have no hardware address is stopped.
     pub async fn update_interface(&self, interface: &Interface) -> Result<()> {
-        let mut change;
-        let index;
-        if interface.devicePath.is_empty() {
-            index = self.index_of(&interface.hwAddr).await?;
-            change = LinkUnspec::new_with_index(index);
-        } else {
-            index = self.index_of(&interface.devicePath).await?;
-            if interface.hwAddr.is_empty() {
-                return self.stop(index).await;
-            }
-            change = LinkUnspec::new_with_index(index).address(parse_hex(&interface.hwAddr)?);
+        let known_by =
+            if interface.devicePath.is_empty() { &interface.hwAddr } else { &interface.devicePath };
+        let link = self.find(known_by).await?;
+        let index = link.header.index;
+        if interface.hwAddr.is_empty() {
+            return self.stop(index).await;
         }
-        if !interface.name.is_empty() {
+        let mut change = LinkUnspec::new_with_index(index);
+        let address = parse_hex(&interface.hwAddr)?;
+        // A change to the same would make it forget its neighbours.
+        if !link.attributes.contains(&LinkAttribute::Address(address.clone())) {
+            change = change.address(address);
+        }
+        // The kernel renames no interface that is up, not even to what it is called.
+        let named = LinkAttribute::IfName(interface.name.clone());
+        if !interface.name.is_empty() && !link.attributes.contains(&named) {
             self.free_name(&interface.name, index).await?;
             change = change.name(interface.name.clone());
         }
@@ -56,8 +61,11 @@ impl Network {
             change = change.mtu(u32::try_from(interface.mtu).unwrap_or(u32::MAX));
         }
         self.change(change.build(), "set up an interface").await?;
-        for address in &interface.IPAddresses {
-            let (ip, prefix) = parse_address(address)?;
+        ignore_announcements(&self.name_of(index).await?);
+        let addresses = interface.IPAddresses.iter().map(parse_address).collect::<Result<Vec<_>>>()?;
+        self.remove_addresses(index, |ip, prefix| !addresses.contains(&(ip, prefix)) && !is_link_local(ip))
+            .await?;
+        for (ip, prefix) in addresses {
             self.0
                 .address()
                 .add(index, ip, prefix)
@@ -71,11 +79,18 @@ impl Network {
 
     /// Takes an interface out of use, and its addresses away; its routes go with them.
     async fn stop(&self, index: u32) -> Result<()> {
+        self.remove_addresses(index, |_, _| true).await?;
+        self.change(LinkUnspec::new_with_index(index).down().build(), "stop an interface").await
+    }
+
+    async fn remove_addresses(&self, index: u32, goes: impl Fn(IpAddr, u8) -> bool) -> Result<()> {
         let mut addresses = self.0.address().get().set_link_index_filter(index).execute();
         while let Some(address) = addresses.try_next().await.map_err(netlink("list addresses"))? {
-            self.0.address().del(address).execute().await.map_err(netlink("remove an address"))?;
+            if list::ip_address(&address).is_some_and(|ip| goes(ip, address.header.prefix_len)) {
+                self.0.address().del(address).execute().await.map_err(netlink("remove an address"))?;
+            }
         }
-        self.change(LinkUnspec::new_with_index(index).down().build(), "stop an interface").await
+        Ok(())
     }
 
     /// Makes sure that an interface can have `name`: slots that nothing is in yet have names already, by the kernel's own
@@ -111,11 +126,19 @@ impl Network {
         Ok(())
     }
 
-    /// Adds routes; those without a gateway first, since gateways are reached through them.
+    /// Makes these the guest's routes, beside those that its addresses bring. Those without a gateway come first, since
+    /// gateways are reached through them; what was a route before goes last, so that no connection is without one.
     pub async fn update_routes(&self, routes: &[Route]) -> Result<()> {
+        let wanted =
+            routes.iter().map(|route| Ok((target(route)?, &route.device))).collect::<Result<Vec<_>>>()?;
         let (direct, via): (Vec<_>, Vec<_>) = routes.iter().partition(|route| route.gateway.is_empty());
         for route in direct.into_iter().chain(via) {
             self.add_route(route).await?;
+        }
+        for (message, route) in self.added_routes().await? {
+            if target(&route).is_ok_and(|target| !wanted.contains(&(target, &route.device))) {
+                self.0.route().del(message).execute().await.map_err(netlink("remove a route"))?;
+            }
         }
         Ok(())
     }
@@ -127,7 +150,7 @@ impl Network {
         self.0.route().add(message.build()).replace().execute().await.map_err(netlink(what))
     }
 
-    async fn index_of(&self, hardware_address: &str) -> Result<u32> {
+    async fn find(&self, hardware_address: &str) -> Result<LinkMessage> {
         let wanted = hardware_address.to_ascii_lowercase();
         let mut links = self.0.link().get().execute();
         while let Some(link) = links.try_next().await.map_err(netlink("list the interfaces"))? {
@@ -136,7 +159,7 @@ impl Network {
                 _ => false,
             });
             if matches {
-                return Ok(link.header.index);
+                return Ok(link);
             }
         }
         Err(Error::NoInterface(hardware_address.to_owned()))
@@ -148,20 +171,50 @@ impl Network {
         link.map(|link| link.header.index).ok_or_else(|| Error::NoInterface(name.to_owned()))
     }
 
-    async fn change(&self, message: rtnetlink::packet_route::link::LinkMessage, what: &str) -> Result<()> {
+    async fn name_of(&self, index: u32) -> Result<String> {
+        let mut links = self.0.link().get().match_index(index).execute();
+        let link = links.try_next().await.map_err(netlink("find an interface"))?;
+        link.map(|link| list::interface(&link, Vec::new()).name)
+            .ok_or_else(|| Error::NoInterface(index.to_string()))
+    }
+
+    async fn change(&self, message: LinkMessage, what: &str) -> Result<()> {
         self.0.link().set(message).execute().await.map_err(netlink(what))
     }
 }
 
+/// Lets an interface have the addresses that it is given at once and no others: neither does it listen to routers, nor
+/// does it ask whether somebody has an address already, which Neutron sees to.
+fn ignore_announcements(interface: &str) {
+    for setting in ["accept_ra", "autoconf", "accept_dad"] {
+        let path = Path::new("/proc/sys/net/ipv6/conf").join(interface).join(setting);
+        if let Err(e) = std::fs::write(&path, "0") {
+            tracing::warn!("{}: {e}", path.display());
+        }
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+/// Where a route leads: its destination and the next hop.
+type Target = (IpAddr, u8, Option<IpAddr>);
+
 /// A route without a destination is its family's default route.
-fn route_message(route: &Route) -> Result<RouteMessageBuilder<IpAddr>> {
-    let message = RouteMessageBuilder::<IpAddr>::new();
+fn target(route: &Route) -> Result<Target> {
     let gateway = if route.gateway.is_empty() { None } else { Some(parse_ip(&route.gateway)?) };
     let (ip, prefix) = match gateway {
         Some(IpAddr::V4(_)) if route.dest.is_empty() => (Ipv4Addr::UNSPECIFIED.into(), 0),
         Some(IpAddr::V6(_)) if route.dest.is_empty() => (Ipv6Addr::UNSPECIFIED.into(), 0),
         _ => parse_prefix(&route.dest)?,
     };
+    Ok((ip, prefix, gateway))
+}
+
+fn route_message(route: &Route) -> Result<RouteMessageBuilder<IpAddr>> {
+    let message = RouteMessageBuilder::<IpAddr>::new();
+    let (ip, prefix, gateway) = target(route)?;
     let message = message.destination_prefix(ip, prefix).map_err(|_| Error::Address(route.dest.clone()))?;
     match gateway {
         None => Ok(message.scope(RouteScope::Link)),
@@ -229,6 +282,14 @@ mod tests {
         {
             assert!(route_message(&route(dest, gateway)).is_err(), "{dest:?} through {gateway:?}");
         }
+    }
+
+    #[test]
+    fn a_route_is_known_by_where_it_leads() {
+        let default = target(&route("", "10.0.0.1")).unwrap();
+        assert_eq!(default, target(&route("0.0.0.0/0", "10.0.0.1")).unwrap());
+        assert_ne!(default, target(&route("", "10.0.0.2")).unwrap());
+        assert!(is_link_local("fe80::1".parse().unwrap()) && !is_link_local("fd00::1".parse().unwrap()));
     }
 
     #[test]

@@ -10,6 +10,6 @@ mod rest;
 
 pub use error::{Error, Result};
 pub use keystone::{AuthOptions, Keystone};
-pub use neutron::{FixedIp, HostRoute, Network, Neutron, NewPort, Port, Subnet};
+pub use neutron::{DnsAssignment, FixedIp, HostRoute, Network, Neutron, NewPort, Port, Subnet};
 pub use placement::{Inventory, Placement, ResourceClass};
 pub use rest::ClientOptions;

@@ -73,6 +73,21 @@ pub struct Port {
     /// Details of the binding.
     #[serde(rename = "binding:vif_details", default)]
     pub vif_details: Map<String, Value>,
+    /// The host to which it is bound; empty is none.
+    #[serde(rename = "binding:host_id", default)]
+    pub host: String,
+    /// How Neutron's name service calls it, where that is enabled.
+    #[serde(default)]
+    pub dns_assignment: Vec<DnsAssignment>,
+}
+
+/// A name of a port's address.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct DnsAssignment {
+    /// The host's name.
+    pub hostname: String,
+    /// The same with its domain.
+    pub fqdn: String,
 }
 
 /// A network.
@@ -86,6 +101,9 @@ pub struct Network {
     /// Its subnets.
     #[serde(default)]
     pub subnets: Vec<String>,
+    /// The domain of its ports' names, where Neutron's name service is enabled.
+    #[serde(default)]
+    pub dns_domain: String,
 }
 
 /// A subnet.
@@ -97,6 +115,9 @@ pub struct Subnet {
     pub cidr: String,
     /// Its gateway.
     pub gateway_ip: Option<IpAddr>,
+    /// Whether DHCP serves it.
+    #[serde(default)]
+    pub enable_dhcp: bool,
     /// Name servers.
     #[serde(default)]
     pub dns_nameservers: Vec<IpAddr>,
@@ -214,12 +235,25 @@ impl Neutron {
 
     /// The ports of a container.
     pub async fn ports_of(&self, device_id: &str) -> Result<Vec<Port>> {
+        self.ports(&format!("device_id={device_id}")).await
+    }
+
+    /// All ports that are bound to a host.
+    pub async fn ports_on(&self, host: &str) -> Result<Vec<Port>> {
+        self.ports(&format!("binding:host_id={host}")).await
+    }
+
+    /// The ports of a network's DHCP servers.
+    pub async fn dhcp_ports(&self, network: &str) -> Result<Vec<Port>> {
+        self.ports(&format!("network_id={network}&device_owner=network:dhcp")).await
+    }
+
+    async fn ports(&self, filter: &str) -> Result<Vec<Port>> {
         #[derive(Deserialize)]
         struct List {
             ports: Vec<Port>,
         }
-        let path = format!("/v2.0/ports?device_id={device_id}");
-        self.0.call(Method::GET, &path, NOTHING).await.map(|List { ports }| ports)
+        self.0.call(Method::GET, &format!("/v2.0/ports?{filter}"), NOTHING).await.map(|List { ports }| ports)
     }
 
     /// Kinds of the agents that are alive on a host.

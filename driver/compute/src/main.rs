@@ -15,6 +15,7 @@ mod record;
 mod recovery;
 mod resources;
 mod sandbox_command;
+mod sandbox_record;
 mod service;
 
 use std::path::PathBuf;

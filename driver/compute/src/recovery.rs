@@ -25,6 +25,9 @@ pub async fn recover(manager: &Arc<Manager>) {
         Err(e) => return tracing::error!("the containers of this host cannot be listed: {e}"),
     };
     remove_strangers(manager, known).await;
+    if let Err(e) = manager.remove_leftover_taps().await {
+        tracing::error!("taps may be left behind: {e}");
+    }
     for container in containers {
         let span = background_span(container.uuid);
         log_failure(&span, recover_one(manager, container).instrument(span.clone()).await);

@@ -142,6 +142,9 @@ async fn periodic_tasks(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) 
                 if let Err(e) = manager.synchronise().await {
                     tracing::error!("the containers' states are not compared: {e}");
                 }
+                if let Err(e) = manager.synchronise_ports().await {
+                    tracing::error!("the containers' ports are not compared: {e}");
+                }
             }
         }
     }

@@ -15,6 +15,14 @@ pub enum Error {
     VifType { port: String, vif_type: String },
     #[error("port {port} cannot be plugged: {reason}")]
     Details { port: String, reason: String },
+    #[error(
+        "port {port} cannot be plugged: {device} is the device of port {other}, whose identifier begins alike"
+    )]
+    Taken { port: String, device: String, other: String },
+    #[error("the links of this host cannot be listed: {0}")]
+    Links(std::io::Error),
+    #[error("{program} printed something else than expected: {source}")]
+    Output { program: &'static str, source: serde_json::Error },
     #[error("{program} cannot be run: {source}")]
     Start { program: &'static str, source: std::io::Error },
     #[error("{program} did not end within {} s", TIMEOUT.as_secs())]

@@ -1,37 +1,108 @@
 //! Ports of Open vSwitch bridges.
 
-use crate::command::{Result, run};
-use crate::tap::TapName;
-use crate::vif::Vif;
+use std::path::Path;
 
+use serde::Deserialize;
+
+use crate::command::{Error, Result, run};
+
+const PROGRAM: &str = "ovs-vsctl";
 const TIMEOUT: &str = "--timeout=30";
+const DATABASE: &str = "/run/openvswitch/db.sock";
+/// By which a port is known that was made here.
+const MADE_HERE: &str = "zun-kata";
+/// Neutron's agent drops what is on this VLAN (`DEAD_VLAN_TAG` of `ovs_constants.py`).
+const DEAD_VLAN: &str = "tag=4095";
 
-/// Adds a tap to the port's bridge and tells Neutron's agent, through `external-ids`, whose it is.
-pub async fn add_port(vif: &Vif, bridge: &str, tap: &TapName) -> Result<()> {
-    let id = |key: &str, value: &str| format!("external-ids:{key}={value}");
-    run(
-        "ovs-vsctl",
-        &[
-            TIMEOUT,
-            "--may-exist",
-            "add-port",
-            bridge,
-            tap.as_str(),
-            "--",
-            "set",
-            "Interface",
-            tap.as_str(),
-            &id("iface-id", &vif.port_id),
-            &id("iface-status", "active"),
-            &id("attached-mac", &format!("\"{}\"", vif.mac)),
-            &id("vm-uuid", &vif.owner),
-        ],
-    )
-    .await
-    .map(|_| ())
+/// A Neutron port on an Open vSwitch bridge.
+#[derive(Debug, Clone, Copy)]
+pub struct Port<'a> {
+    /// Its identifier.
+    pub id: &'a str,
+    /// The bridge.
+    pub bridge: &'a str,
+    /// Its hardware address.
+    pub mac: &'a str,
+    /// Whose it is: the container.
+    pub owner: &'a str,
+    /// Whether it reaches nobody until Neutron's agent has wired it. Where OVN wires ports, a VLAN would be taken for
+    /// the port's own.
+    pub isolation: Isolation,
 }
 
-/// Removes a tap from its bridge, if it is on one.
-pub async fn delete_port(tap: &TapName) -> Result<()> {
-    run("ovs-vsctl", &[TIMEOUT, "--if-exists", "del-port", tap.as_str()]).await.map(|_| ())
+/// What a port reaches before it is wired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Nobody: it is on the dead VLAN, from which the agent takes it.
+    DeadVlan,
+    /// Nobody either: OVN's flows know the ports that it has wired, and no others.
+    ByController,
+}
+
+/// Adds a device to the port's bridge and tells Neutron, through `external-ids`, whose it is
+/// (`vif_plug_ovs/ovsdb/ovsdb_lib.py`).
+pub async fn add_port(port: &Port<'_>, device: &str) -> Result<()> {
+    let id = |key: &str, value: &str| format!("external-ids:{key}={value}");
+    let mut arguments = vec![TIMEOUT, "--may-exist", "add-port", port.bridge, device];
+    if port.isolation == Isolation::DeadVlan {
+        arguments.push(DEAD_VLAN);
+    }
+    let ids = [
+        id("iface-id", port.id),
+        id("iface-status", "active"),
+        id("attached-mac", &format!("\"{}\"", port.mac)),
+        id("vm-uuid", port.owner),
+        id(MADE_HERE, "true"),
+    ];
+    arguments.extend(["--", "set", "Interface", device]);
+    arguments.extend(ids.iter().map(String::as_str));
+    run(PROGRAM, &arguments).await.map(|_| ())
+}
+
+/// Removes devices from their bridges, those that are on one. A host without Open vSwitch has none.
+pub async fn delete_ports(devices: &[&str]) -> Result<()> {
+    if devices.is_empty() || !Path::new(DATABASE).exists() {
+        return Ok(());
+    }
+    let mut arguments = vec![TIMEOUT];
+    for device in devices {
+        arguments.extend(["--", "--if-exists", "del-port", device]);
+    }
+    run(PROGRAM, &arguments).await.map(|_| ())
+}
+
+/// All ports that were made here: each one's device, and its Neutron port.
+pub async fn made_here() -> Result<Vec<(String, String)>> {
+    if !Path::new(DATABASE).exists() {
+        return Ok(Vec::new());
+    }
+    let made_here = format!("external_ids:{MADE_HERE}=true");
+    let columns = "--columns=name,external_ids";
+    let listed = run(PROGRAM, &[TIMEOUT, "--format=json", columns, "find", "Interface", &made_here]).await?;
+    parse(&listed).map_err(|source| Error::Output { program: PROGRAM, source })
+}
+
+/// A table as Open vSwitch prints it (RFC 7047 §5.1): a map is `["map", [[key, value], …]]`.
+fn parse(text: &str) -> serde_json::Result<Vec<(String, String)>> {
+    type Ids = Vec<(String, String)>;
+    #[derive(Deserialize)]
+    struct Table {
+        data: Vec<(String, (String, Ids))>,
+    }
+    let Table { data } = serde_json::from_str(text)?;
+    let port = |ids: Ids| ids.into_iter().find(|(key, _)| key == "iface-id");
+    Ok(data.into_iter().filter_map(|(device, (_, ids))| Some((device, port(ids)?.1))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_open_vswitch_prints_is_understood() {
+        let text = r#"{"data":[["tap1",["map",[["attached-mac","fa:16:3e:00:00:01"],["iface-id","p1"]]]],["tap2",["map",[]]]],
+            "headings":["name","external_ids"]}"#;
+        assert_eq!(parse(text).unwrap(), [("tap1".to_owned(), "p1".to_owned())]);
+        assert!(parse("").is_err());
+    }
 }

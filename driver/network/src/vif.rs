@@ -1,16 +1,22 @@
 use serde_json::{Map, Value};
 
 use crate::command::{Error, Result};
-use crate::ovs;
-use crate::tap::TapName;
+use crate::names::{DeviceNames, bridge_of_network};
+use crate::ovs::{self, Isolation};
+use crate::{link, linux_bridge};
 
-const DEFAULT_BRIDGE: &str = "br-int";
+/// The integration bridge of a port that does not name one.
+const INTEGRATION_BRIDGE: &str = "br-int";
+/// `IFNAMSIZ` without the closing zero.
+const NAME_MAX: usize = 15;
 
 /// A port as plugging needs to know it.
 #[derive(Debug, Clone)]
 pub struct Vif {
     /// The Neutron port.
     pub port_id: String,
+    /// Its network.
+    pub network_id: String,
     /// Whose it is: the container.
     pub owner: String,
     /// The host to which it is bound.
@@ -25,51 +31,105 @@ pub struct Vif {
     pub details: Map<String, Value>,
 }
 
-impl Vif {
-    /// The name of the port's tap.
-    pub fn tap(&self) -> TapName {
-        TapName::of_port(&self.port_id)
-    }
+/// Where a tap goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    /// An Open vSwitch bridge, which Neutron's agent or OVN wires.
+    OpenVswitch(String, Isolation),
+    /// The same, with a Linux bridge between for a firewall of iptables.
+    Hybrid(String, Isolation),
+    /// The Linux bridge of its network.
+    LinuxBridge(String),
+    /// Nowhere: the host routes to it, and its agent sees to that.
+    Host,
+}
 
+impl Vif {
     /// Says whether this host can plug the port, before anything is made.
     pub fn validate(&self) -> Result<()> {
-        self.bridge().map(|_| ())
+        self.place().map(|_| ())
     }
 
-    /// Makes the tap and puts it on its bridge. If that fails, nothing is left.
-    pub async fn plug(&self) -> Result<TapName> {
-        let bridge = self.bridge()?;
-        let tap = self.tap();
-        tap.create(self.mtu).await?;
-        if let Err(e) = ovs::add_port(self, bridge, &tap).await {
-            Self::unplug(&tap).await.unwrap_or_else(|e| tracing::warn!("{tap} is left behind: {e}"));
-            return Err(e);
+    /// Makes the tap and puts it in its place. If that fails, nothing is left.
+    pub async fn plug(&self) -> Result<()> {
+        let place = self.place()?;
+        let names = DeviceNames::of_port(&self.port_id);
+        link::check_free(&names.tap, &self.port_id)?;
+        let plugged = self.plug_into(&place, &names).await;
+        if plugged.is_err() {
+            unplug(&self.port_id)
+                .await
+                .unwrap_or_else(|e| tracing::warn!("port {} is left behind: {e}", self.port_id));
         }
-        Ok(tap)
+        plugged
     }
 
-    /// Takes a tap off its bridge and removes it.
-    pub async fn unplug(tap: &TapName) -> Result<()> {
-        let off = ovs::delete_port(tap).await;
-        tap.remove().await?;
-        off
-    }
-
-    fn bridge(&self) -> Result<&str> {
-        let port = || self.port_id.clone();
-        match self.vif_type.as_str() {
-            "ovs" => {}
-            "binding_failed" | "unbound" | "" => {
-                return Err(Error::BindingFailed { port: port(), host: self.host.clone() });
+    async fn plug_into(&self, place: &Place, names: &DeviceNames) -> Result<()> {
+        link::create_tap(&names.tap, &self.port_id, self.mtu).await?;
+        match place {
+            Place::OpenVswitch(bridge, isolation) => {
+                ovs::add_port(&self.ovs_port(bridge, *isolation), &names.tap).await
             }
-            other => return Err(Error::VifType { port: port(), vif_type: other.to_owned() }),
+            Place::Hybrid(bridge, isolation) => {
+                linux_bridge::add_hybrid_port(&self.ovs_port(bridge, *isolation), names, self.mtu).await
+            }
+            Place::LinuxBridge(bridge) => linux_bridge::add_port(bridge, &names.tap).await,
+            Place::Host => Ok(()),
         }
-        if self.details.get("ovs_hybrid_plug") == Some(&Value::Bool(true)) {
-            let reason = "the agent's iptables_hybrid firewall is not supported, openvswitch is".to_owned();
-            return Err(Error::Details { port: port(), reason });
-        }
-        Ok(self.details.get("bridge_name").and_then(Value::as_str).unwrap_or(DEFAULT_BRIDGE))
     }
+
+    fn ovs_port<'a>(&'a self, bridge: &'a str, isolation: Isolation) -> ovs::Port<'a> {
+        ovs::Port { id: &self.port_id, bridge, mac: &self.mac, owner: &self.owner, isolation }
+    }
+
+    fn place(&self) -> Result<Place> {
+        match self.vif_type.as_str() {
+            "ovs" => {
+                let bridge = self.bridge_or(INTEGRATION_BRIDGE.to_owned())?;
+                let is_hybrid = self.details.get("ovs_hybrid_plug") == Some(&Value::Bool(true));
+                let place = if is_hybrid { Place::Hybrid } else { Place::OpenVswitch };
+                Ok(place(bridge, self.isolation()))
+            }
+            "bridge" => Ok(Place::LinuxBridge(self.bridge_or(bridge_of_network(&self.network_id))?)),
+            "tap" => Ok(Place::Host),
+            "binding_failed" | "unbound" | "" => {
+                Err(Error::BindingFailed { port: self.port_id.clone(), host: self.host.clone() })
+            }
+            other => Err(Error::VifType { port: self.port_id.clone(), vif_type: other.to_owned() }),
+        }
+    }
+
+    /// Neutron's Open vSwitch agent knows the dead VLAN; ML2 names the drivers that have bound the port.
+    fn isolation(&self) -> Isolation {
+        let drivers = self.details.get("bound_drivers").and_then(Value::as_object);
+        let has_agent = drivers.is_some_and(|drivers| drivers.values().any(|name| name == "openvswitch"));
+        if has_agent { Isolation::DeadVlan } else { Isolation::ByController }
+    }
+
+    fn bridge_or(&self, otherwise: String) -> Result<String> {
+        let Some(name) = self.details.get("bridge_name").and_then(Value::as_str) else {
+            return Ok(otherwise);
+        };
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || name.len() > NAME_MAX || name.starts_with('-') || !name.chars().all(is_name) {
+            let reason = format!("{name:?} is no name of a bridge");
+            return Err(Error::Details { port: self.port_id.clone(), reason });
+        }
+        Ok(name.to_owned())
+    }
+}
+
+/// Takes a port off its bridge, whichever kind it is, and removes its devices. What is another port's stays.
+pub async fn unplug(port_id: &str) -> Result<()> {
+    let DeviceNames { tap, hybrid_bridge, bridge_end, ovs_end } = DeviceNames::of_port(port_id);
+    if link::check_free(&tap, port_id).is_err() {
+        return Ok(());
+    }
+    let off = ovs::delete_ports(&[&tap, &ovs_end]).await;
+    for device in [&tap, &bridge_end, &hybrid_bridge] {
+        link::remove(device).await?;
+    }
+    off
 }
 
 #[cfg(test)]
@@ -81,6 +141,7 @@ mod tests {
     fn vif(vif_type: &str, details: Value) -> Vif {
         Vif {
             port_id: "d8c83230-3c87-41a2-84c8-7d9c36eb3277".into(),
+            network_id: "0a1b2c3d-4e5f-6789-abcd-ef0123456789".into(),
             owner: "c".into(),
             host: "compute1".into(),
             mac: "fa:16:3e:00:00:01".into(),
@@ -92,15 +153,26 @@ mod tests {
 
     #[test]
     fn the_binding_says_where() {
-        assert_eq!(vif("ovs", json!({})).bridge().unwrap(), "br-int");
-        assert_eq!(vif("ovs", json!({ "bridge_name": "br-x" })).bridge().unwrap(), "br-x");
+        let place = |vif_type, details| vif(vif_type, details).place().unwrap();
+        let agents = json!({ "bound_drivers": { "0": "openvswitch" } });
+        assert_eq!(place("ovs", agents), Place::OpenVswitch("br-int".into(), Isolation::DeadVlan));
+        let ovn = json!({ "bridge_name": "br-x", "bound_drivers": { "0": "ovn" } });
+        assert_eq!(place("ovs", ovn), Place::OpenVswitch("br-x".into(), Isolation::ByController));
+        let hybrid = json!({ "ovs_hybrid_plug": true });
+        assert_eq!(place("ovs", hybrid), Place::Hybrid("br-int".into(), Isolation::ByController));
+        assert_eq!(place("bridge", json!({})), Place::LinuxBridge("brq0a1b2c3d-4e".into()));
+        assert_eq!(place("bridge", json!({ "bridge_name": "br0" })), Place::LinuxBridge("br0".into()));
+        assert_eq!(place("tap", json!({})), Place::Host);
     }
 
     #[test]
     fn other_bindings_are_named() {
-        let text = |vif: &Vif| vif.bridge().unwrap_err().to_string();
+        let text = |vif: &Vif| vif.place().unwrap_err().to_string();
         assert!(text(&vif("binding_failed", json!({}))).contains("no network agent of host compute1"));
         assert!(text(&vif("vhostuser", json!({}))).contains("\"vhostuser\" is not supported"));
-        assert!(text(&vif("ovs", json!({ "ovs_hybrid_plug": true }))).contains("iptables_hybrid"));
+        for bad in ["", "--may-exist", "a b", "a/b", "a-name-of-17-bytes"] {
+            let error = text(&vif("ovs", json!({ "bridge_name": bad })));
+            assert!(error.contains("is no name of a bridge"), "{bad:?}: {error}");
+        }
     }
 }

@@ -1,11 +1,11 @@
-//! What is in a sandbox: its containers, their disks, and its interfaces.
+//! What is in a sandbox: its containers and their disks.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use shim_control::{
     Connection, ContainerExit, ContainerProcess, DeviceTraffic, DiskSlot, Exec, ExecResult, InsertDisk,
-    InsertNic, Interact, Nic, RateLimit, Resize, Signal, SignalTarget, Stats, WindowSize,
+    Interact, RateLimit, Resize, Signal, SignalTarget, Stats, WindowSize,
 };
 
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::host::{Sandbox, Situation, failure};
 use crate::logs::{self, LogQuery};
 use crate::oci::{ContainerDisks, ContainerSpec};
 use crate::size::Size;
-use crate::{disk, files, tap};
+use crate::{disk, files};
 
 impl Sandbox {
     /// Makes the disk on which a container will write; it stays until the sandbox, or the container, is gone.
@@ -77,17 +77,6 @@ impl Sandbox {
         let image = File::options().read(true).write(access == DiskSlot::ReadWrite).open(path);
         let image = image.map_err(Error::io("open disk", path))?;
         Ok(self.client().insert_disk(InsertDisk { name, access, limit }, &image).await?)
-    }
-
-    /// Gives a running sandbox an interface.
-    pub async fn attach(&self, nic: &Nic, limit: RateLimit) -> Result<()> {
-        let tap = tap::open(&nic.tap)?;
-        Ok(self.client().insert_nic(InsertNic { nic: nic.clone(), limit }, &tap).await?)
-    }
-
-    /// Takes the interface with this hardware address away from a running sandbox. That it has none is as good.
-    pub async fn detach(&self, mac: &str) -> Result<()> {
-        Ok(self.client().eject_nic(mac).await?)
     }
 
     /// Lets a sandbox's only container use `size` instead of what it had. If that fails, it keeps what it had.

@@ -196,13 +196,18 @@ impl Sandbox {
             self.kill().await?;
             return Err(e);
         }
-        for nic in &spec.network.nics {
-            if let Err(e) = self.attach(nic, spec.nic_limit).await {
-                self.kill().await?;
-                return Err(e);
-            }
+        if let Err(e) = self.join(spec).await {
+            self.kill().await?;
+            return Err(e);
         }
         Ok(state)
+    }
+
+    async fn join(&self, spec: &SandboxSpec) -> Result<()> {
+        for nic in &spec.network.nics {
+            self.attach(nic, spec.nic_limit).await?;
+        }
+        self.set_network(&spec.network, &spec.hostname).await
     }
 
     async fn bring_up(&self, spec: &SandboxSpec) -> Result<SandboxState> {

@@ -1,20 +1,20 @@
 //! Starting a sandbox: its plan and its shim.
 
 use std::fs::File;
-use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use shim_control::{
-    Client, ClientError, DiskSlot, Nic, Origin, Phase, RateLimit, SandboxDir, SandboxPlan, SandboxState,
+    Client, ClientError, DiskSlot, Origin, Phase, RateLimit, SandboxDir, SandboxPlan, SandboxState,
 };
 use tokio::io::AsyncReadExt;
 
 use crate::error::{Error, Result};
 use crate::files;
 use crate::host::HostOptions;
+use crate::interfaces::GuestNetwork;
 use crate::pinning::CpuPinning;
 use crate::size::Size;
 
@@ -63,15 +63,6 @@ pub struct Allotment {
     pub cgroup: Option<PathBuf>,
 }
 
-/// A guest's network.
-#[derive(Debug, Clone, Default)]
-pub struct GuestNetwork {
-    /// Interfaces in order.
-    pub nics: Vec<Nic>,
-    /// Name servers.
-    pub dns: Vec<IpAddr>,
-}
-
 impl SandboxSpec {
     /// Says what cannot be had, before anything is made.
     pub fn validate(&self) -> Result<()> {
@@ -102,8 +93,6 @@ impl SandboxSpec {
             kernel: options.kernel.clone(),
             image: options.image.clone(),
             hostname: self.hostname.clone(),
-            dns: self.network.dns.clone(),
-            hosts: self.hosts(),
             user: host.user,
             cgroup: host.cgroup,
             origin: Origin::Boot,
@@ -112,14 +101,6 @@ impl SandboxSpec {
             ends_with: self.ends_with.clone(),
             log: options.log_limits(),
         }
-    }
-
-    fn hosts(&self) -> String {
-        let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-        for address in self.network.nics.iter().flat_map(|nic| &nic.addresses) {
-            text.push_str(&format!("{}\t{}\n", address.ip, self.hostname));
-        }
-        text
     }
 }
 

@@ -10,6 +10,7 @@ mod disk;
 mod error;
 mod files;
 mod host;
+mod interfaces;
 mod launch;
 mod logs;
 mod oci;
@@ -25,7 +26,8 @@ mod users;
 
 pub use error::{Error, Result};
 pub use host::{Host, HostOptions, Sandbox, Situation};
-pub use launch::{GuestNetwork, SandboxSpec};
+pub use interfaces::GuestNetwork;
+pub use launch::SandboxSpec;
 pub use logs::{LogQuery, Tail};
 pub use oci::{ContainerSpec, SharedNamespace, process};
 pub use oci_spec::runtime::Process;

@@ -7,7 +7,8 @@ use shim_control::RateLimit;
 
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::launch::{GuestNetwork, SandboxSpec};
+use crate::interfaces::GuestNetwork;
+use crate::launch::SandboxSpec;
 
 /// A paravirtual KVM takes guests and then fails on instructions of an ordinary kernel.
 const PARAVIRTUAL_KVM: &str = "/sys/module/kvm_pvm";

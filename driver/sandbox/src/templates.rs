@@ -232,8 +232,6 @@ mod tests {
                 kernel: file("kernel"),
                 image: file("image"),
                 hostname: String::new(),
-                dns: Vec::new(),
-                hosts: String::new(),
                 user: 1,
                 cgroup: None,
                 origin: Origin::Boot,

@@ -1,4 +1,4 @@
-//! What a fresh guest is told: the time, random bytes, its name, its files; and of each interface that it gets.
+//! What a fresh guest is told: the time, random bytes, its name; and of its network.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -10,7 +10,7 @@ use agent_protocol::messages::{
 };
 use agent_protocol::service::AgentServiceClient;
 use protobuf::MessageField;
-use shim_control::{Nic, NicAddress, NicRoute, SandboxPlan};
+use shim_control::{Network, Nic, NicAddress, NicRoute, SandboxPlan};
 use time::OffsetDateTime;
 
 use crate::agent::deadline;
@@ -25,22 +25,25 @@ pub async fn set_up(agent: &AgentServiceClient, plan: &SandboxPlan) -> Result<()
     make_unique(agent).await?;
     let sandbox = CreateSandboxRequest {
         hostname: plan.hostname.clone(),
-        dns: plan.dns.iter().map(IpAddr::to_string).collect(),
         sandbox_id: plan.id.clone(),
         ..Default::default()
     };
     agent.create_sandbox(deadline(), &sandbox).await?;
-    write_file(agent, "hosts", &plan.hosts).await?;
     Ok(())
 }
 
-/// Lets the guest use the interface in `slot`.
+/// Lets the guest use the interface in `slot`, with the addresses that it is to have.
 pub async fn set_up_nic(agent: &AgentServiceClient, slot: u8, nic: &Nic) -> Result<()> {
-    update_interface(agent, interface(slot, nic)).await?;
-    let routes = Routes { Routes: nic.routes.iter().map(|r| route(nic, r)).collect(), ..Default::default() };
-    let routes = MessageField::some(routes);
-    agent.update_routes(deadline(), &UpdateRoutesRequest { routes, ..Default::default() }).await?;
-    Ok(())
+    update_interface(agent, interface(slot, nic)).await
+}
+
+/// Tells the guest its routes and its files. Its interfaces have been set up.
+pub async fn set_network(agent: &AgentServiceClient, network: &Network) -> Result<()> {
+    let routes = Routes { Routes: routes(&network.nics), ..Default::default() };
+    let routes = UpdateRoutesRequest { routes: MessageField::some(routes), ..Default::default() };
+    agent.update_routes(deadline(), &routes).await?;
+    write_file(agent, "resolv.conf", &network.resolv_conf).await?;
+    write_file(agent, "hosts", &network.hosts).await
 }
 
 /// Lets the guest no longer use the interface in `slot`.
@@ -104,6 +107,19 @@ fn address(address: &NicAddress) -> IPAddress {
     }
 }
 
+/// The routes of all interfaces: of default routes the first of each family.
+fn routes(nics: &[Nic]) -> Vec<Route> {
+    let mut defaults = Vec::new();
+    let all = nics.iter().flat_map(|nic| nic.routes.iter().map(move |route| (nic, route)));
+    let used = all.filter(|(_, route)| {
+        let (None, Some(gateway)) = (&route.destination, route.gateway) else { return true };
+        let is_first = !defaults.contains(&gateway.is_ipv4());
+        defaults.push(gateway.is_ipv4());
+        is_first
+    });
+    used.map(|(nic, one)| route(nic, one)).collect()
+}
+
 fn route(nic: &Nic, route: &NicRoute) -> Route {
     let ip = route.gateway.or(route.destination.as_ref().map(|destination| destination.ip));
     Route {
@@ -117,4 +133,29 @@ fn route(nic: &Nic, route: &NicRoute) -> Route {
 
 fn family(ip: IpAddr) -> IPFamily {
     if ip.is_ipv4() { IPFamily::v4 } else { IPFamily::v6 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nic(name: &str, gateways: &[&str]) -> Nic {
+        let route = |gateway: &&str| NicRoute { destination: None, gateway: Some(gateway.parse().unwrap()) };
+        Nic {
+            tap: String::new(),
+            mac: String::new(),
+            mtu: 1450,
+            name: name.into(),
+            addresses: Vec::new(),
+            routes: gateways.iter().map(route).collect(),
+        }
+    }
+
+    #[test]
+    fn the_first_interface_with_a_gateway_of_a_family_has_its_default_route() {
+        let nics = [nic("eth0", &[]), nic("eth1", &["10.0.0.1"]), nic("eth2", &["10.1.0.1", "fd00::1"])];
+        let routes: Vec<_> = routes(&nics).into_iter().map(|route| (route.device, route.gateway)).collect();
+        let expected = [("eth1", "10.0.0.1"), ("eth2", "fd00::1")];
+        assert_eq!(routes, expected.map(|(device, gateway)| (device.to_owned(), gateway.to_owned())));
+    }
 }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use agent_protocol::service::AgentServiceClient;
-use shim_control::{DeviceTraffic, DiskSlot, Flow, InsertDisk, InsertNic, RateLimit, SandboxPlan};
+use shim_control::{DeviceTraffic, DiskSlot, Flow, InsertDisk, InsertNic, Network, RateLimit, SandboxPlan};
 use vmm::{DiskConfig, Machine, NicConfig};
 
 use crate::error::{Error, Result};
@@ -49,24 +49,14 @@ impl Media {
         Ok(())
     }
 
-    /// Puts an interface into a free slot, and lets the guest use it. If the guest cannot, it is taken out again.
-    pub async fn insert_nic(
-        &mut self,
-        machine: &Machine,
-        agent: &AgentServiceClient,
-        InsertNic { nic, limit: bound }: InsertNic,
-        tap: OwnedFd,
-    ) -> Result<()> {
+    /// Puts an interface into a free slot, for the guest to be set up.
+    pub fn insert_nic(&mut self, machine: &Machine, nic: InsertNic, tap: OwnedFd) -> Result<()> {
         let wanted = |slot| match slot {
             Slot::Nic(number) => Some(number),
             Slot::Disk { .. } => None,
         };
         let number = self.free(&nic.mac, "an interface", wanted)?;
-        machine.insert_nic(number.into(), NicConfig { tap: File::from(tap), limit: limit(bound) })?;
-        if let Err(e) = guest::set_up_nic(agent, number, &nic).await {
-            machine.eject_nic(number.into())?;
-            return Err(e);
-        }
+        machine.insert_nic(number.into(), NicConfig { tap: File::from(tap), limit: limit(nic.limit) })?;
         self.fill(Slot::Nic(number), Some(nic.mac));
         Ok(())
     }
@@ -83,6 +73,17 @@ impl Media {
         machine.eject_nic(number.into())?;
         self.fill(slot, None);
         Ok(())
+    }
+
+    /// Tells the guest what its interfaces have, where its packets go and how others are called.
+    pub async fn set_network(&self, agent: &AgentServiceClient, network: &Network) -> Result<()> {
+        for nic in &network.nics {
+            match self.find(&nic.mac) {
+                Some(Slot::Nic(number)) => guest::set_up_nic(agent, number, nic).await?,
+                _ => return Err(Error::Slot(format!("{} is in none", nic.mac))),
+            }
+        }
+        guest::set_network(agent, network).await
     }
 
     /// What went through the slots that something is in.

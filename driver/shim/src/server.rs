@@ -136,11 +136,15 @@ async fn reply(request: Request, file: Option<OwnedFd>, supervisor: &Arc<Supervi
         }
         Request::InsertNic(nic) => {
             let tap = file.ok_or(Error::NoFile)?;
-            or_end(supervisor, supervisor.insert_nic(*nic, tap)).await?;
+            supervisor.insert_nic(nic, tap).await?;
             Answer::Done
         }
         Request::EjectNic(mac) => {
             or_end(supervisor, supervisor.eject_nic(&mac)).await?;
+            Answer::Done
+        }
+        Request::SetNetwork(network) => {
+            or_end(supervisor, supervisor.set_network(&network)).await?;
             Answer::Done
         }
         Request::CreateContainer(container) => {

@@ -12,6 +12,7 @@ mod lifecycle;
 mod locks;
 mod networks;
 mod pause;
+mod ports;
 mod rebuild;
 mod restart;
 mod security_groups;
@@ -30,13 +31,13 @@ use image::Store;
 use model::{Changes, Container, ContainerUuid, Database};
 use sandbox::{Host, Sandbox};
 
-use crate::capsule_record::CapsuleRecord;
 use crate::console::Sessions;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::networking::{self, Attachment};
 use crate::options::Options;
 use crate::pinning::Pins;
 use crate::record::Record;
+use crate::sandbox_record::SandboxRecord;
 use health::HealthBook;
 use locks::Locks;
 pub use restart::Restarts;
@@ -137,9 +138,8 @@ impl Manager {
 
     /// The networks of a container or a capsule, as far as they are recorded.
     fn attachments(&self, uuid: ContainerUuid) -> Vec<Attachment> {
-        let folder = self.sandbox(uuid);
-        let capsules = || Ok::<_, Error>(CapsuleRecord::read(folder.path())?.attachments);
-        self.record(uuid).map(|record| record.attachments).or_else(|_| capsules()).unwrap_or_default()
+        let record = SandboxRecord::read(self.sandbox(uuid).path());
+        record.map(|mut record| std::mem::take(record.attachments_mut())).unwrap_or_default()
     }
 
     /// Removes all that this host has of a container: shim, taps, files, and its ports.

@@ -53,7 +53,7 @@ impl Manager {
         if used.is_err() {
             record.attachments.pop();
             let written = record.write(self.sandbox(container.uuid).path());
-            let taken = self.take_away(container.uuid, &[attachment]).await;
+            let taken = self.take_away(&record, container.uuid, &[attachment]).await;
             if let Err(left) = written.and(taken) {
                 tracing::error!("something is left behind: {left}");
             }
@@ -75,6 +75,7 @@ impl Manager {
             networking::plug(one, &container.uuid.to_string(), self.hostname()).await?;
             networking::wait_active(&self.neutron, one, self.plugging()).await?;
             sandbox.attach(&attachment.nic, self.options.kata.nic_limit()).await?;
+            self.tell_guest(record, container.uuid).await?;
         }
         let addresses = Some(networking::addresses(&record.attachments));
         self.save(container, Changes { addresses, ..Changes::default() }).await
@@ -91,19 +92,30 @@ impl Manager {
             )));
         }
         record.attachments = staying;
-        self.take_away(container.uuid, &leaving).await?;
+        self.take_away(&record, container.uuid, &leaving).await?;
         record.write(self.sandbox(container.uuid).path())?;
         let addresses = Some(networking::addresses(&record.attachments));
         self.save(container, Changes { addresses, ..Changes::default() }).await
     }
 
-    /// Takes interfaces out of a container, and gives their ports back.
-    async fn take_away(&self, uuid: ContainerUuid, attachments: &[Attachment]) -> Result<()> {
+    async fn tell_guest(&self, record: &Record, uuid: ContainerUuid) -> Result<()> {
+        let network = networking::guest_network(&record.attachments);
+        Ok(self.sandbox(uuid).set_network(&network, &record.container.hostname).await?)
+    }
+
+    /// Takes interfaces out of a container that keeps those of its record, and gives their ports back.
+    async fn take_away(
+        &self,
+        record: &Record,
+        uuid: ContainerUuid,
+        attachments: &[Attachment],
+    ) -> Result<()> {
         let sandbox = self.sandbox(uuid);
         if let Situation::Live(_) = sandbox.situation().await {
             for attachment in attachments {
                 sandbox.detach(&attachment.nic.mac).await?;
             }
+            self.tell_guest(record, uuid).await?;
         }
         networking::unplug(attachments).await;
         networking::detach(&self.neutron, attachments).await;
@@ -125,6 +137,7 @@ impl Manager {
             for port in &strays {
                 sandbox.detach(&port.mac_address).await?;
             }
+            self.tell_guest(&record, uuid).await?;
         }
         networking::reclaim(&self.neutron, &owner, &strays).await?;
         let mut container = Container::get(&self.database, ContainerType::Container, uuid).await?;

@@ -11,6 +11,7 @@ use crate::message::{
     InsertNic, Interact, Pack, Request, Resize, Signal, Stats, Unpack, Update, read_line,
 };
 use crate::passing::send_request;
+use crate::plan::Network;
 use crate::state::{ContainerExit, SandboxState};
 
 /// Why a request got no good answer.
@@ -75,7 +76,7 @@ impl Client {
 
     /// Puts an interface into a free slot.
     pub async fn insert_nic(&self, nic: InsertNic, tap: &File) -> Result<()> {
-        match self.ask_with(&Request::InsertNic(Box::new(nic)), Some(tap.as_fd())).await? {
+        match self.ask_with(&Request::InsertNic(nic), Some(tap.as_fd())).await? {
             Answer::Done => Ok(()),
             _ => Err(ClientError::Confused),
         }
@@ -84,6 +85,11 @@ impl Client {
     /// Takes an interface out of its slot.
     pub async fn eject_nic(&self, mac: &str) -> Result<()> {
         self.order(&Request::EjectNic(mac.to_owned())).await
+    }
+
+    /// [`Request::SetNetwork`].
+    pub async fn set_network(&self, network: Network) -> Result<()> {
+        self.order(&Request::SetNetwork(Box::new(network))).await
     }
 
     /// Makes a container.

@@ -25,5 +25,5 @@ pub use message::{
 };
 pub use oci_spec::runtime::Process;
 pub use passing::{receive_request, send_request};
-pub use plan::{DiskSlot, LogLimits, Nic, NicAddress, NicRoute, Origin, RateLimit, SandboxPlan};
+pub use plan::{DiskSlot, LogLimits, Network, Nic, NicAddress, NicRoute, Origin, RateLimit, SandboxPlan};
 pub use state::{ContainerExit, Phase, SandboxState, Stage};

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::plan::{DiskSlot, Nic, RateLimit};
+use crate::plan::{DiskSlot, Network, RateLimit};
 use crate::state::{ContainerExit, SandboxState};
 
 /// Longest line; an `exec`'s output and a specification fit.
@@ -25,10 +25,12 @@ pub enum Request {
     InsertDisk(InsertDisk),
     /// Take the disk of this name, which the guest does not use any more, out of its slot. None is as good.
     EjectDisk(String),
-    /// Put the tap that comes with the request into a free slot, and let the guest use it.
-    InsertNic(Box<InsertNic>),
+    /// Put the tap that comes with the request into a free slot. The guest is set up with [`Request::SetNetwork`].
+    InsertNic(InsertNic),
     /// Let the guest no longer use the interface of this hardware address, and disconnect it. None is as good.
     EjectNic(String),
+    /// Let the guest use its interfaces: tell it what they have, where its packets go and how others are called.
+    SetNetwork(Box<Network>),
     /// Make a container; its process waits.
     CreateContainer(Box<CreateContainer>),
     /// Let a container's process run.
@@ -113,8 +115,8 @@ pub struct InsertDisk {
 /// An interface to put into a slot: a tap, which comes as an open file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InsertNic {
-    /// How the guest sets it up.
-    pub nic: Nic,
+    /// The guest's hardware address.
+    pub mac: String,
     /// What the guest may move, in each direction.
     pub limit: RateLimit,
 }

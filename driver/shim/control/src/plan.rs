@@ -22,10 +22,6 @@ pub struct SandboxPlan {
     pub image: PathBuf,
     /// The guest's host name.
     pub hostname: String,
-    /// Name servers.
-    pub dns: Vec<IpAddr>,
-    /// The text of `/etc/hosts`.
-    pub hosts: String,
     /// The host's user and group, no other sandbox's, as which the shim runs.
     pub user: u32,
     /// The control group that holds the shim.
@@ -92,6 +88,17 @@ pub struct Nic {
     pub addresses: Vec<NicAddress>,
     /// Routes through it.
     pub routes: Vec<NicRoute>,
+}
+
+/// What a guest knows of its network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its interfaces in order. Of several default routes of a family that of the first interface counts.
+    pub nics: Vec<Nic>,
+    /// The text of `/etc/resolv.conf`.
+    pub resolv_conf: String,
+    /// The text of `/etc/hosts`.
+    pub hosts: String,
 }
 
 /// An address with the length of its network's prefix.

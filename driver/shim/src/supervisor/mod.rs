@@ -1,18 +1,19 @@
 //! The life of a sandbox: boot, serve, end. The only writer of its state.
 
+mod slots;
+
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::messages::DestroySandboxRequest;
 use agent_protocol::service::AgentServiceClient;
 use shim_control::{
-    ContainerExit, ContainerProcess, CreateContainer, DeviceTraffic, Exec, ExecResult, FileStat, InsertDisk,
-    InsertNic, Interact, Pack, Phase, Process, ProcessInput, Resize, RunDir, SandboxDir, SandboxPlan,
-    SandboxState, Signal, Stage, Stats, Unpack, Update,
+    ContainerExit, ContainerProcess, CreateContainer, Exec, ExecResult, FileStat, Interact, Pack, Phase,
+    Process, ProcessInput, Resize, RunDir, SandboxDir, SandboxPlan, SandboxState, Signal, Stage, Stats,
+    Unpack, Update,
 };
 use time::OffsetDateTime;
 use tokio::net::UnixStream;
@@ -187,27 +188,6 @@ impl Supervisor {
         self.state.subscribe()
     }
 
-    /// Puts a disk into a free slot, and says where the guest has it.
-    pub async fn insert_disk(&self, disk: InsertDisk, image: OwnedFd) -> Result<PathBuf> {
-        self.agent()?;
-        self.media.lock().await.insert_disk(&self.machine, disk, image)
-    }
-
-    /// Takes a disk out of its slot.
-    pub async fn eject_disk(&self, name: &str) -> Result<()> {
-        self.media.lock().await.eject_disk(&self.machine, name)
-    }
-
-    /// Puts an interface into a free slot, and lets the guest use it.
-    pub async fn insert_nic(&self, nic: InsertNic, tap: OwnedFd) -> Result<()> {
-        self.media.lock().await.insert_nic(&self.machine, self.agent()?, nic, tap).await
-    }
-
-    /// Takes an interface out of its slot.
-    pub async fn eject_nic(&self, mac: &str) -> Result<()> {
-        self.media.lock().await.eject_nic(&self.machine, self.agent()?, mac).await
-    }
-
     /// Makes a container.
     pub async fn create_container(self: &Arc<Self>, container: &CreateContainer) -> Result<()> {
         let log = Log::open(self.folder.log(&container.id), self.plan.log);
@@ -368,11 +348,6 @@ impl Supervisor {
     /// The processes of a container.
     pub async fn processes(&self, id: &str) -> Result<Vec<ContainerProcess>> {
         containers::processes(self.agent()?, id).await
-    }
-
-    /// What went through disks and interfaces.
-    pub async fn traffic(&self) -> Result<Vec<DeviceTraffic>> {
-        self.media.lock().await.traffic(&self.machine)
     }
 
     /// Stops the guest's processors. That they stand still already is as good.

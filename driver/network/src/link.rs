@@ -1,0 +1,111 @@
+//! Links of this host: taps, bridges and veth pairs.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::command::{Error, Result, run};
+
+const LINKS: &str = "/sys/class/net";
+/// What the alias of each link begins with that is made here; the port's identifier follows.
+const ALIAS: &str = "zun-kata ";
+
+/// Whether there is a link of this name.
+pub fn exists(name: &str) -> bool {
+    Path::new(LINKS).join(name).exists()
+}
+
+/// The port whose device a link of this host is; none if it was not made here.
+pub fn port_of(name: &str) -> Option<String> {
+    let alias = std::fs::read_to_string(Path::new(LINKS).join(name).join("ifalias")).ok()?;
+    alias.trim_end().strip_prefix(ALIAS).map(str::to_owned)
+}
+
+/// All links that were made here, each with its port.
+pub fn made_here() -> io::Result<Vec<(String, String)>> {
+    let names = std::fs::read_dir(LINKS)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.filter_map(|name| port_of(&name).map(|port| (name, port))).collect())
+}
+
+/// Says that `name` is another port's device, if it is: identifiers may begin alike.
+pub fn check_free(name: &str, port: &str) -> Result<()> {
+    match port_of(name) {
+        Some(other) if other != port => {
+            Err(Error::Taken { port: port.to_owned(), device: name.to_owned(), other })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a tap that a guest can be given. One that is left over is made anew.
+pub async fn create_tap(name: &str, port: &str, mtu: u16) -> Result<()> {
+    check_free(name, port)?;
+    remove(name).await?;
+    run("ip", &["tuntap", "add", "dev", name, "mode", "tap", "vnet_hdr"]).await?;
+    // The host must not speak on the guest's link.
+    disable_ipv6(name);
+    start(name, port, mtu).await
+}
+
+/// Makes a pair of links, what goes into one of which comes out of the other.
+pub async fn create_pair(one: &str, other: &str, port: &str, mtu: u16) -> Result<()> {
+    check_free(one, port)?;
+    remove(one).await?;
+    run("ip", &["link", "add", "name", one, "type", "veth", "peer", "name", other]).await?;
+    for name in [one, other] {
+        disable_ipv6(name);
+        start(name, port, mtu).await?;
+    }
+    Ok(())
+}
+
+/// Makes a Linux bridge without delay, spanning tree or address, if there is none.
+pub async fn ensure_bridge(name: &str) -> Result<()> {
+    if exists(name) {
+        return Ok(());
+    }
+    match run("ip", &["link", "add", "name", name, "type", "bridge", "forward_delay", "0", "stp_state", "0"])
+        .await
+    {
+        // Neutron's agent makes it too.
+        Err(_) if exists(name) => {}
+        made => made.map(|_| ())?,
+    }
+    disable_ipv6(name);
+    run("ip", &["link", "set", "dev", name, "up"]).await.map(|_| ())
+}
+
+/// Says in a link's alias whose it is.
+pub async fn name_owner(name: &str, port: &str) -> Result<()> {
+    run("ip", &["link", "set", "dev", name, "alias", &format!("{ALIAS}{port}")]).await.map(|_| ())
+}
+
+/// Puts a link on a Linux bridge.
+pub async fn put_on_bridge(name: &str, bridge: &str) -> Result<()> {
+    run("ip", &["link", "set", "dev", name, "master", bridge]).await.map(|_| ())
+}
+
+/// Removes a link, if there is one.
+pub async fn remove(name: &str) -> Result<()> {
+    if !exists(name) {
+        return Ok(());
+    }
+    match run("ip", &["link", "delete", "dev", name]).await {
+        // It went with the other end of its pair.
+        Err(_) if !exists(name) => Ok(()),
+        removed => removed.map(|_| ()),
+    }
+}
+
+async fn start(name: &str, port: &str, mtu: u16) -> Result<()> {
+    let (alias, mtu) = (format!("{ALIAS}{port}"), mtu.to_string());
+    run("ip", &["link", "set", "dev", name, "alias", &alias, "mtu", &mtu, "up"]).await.map(|_| ())
+}
+
+fn disable_ipv6(name: &str) {
+    let setting: PathBuf = Path::new("/proc/sys/net/ipv6/conf").join(name).join("disable_ipv6");
+    if setting.exists()
+        && let Err(e) = std::fs::write(&setting, "1")
+    {
+        tracing::warn!("{}: {e}", setting.display());
+    }
+}
