@@ -33,6 +33,6 @@ fn tap() -> File {
 #[test]
 fn queues_of_an_interface() {
     let mut slot = Net::new(MacAddress([2, 0, 0, 0, 0, 1]));
-    slot.insert(Medium::Nic(NicConfig { tap: tap(), limit: RateLimit::default() })).unwrap();
+    slot.insert(Medium::Nic(NicConfig { tap: tap(), vhost: None, limit: RateLimit::default() })).unwrap();
     try_queues(slot);
 }

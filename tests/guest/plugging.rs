@@ -5,7 +5,7 @@ use std::path::Path;
 
 use cloud_tests::sandboxes;
 use network::{DeviceNames, Vif, remove_leftovers, unplug};
-use sandbox::{GuestNetwork, Nic, NicAddress, RateLimit, Sandbox};
+use sandbox::{GuestNetwork, Nic, NicAddress, RateLimit, Sandbox, TapCounters};
 use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, exec};
@@ -123,8 +123,8 @@ async fn a_port_on_the_linux_bridge_of_its_network() {
     );
     let sandbox = guest(&fixture).await;
     assert!(comes_to_reach_peer(&sandbox).await);
-    let counted = network::counters(PORT).unwrap();
-    assert!(counted.sent_packets > 0 && counted.received_bytes > 0, "{counted:?}");
+    let counted = TapCounters::read(&names.tap).unwrap();
+    assert!(counted.outgoing.operations > 0 && counted.incoming.bytes > 0, "{counted:?}");
     sandbox.delete().await.unwrap();
     unplug(PORT).await.unwrap();
     shell("ip link delete brq0a1b2c3d-4e");
@@ -194,9 +194,9 @@ async fn a_port_that_ovn_wires() {
          ovn-controller --detach --no-chdir --pidfile --log-file=/dev/null
          ovn-nbctl --timeout=30 ls-add ls0 -- lsp-add ls0 {PORT} -- lsp-set-addresses {PORT} '{MAC} 198.18.3.2' -- \\
            lsp-set-port-security {PORT} '{MAC} 198.18.3.2' -- lsp-add ls0 peer -- lsp-set-addresses peer 'fa:16:3e:00:03:09 {PEER}'
-         ovs-vsctl --timeout=30 --may-exist add-br br-ovn -- --may-exist add-port br-ovn zkpeer -- set Interface zkpeer type=internal \\
+         ovs-vsctl --timeout=30 --may-exist add-br br-ovn -- --may-exist add-port br-ovn zkovn -- set Interface zkovn type=internal \\
            external_ids:iface-id=peer mac='\"fa:16:3e:00:03:09\"'
-         ip address replace {PEER}/24 dev zkpeer; ip link set zkpeer mtu 1400 up"
+         ip address replace {PEER}/24 dev zkovn; ip link set zkovn mtu 1400 up"
     ));
     vif("ovs", json!({ "bridge_name": "br-ovn", "bound_drivers": { "0": "ovn" } })).plug().await.unwrap();
     shell(&format!("ovn-nbctl --timeout=60 wait-until Logical_Switch_Port {PORT} up=true"));
@@ -211,7 +211,7 @@ async fn a_port_that_ovn_wires() {
     assert_nothing_left();
     shell(
         "for name in ovn-controller ovn-northd; do kill $(cat /run/ovn/$name.pid); done
-         kill $(cat /run/ovn/nb.pid /run/ovn/sb.pid); ovs-vsctl del-port zkpeer; ovs-vsctl del-br br-ovn; rm -rf /run/ovn",
+         kill $(cat /run/ovn/nb.pid /run/ovn/sb.pid); ovs-vsctl del-port zkovn; ovs-vsctl del-br br-ovn; rm -rf /run/ovn",
     );
     fixture.assert_clean();
 }

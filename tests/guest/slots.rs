@@ -29,6 +29,16 @@ fn nic(number: u8) -> Nic {
     }
 }
 
+/// Threads of the host's kernel that move packets.
+fn vhost_threads() -> usize {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let is_vhost = |comm: &String| comm.starts_with("vhost-");
+    processes
+        .filter_map(|process| std::fs::read_to_string(process.path().join("comm")).ok())
+        .filter(is_vhost)
+        .count()
+}
+
 /// A bound holds however slow or fast the host is: less time than it allows for is what must not pass.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs KVM; tests/run takes it into the lab"]
@@ -73,6 +83,13 @@ async fn interfaces_come_and_go_while_a_sandbox_runs() {
     let refused = sandbox.attach(&nic(0), limit).await.unwrap_err().to_string();
     assert!(refused.contains("busy") || refused.contains("in one already"), "{refused}");
 
+    // The kernel's own threads move packets, and go on after a pause where they were.
+    assert_eq!(vhost_threads(), 2);
+    for _ in 0..3 {
+        sandbox.pause().await.unwrap();
+        sandbox.resume().await.unwrap();
+        output(&sandbox, "ping -c 2 -W 5 198.18.0.1").await;
+    }
     let traffic = sandbox.traffic().await.unwrap();
     let of = |device: &str| traffic.iter().find(|traffic| traffic.device == device).unwrap();
     let (through, image) = (of(&nic(2).mac), of("image-c"));
@@ -87,7 +104,10 @@ async fn interfaces_come_and_go_while_a_sandbox_runs() {
            ip address add 198.18.2.1/24 dev zks2",
     );
 
-    sandbox.attach(&nic(1), limit).await.unwrap();
+    // No thread of the kernel's keeps a bound.
+    let bound = RateLimit { bytes: 100 << 20, ..limit };
+    sandbox.attach(&nic(1), bound).await.unwrap();
+    assert_eq!(vhost_threads(), 1);
     sandbox.attach(&nic(2), limit).await.unwrap();
     join(&[0, 1, 2]).await;
     for number in 0..3 {

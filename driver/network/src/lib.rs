@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 mod command;
-mod counters;
 mod leftovers;
 mod link;
 mod linux_bridge;
@@ -15,7 +14,6 @@ mod ovs;
 mod vif;
 
 pub use command::{Error, Result};
-pub use counters::{Counters, counters};
 pub use leftovers::remove_leftovers;
 pub use names::DeviceNames;
 pub use vif::{Vif, unplug};

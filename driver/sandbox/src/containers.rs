@@ -13,6 +13,7 @@ use crate::host::{Sandbox, Situation, failure};
 use crate::logs::{self, LogQuery};
 use crate::oci::{ContainerDisks, ContainerSpec};
 use crate::size::Size;
+use crate::tap::TapCounters;
 use crate::{disk, files};
 
 impl Sandbox {
@@ -148,7 +149,13 @@ impl Sandbox {
 
     /// What went through the sandbox's disks and interfaces.
     pub async fn traffic(&self) -> Result<Vec<DeviceTraffic>> {
-        Ok(self.client().traffic().await?)
+        let mut all = self.client().traffic().await?;
+        for device in &mut all {
+            if let Some(counters) = device.tap.as_deref().and_then(TapCounters::read) {
+                (device.incoming, device.outgoing) = (counters.incoming, counters.outgoing);
+            }
+        }
+        Ok(all)
     }
 
     /// A container's log.

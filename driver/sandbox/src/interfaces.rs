@@ -47,8 +47,9 @@ impl GuestNetwork {
 impl Sandbox {
     /// Gives a running sandbox an interface, which its guest uses once it is in its network.
     pub async fn attach(&self, nic: &Nic, limit: RateLimit) -> Result<()> {
-        let tap = tap::open(&nic.tap)?;
-        Ok(self.client().insert_nic(InsertNic { mac: nic.mac.clone(), limit }, &tap).await?)
+        let (tap, data_path) = (tap::open(&nic.tap)?, tap::open_data_path());
+        let insert = InsertNic { mac: nic.mac.clone(), tap: nic.tap.clone(), limit };
+        Ok(self.client().insert_nic(insert, &tap, data_path.as_ref()).await?)
     }
 
     /// Takes the interface with this hardware address away from a running sandbox. That it has none is as good.

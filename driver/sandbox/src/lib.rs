@@ -35,9 +35,10 @@ pub use pinning::CpuPinning;
 pub use probe::prove_kvm;
 pub use shim_control::{
     Connection, ContainerExit, ContainerProcess, ContainerUser, DeviceTraffic, Exec, ExecResult, FileStat,
-    Interact, NetworkCounters, Nic, NicAddress, NicRoute, Phase, ProcessInput, RateLimit, SandboxState,
+    Flow, Interact, NetworkCounters, Nic, NicAddress, NicRoute, Phase, ProcessInput, RateLimit, SandboxState,
     Stage, Stats, WindowSize,
 };
 pub use signals::signal_number;
 pub use size::Size;
+pub use tap::TapCounters;
 pub use usage::Usage;

@@ -1,4 +1,4 @@
-//! Attaching to a tap that exists already.
+//! A tap that exists already: attaching to it, what moves its packets, and what went through it.
 
 use std::fs::File;
 use std::io;
@@ -6,6 +6,8 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use nix::libc;
+
+use shim_control::Flow;
 
 use crate::error::{Error, Result};
 
@@ -36,4 +38,29 @@ fn attach(name: &str) -> io::Result<File> {
     // SAFETY: the descriptor is open and the request lives through the call.
     unsafe { tun_set_iff(tap.as_raw_fd(), &raw const request) }?;
     Ok(tap)
+}
+
+/// The kernel's own data path, where this host has it.
+pub fn open_data_path() -> Option<File> {
+    let opened = File::options().read(true).write(true).open("/dev/vhost-net");
+    opened.inspect_err(|e| tracing::debug!("packets are moved by the shim, without /dev/vhost-net: {e}")).ok()
+}
+
+/// What went through a tap: to its guest, and from it. What the host sends, a guest receives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TapCounters {
+    /// To the guest.
+    pub incoming: Flow,
+    /// From the guest.
+    pub outgoing: Flow,
+}
+
+impl TapCounters {
+    /// The host's counters of a tap; none if there is no such tap.
+    pub fn read(tap: &str) -> Option<Self> {
+        let folder = Path::new(INTERFACES).join(tap).join("statistics");
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok();
+        let flow = |bytes, packets| Some(Flow { bytes: read(bytes)?, operations: read(packets)? });
+        Some(Self { incoming: flow("tx_bytes", "tx_packets")?, outgoing: flow("rx_bytes", "rx_packets")? })
+    }
 }

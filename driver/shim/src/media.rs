@@ -11,8 +11,17 @@ use vmm::{DiskConfig, Machine, NicConfig};
 use crate::error::{Error, Result};
 use crate::guest;
 
-/// The slots, disks' first, and the name of what is in each: a disk's own, an interface's hardware address.
-pub struct Media(Vec<(Slot, Option<String>)>);
+/// The slots, disks' first, and what is in each.
+pub struct Media(Vec<(Slot, Option<Content>)>);
+
+/// What is in a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Content {
+    /// A disk's own name, an interface's hardware address.
+    name: String,
+    /// An interface's tap.
+    tap: Option<String>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Slot {
@@ -37,7 +46,7 @@ impl Media {
         let number = self.free(&disk.name, "a disk", wanted)?;
         let (file, serial) = (File::from(image), disk.name.clone());
         machine.insert_disk(number, DiskConfig { file, serial, limit: limit(disk.limit) })?;
-        self.fill(Slot::Disk { number, access: disk.access }, Some(disk.name));
+        self.fill(Slot::Disk { number, access: disk.access }, Some(Content { name: disk.name, tap: None }));
         Ok(device(number))
     }
 
@@ -50,14 +59,21 @@ impl Media {
     }
 
     /// Puts an interface into a free slot, for the guest to be set up.
-    pub fn insert_nic(&mut self, machine: &Machine, nic: InsertNic, tap: OwnedFd) -> Result<()> {
+    pub fn insert_nic(
+        &mut self,
+        machine: &Machine,
+        nic: InsertNic,
+        tap: OwnedFd,
+        data_path: Option<OwnedFd>,
+    ) -> Result<()> {
         let wanted = |slot| match slot {
             Slot::Nic(number) => Some(number),
             Slot::Disk { .. } => None,
         };
         let number = self.free(&nic.mac, "an interface", wanted)?;
-        machine.insert_nic(number.into(), NicConfig { tap: File::from(tap), limit: limit(nic.limit) })?;
-        self.fill(Slot::Nic(number), Some(nic.mac));
+        let (tap, vhost) = (File::from(tap), data_path.map(File::from));
+        machine.insert_nic(number.into(), NicConfig { tap, vhost, limit: limit(nic.limit) })?;
+        self.fill(Slot::Nic(number), Some(Content { name: nic.mac, tap: Some(nic.tap) }));
         Ok(())
     }
 
@@ -89,12 +105,15 @@ impl Media {
     /// What went through the slots that something is in.
     pub fn traffic(&self, machine: &Machine) -> Result<Vec<DeviceTraffic>> {
         let full = self.0.iter().filter_map(|(slot, content)| Some((slot, content.clone()?)));
-        full.map(|(slot, device)| {
-            let traffic = match slot {
-                Slot::Disk { number, .. } => machine.disk_traffic(*number),
-                Slot::Nic(number) => machine.nic_traffic((*number).into()),
-            }?;
-            Ok(DeviceTraffic { device, incoming: flow(traffic.incoming), outgoing: flow(traffic.outgoing) })
+        full.map(|(slot, Content { name: device, tap })| {
+            let (incoming, outgoing) = match slot {
+                Slot::Disk { number, .. } => {
+                    let traffic = machine.disk_traffic(*number)?;
+                    (flow(traffic.incoming), flow(traffic.outgoing))
+                }
+                Slot::Nic(_) => Default::default(),
+            };
+            Ok(DeviceTraffic { device, tap, incoming, outgoing })
         })
         .collect()
     }
@@ -110,10 +129,13 @@ impl Media {
     }
 
     fn find(&self, name: &str) -> Option<Slot> {
-        self.0.iter().find(|(_, content)| content.as_deref() == Some(name)).map(|(slot, _)| *slot)
+        self.0
+            .iter()
+            .find(|(_, content)| content.as_ref().is_some_and(|content| content.name == name))
+            .map(|(slot, _)| *slot)
     }
 
-    fn fill(&mut self, slot: Slot, content: Option<String>) {
+    fn fill(&mut self, slot: Slot, content: Option<Content>) {
         if let Some(entry) = self.0.iter_mut().find(|(other, _)| *other == slot) {
             entry.1 = content;
         }
@@ -152,7 +174,7 @@ mod tests {
         let slots = [disk(0, DiskSlot::ReadOnly), disk(1, DiskSlot::ReadWrite), Slot::Nic(0)];
         let mut media = Media(slots.iter().map(|slot| (*slot, None)).collect());
         let number = media.free("a", "a disk", wanted).unwrap();
-        media.fill(disk(number, DiskSlot::ReadWrite), Some("a".into()));
+        media.fill(disk(number, DiskSlot::ReadWrite), Some(Content { name: "a".into(), tap: None }));
         let error = |name| media.free(name, "a disk", wanted).unwrap_err().to_string();
         assert!(error("a").contains("a is in one already"));
         assert!(error("b").contains("none is free for a disk"));

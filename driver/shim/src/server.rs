@@ -66,7 +66,7 @@ async fn serve(listener: UnixListener, supervisor: Arc<Supervisor>, end: tokio::
 }
 
 async fn handle(mut stream: UnixStream, supervisor: Arc<Supervisor>) {
-    let (request, file) = match receive_request(&mut stream).await {
+    let (request, files) = match receive_request(&mut stream).await {
         Ok(Some(request)) => request,
         Ok(None) => return,
         Err(e) => {
@@ -74,7 +74,7 @@ async fn handle(mut stream: UnixStream, supervisor: Arc<Supervisor>) {
             return;
         }
     };
-    let (answer, session) = match reply(request, file, &supervisor).await {
+    let (answer, session) = match reply(request, files, &supervisor).await {
         Ok(Reply::Answer(answer)) => (answer, None),
         Ok(Reply::Session(session)) => (Answer::Done, Some(session)),
         Err(e) => (Answer::Failed(e.to_string()), None),
@@ -120,14 +120,16 @@ async fn serve_session(mut stream: UnixStream, session: Session, supervisor: &Su
     }
 }
 
-async fn reply(request: Request, file: Option<OwnedFd>, supervisor: &Arc<Supervisor>) -> Result<Reply> {
+async fn reply(request: Request, files: Vec<OwnedFd>, supervisor: &Arc<Supervisor>) -> Result<Reply> {
+    let mut files = files.into_iter();
+    let mut file = || files.next().ok_or(Error::NoFile);
     Ok(Reply::Answer(match request {
         Request::State => Answer::State(supervisor.watch().borrow().clone()),
         Request::WaitReady => {
             Answer::State(wait_for(supervisor, |state| state.phase != Phase::Booting).await?)
         }
         Request::InsertDisk(disk) => {
-            let image = file.ok_or(Error::NoFile)?;
+            let image = file()?;
             Answer::Disk(supervisor.insert_disk(disk, image).await?)
         }
         Request::EjectDisk(name) => {
@@ -135,8 +137,8 @@ async fn reply(request: Request, file: Option<OwnedFd>, supervisor: &Arc<Supervi
             Answer::Done
         }
         Request::InsertNic(nic) => {
-            let tap = file.ok_or(Error::NoFile)?;
-            supervisor.insert_nic(nic, tap).await?;
+            let (tap, data_path) = (file()?, file().ok());
+            supervisor.insert_nic(nic, tap, data_path).await?;
             Answer::Done
         }
         Request::EjectNic(mac) => {
@@ -173,12 +175,12 @@ async fn reply(request: Request, file: Option<OwnedFd>, supervisor: &Arc<Supervi
             }));
         }
         Request::Pack(pack) => {
-            let archive = file.ok_or(Error::NoFile)?;
+            let archive = file()?;
             let packed = or_end(supervisor, supervisor.pack(&pack, archive)).await?;
             packed.map_or_else(Answer::BadArchive, Answer::Packed)
         }
         Request::Unpack(unpack) => {
-            let archive = file.ok_or(Error::NoFile)?;
+            let archive = file()?;
             let unpacked = or_end(supervisor, supervisor.unpack(&unpack, archive)).await?;
             unpacked.map_or_else(Answer::BadArchive, |()| Answer::Done)
         }

@@ -108,6 +108,8 @@ pub struct DiskConfig {
 pub struct NicConfig {
     /// A descriptor of `/dev/net/tun` attached to a tap with `IFF_VNET_HDR`.
     pub tap: File,
+    /// A descriptor of `/dev/vhost-net`: the host's kernel moves the packets, unless there is a limit.
+    pub vhost: Option<File>,
     /// What the guest may move in each direction.
     pub limit: RateLimit,
 }

@@ -17,6 +17,8 @@ pub enum Error {
     Kernel { path: PathBuf, reason: String },
     #[error("guest memory access failed: {0}")]
     GuestMemory(#[from] vm_memory::GuestMemoryError),
+    #[error("cannot {what} vhost-net: {source}")]
+    Vhost { what: &'static str, source: vhost::Error },
     #[error("a virtio queue is broken: {0}")]
     Queue(virtio_queue::Error),
     #[error("the configuration is not valid: {0}")]

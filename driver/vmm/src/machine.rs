@@ -161,11 +161,6 @@ impl Machine {
         self.bus.traffic(self.disk(slot)?)
     }
 
-    /// What went through a slot for an interface.
-    pub fn nic_traffic(&self, slot: usize) -> Result<Traffic> {
-        self.bus.traffic(self.nic(slot)?)
-    }
-
     /// Asks the guest to have so much memory, but never less than it started with. It takes or gives back the
     /// difference as it can; [`Machine::memory`] tells how far it is.
     pub fn resize_memory(&self, mebibytes: u64) -> Result<()> {

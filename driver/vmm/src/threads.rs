@@ -93,6 +93,20 @@ const NEW_NAMESPACES: u64 = 0x7e02_0000;
 const FIONBIO: u64 = libc::FIONBIO;
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
+/// What gives queues to vhost-net, and takes them back (`linux/vhost.h`).
+const VHOST: [u64; 10] = [
+    0x8008_af00, // VHOST_GET_FEATURES
+    0x4008_af00, // VHOST_SET_FEATURES
+    0x0000_af01, // VHOST_SET_OWNER
+    0x4008_af03, // VHOST_SET_MEM_TABLE
+    0x4008_af10, // VHOST_SET_VRING_NUM
+    0x4028_af11, // VHOST_SET_VRING_ADDR
+    0x4008_af12, // VHOST_SET_VRING_BASE
+    0xc008_af12, // VHOST_GET_VRING_BASE
+    0x4008_af20, // VHOST_SET_VRING_KICK
+    0x4008_af21, // VHOST_SET_VRING_CALL
+];
+const VHOST_NET_SET_BACKEND: u64 = 0x4008_af30;
 const KVM_RUN: u64 = kvm(NOTHING, 0x80, 0);
 const KVM_KVMCLOCK_CTRL: u64 = kvm(NOTHING, 0xad, 0);
 
@@ -157,16 +171,20 @@ fn rules(kind: ThreadKind) -> Result<Vec<Rule>> {
         }
         ThreadKind::Device(VIRTIO_ID_BLOCK) => [device()?, plain(&DISK), plain(&RATE)].concat(),
         ThreadKind::Device(VIRTIO_ID_NET) => {
-            [device()?, plain(&INTERFACE), plain(&RATE), ioctls(&[TUNSETOFFLOAD])?].concat()
+            [device()?, plain(&INTERFACE), plain(&RATE), interface_ioctls()?].concat()
         }
         ThreadKind::Device(VIRTIO_ID_VSOCK) => [device()?, plain(&SOCKETS), ioctls(&[FIONBIO])?].concat(),
         ThreadKind::Device(VIRTIO_ID_RNG | VIRTIO_ID_BALLOON | VIRTIO_ID_MEM) => device()?,
         ThreadKind::Device(_) => plain(&ANY_THREAD),
         ThreadKind::Workers => {
             let all = [device()?, plain(&DISK), plain(&RATE), plain(&SOCKETS), plain(&INTERFACE)].concat();
-            [all, plain(&START), ioctls(&[TUNSETOFFLOAD, FIONBIO])?, threads()?].concat()
+            [all, plain(&START), interface_ioctls()?, ioctls(&[FIONBIO])?, threads()?].concat()
         }
     })
+}
+
+fn interface_ioctls() -> Result<Vec<Rule>> {
+    ioctls(&[&VHOST[..], &[VHOST_NET_SET_BACKEND, TUNSETOFFLOAD]].concat())
 }
 
 fn device() -> Result<Vec<Rule>> {

@@ -63,7 +63,7 @@ impl Client {
 
     /// Puts a disk into a free slot, and gives the path by which the guest knows it.
     pub async fn insert_disk(&self, disk: InsertDisk, image: &File) -> Result<PathBuf> {
-        match self.ask_with(&Request::InsertDisk(disk), Some(image.as_fd())).await? {
+        match self.ask_with(&Request::InsertDisk(disk), &[image.as_fd()]).await? {
             Answer::Disk(path) => Ok(path),
             _ => Err(ClientError::Confused),
         }
@@ -75,8 +75,9 @@ impl Client {
     }
 
     /// Puts an interface into a free slot.
-    pub async fn insert_nic(&self, nic: InsertNic, tap: &File) -> Result<()> {
-        match self.ask_with(&Request::InsertNic(nic), Some(tap.as_fd())).await? {
+    pub async fn insert_nic(&self, nic: InsertNic, tap: &File, data_path: Option<&File>) -> Result<()> {
+        let files: Vec<_> = [Some(tap), data_path].into_iter().flatten().map(File::as_fd).collect();
+        match self.ask_with(&Request::InsertNic(nic), &files).await? {
             Answer::Done => Ok(()),
             _ => Err(ClientError::Confused),
         }
@@ -131,7 +132,7 @@ impl Client {
 
     /// Packs files of a container into `archive`.
     pub async fn pack(&self, pack: Pack, archive: &File) -> Result<FileStat> {
-        match self.ask_with(&Request::Pack(pack), Some(archive.as_fd())).await? {
+        match self.ask_with(&Request::Pack(pack), &[archive.as_fd()]).await? {
             Answer::Packed(stat) => Ok(stat),
             Answer::BadArchive(reason) => Err(ClientError::Archive(reason)),
             _ => Err(ClientError::Confused),
@@ -140,7 +141,7 @@ impl Client {
 
     /// Unpacks `archive` in a container.
     pub async fn unpack(&self, unpack: Unpack, archive: &File) -> Result<()> {
-        match self.ask_with(&Request::Unpack(unpack), Some(archive.as_fd())).await? {
+        match self.ask_with(&Request::Unpack(unpack), &[archive.as_fd()]).await? {
             Answer::Done => Ok(()),
             Answer::BadArchive(reason) => Err(ClientError::Archive(reason)),
             _ => Err(ClientError::Confused),
@@ -214,28 +215,24 @@ impl Client {
     }
 
     async fn connect_to(&self, request: &Request) -> Result<Connection> {
-        match self.exchange(request, None).await? {
+        match self.exchange(request, &[]).await? {
             (Answer::Done, connection) => Ok(connection),
             _ => Err(ClientError::Confused),
         }
     }
 
     async fn ask(&self, request: &Request) -> Result<Answer> {
-        self.ask_with(request, None).await
+        self.ask_with(request, &[]).await
     }
 
-    async fn ask_with(&self, request: &Request, file: Option<BorrowedFd<'_>>) -> Result<Answer> {
-        Ok(self.exchange(request, file).await?.0)
+    async fn ask_with(&self, request: &Request, files: &[BorrowedFd<'_>]) -> Result<Answer> {
+        Ok(self.exchange(request, files).await?.0)
     }
 
-    async fn exchange(
-        &self,
-        request: &Request,
-        file: Option<BorrowedFd<'_>>,
-    ) -> Result<(Answer, Connection)> {
+    async fn exchange(&self, request: &Request, files: &[BorrowedFd<'_>]) -> Result<(Answer, Connection)> {
         let exchange = async {
             let mut stream = UnixStream::connect(&self.0).await?;
-            send_request(&mut stream, request, file).await?;
+            send_request(&mut stream, request, files).await?;
             let mut stream = BufReader::new(stream);
             let answer =
                 read_line(&mut stream).await?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;

@@ -112,11 +112,14 @@ pub struct InsertDisk {
     pub limit: RateLimit,
 }
 
-/// An interface to put into a slot: a tap, which comes as an open file.
+/// An interface to put into a slot: a tap, which comes as an open file, and where the host's kernel moves its packets, an
+/// open `/dev/vhost-net`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InsertNic {
     /// The guest's hardware address.
     pub mac: String,
+    /// What the tap is called on the host.
+    pub tap: String,
     /// What the guest may move, in each direction.
     pub limit: RateLimit,
 }
@@ -368,6 +371,8 @@ pub struct ContainerProcess {
 pub struct DeviceTraffic {
     /// What is in it: a disk by its name, an interface by its hardware address.
     pub device: String,
+    /// An interface's tap, whose counters the host has.
+    pub tap: Option<String>,
     /// To the guest: read from a disk, received from a network.
     pub incoming: Flow,
     /// From the guest.
@@ -375,7 +380,7 @@ pub struct DeviceTraffic {
 }
 
 /// What went through a device in one direction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
     /// Bytes.
     pub bytes: u64,

@@ -1,4 +1,4 @@
-//! Requests on the control socket, some with an open file: a confined shim can open none.
+//! Requests on the control socket, some with open files: a confined shim can open none.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -10,15 +10,18 @@ use tokio::net::UnixStream;
 
 use crate::message::{Request, read_line};
 
-/// Sends a request, and `file` with its first byte.
+/// Most files that come with a request: an interface's tap and its kernel data path.
+const FILES_MAX: usize = 2;
+
+/// Sends a request, and `files` with its first byte.
 pub async fn send_request(
     stream: &mut UnixStream,
     request: &Request,
-    file: Option<BorrowedFd<'_>>,
+    files: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    let fds: Vec<RawFd> = file.iter().map(AsRawFd::as_raw_fd).collect();
+    let fds: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&fds)];
     let control = if fds.is_empty() { &rights[..0] } else { &rights[..] };
     let send = || {
@@ -29,17 +32,17 @@ pub async fn send_request(
     stream.write_all(&line[sent..]).await
 }
 
-/// Receives a request, and the file that came with its first byte. None is the end of the stream.
-pub async fn receive_request(stream: &mut UnixStream) -> io::Result<Option<(Request, Option<OwnedFd>)>> {
+/// Receives a request, and the files that came with its first byte. None is the end of the stream.
+pub async fn receive_request(stream: &mut UnixStream) -> io::Result<Option<(Request, Vec<OwnedFd>)>> {
     let mut start = [0; 4096];
-    let receive = || receive_with_file(stream.as_fd(), &mut start);
-    let (length, file) = stream.async_io(Interest::READABLE, receive).await?;
+    let receive = || receive_with_files(stream.as_fd(), &mut start);
+    let (length, files) = stream.async_io(Interest::READABLE, receive).await?;
     let mut rest = BufReader::new((&start[..length]).chain(stream));
-    Ok(read_line(&mut rest).await?.map(|request| (request, file)))
+    Ok(read_line(&mut rest).await?.map(|request| (request, files)))
 }
 
-fn receive_with_file(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut space = cmsg_space!(RawFd);
+fn receive_with_files(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = cmsg_space!([RawFd; FILES_MAX]);
     let mut data = [IoSliceMut::new(bytes)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut data, Some(&mut space), flags)?;
@@ -50,10 +53,10 @@ fn receive_with_file(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(us
             files.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
-    if files.len() > 1 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a request came with several files"));
+    if message.flags.contains(MsgFlags::MSG_CTRUNC) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a request came with too many files"));
     }
-    Ok((message.bytes, files.pop()))
+    Ok((message.bytes, files))
 }
 
 #[cfg(test)]
@@ -64,25 +67,30 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_file_comes_with_its_request() {
+    async fn files_come_with_their_request() {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
         let (reader, mut writer) = io::pipe().unwrap();
         // Longer than what is received first.
         let long = Request::EjectDisk("x".repeat(100_000));
-        for file in [None, Some(reader.as_fd())] {
+        for files in [&[][..], &[reader.as_fd()], &[reader.as_fd(), reader.as_fd()]] {
             let receiving = receive_request(&mut theirs);
-            let (sent, received) = tokio::join!(send_request(&mut ours, &long, file), receiving);
+            let (sent, received) = tokio::join!(send_request(&mut ours, &long, files), receiving);
             sent.unwrap();
             let (request, passed) = received.unwrap().unwrap();
             assert!(matches!(request, Request::EjectDisk(name) if name.len() == 100_000));
-            assert_eq!(passed.is_some(), file.is_some());
-            if let Some(passed) = passed {
+            assert_eq!(passed.len(), files.len());
+            for passed in passed {
                 writer.write_all(b"y").unwrap();
                 let mut byte = [0];
                 File::from(passed).read_exact(&mut byte).unwrap();
                 assert_eq!(&byte, b"y");
             }
         }
+        let many = [reader.as_fd(); FILES_MAX + 1];
+        let (sent, received) =
+            tokio::join!(send_request(&mut ours, &Request::State, &many), receive_request(&mut theirs));
+        sent.unwrap();
+        assert!(received.is_err(), "more files than any request has");
         drop(ours);
         assert!(receive_request(&mut theirs).await.unwrap().is_none());
     }

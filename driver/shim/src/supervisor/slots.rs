@@ -21,9 +21,9 @@ impl Supervisor {
     }
 
     /// Puts an interface into a free slot.
-    pub async fn insert_nic(&self, nic: InsertNic, tap: OwnedFd) -> Result<()> {
+    pub async fn insert_nic(&self, nic: InsertNic, tap: OwnedFd, data_path: Option<OwnedFd>) -> Result<()> {
         self.agent()?;
-        self.media.lock().await.insert_nic(&self.machine, nic, tap)
+        self.media.lock().await.insert_nic(&self.machine, nic, tap, data_path)
     }
 
     /// Takes an interface out of its slot.

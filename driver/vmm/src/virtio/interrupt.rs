@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -13,12 +13,39 @@ const CONFIG_CHANGED: u32 = 2;
 pub struct Interrupt {
     status: Arc<AtomicU32>,
     line: Arc<EventFd>,
+    is_lent: Arc<AtomicBool>,
+}
+
+/// A device's line in somebody else's hands, who raises it without a word: until it is given back the status register
+/// says at each look that buffers were used.
+pub struct LentLine {
+    line: Arc<EventFd>,
+    is_lent: Arc<AtomicBool>,
+}
+
+impl LentLine {
+    /// The irqfd.
+    pub fn event(&self) -> &EventFd {
+        &self.line
+    }
+}
+
+impl Drop for LentLine {
+    fn drop(&mut self) {
+        self.is_lent.store(false, Ordering::SeqCst);
+    }
 }
 
 impl Interrupt {
     /// An interrupt on `line`, an irqfd.
     pub fn new(line: EventFd) -> Self {
-        Self { status: Arc::default(), line: Arc::new(line) }
+        Self { status: Arc::default(), line: Arc::new(line), is_lent: Arc::default() }
+    }
+
+    /// Lends the line.
+    pub fn lend(&self) -> LentLine {
+        self.is_lent.store(true, Ordering::SeqCst);
+        LentLine { line: Arc::clone(&self.line), is_lent: Arc::clone(&self.is_lent) }
     }
 
     /// Says that buffers were used.
@@ -47,7 +74,8 @@ impl Interrupt {
 
     /// The status register.
     pub fn status(&self) -> u32 {
-        self.status.load(Ordering::SeqCst)
+        let lent = if self.is_lent.load(Ordering::SeqCst) { USED_BUFFER } else { 0 };
+        self.status.load(Ordering::SeqCst) | lent
     }
 
     /// Clears the bits that the driver has seen.
@@ -58,5 +86,25 @@ impl Interrupt {
     /// Clears the register, as a reset of the device does.
     pub fn reset(&self) {
         self.acknowledge(u32::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hardware::event_fd;
+
+    #[test]
+    fn a_line_that_is_lent_tells_of_used_buffers() {
+        let interrupt = Interrupt::new(event_fd().unwrap());
+        let line = interrupt.lend();
+        line.event().write(1).unwrap();
+        interrupt.acknowledge(USED_BUFFER);
+        assert_eq!(interrupt.status(), USED_BUFFER);
+        interrupt.config();
+        assert_eq!(interrupt.status(), USED_BUFFER | CONFIG_CHANGED);
+        drop(line);
+        interrupt.acknowledge(CONFIG_CHANGED);
+        assert_eq!(interrupt.status(), 0);
     }
 }

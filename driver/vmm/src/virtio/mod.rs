@@ -31,7 +31,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub use balloon::Balloon;
 pub use block::Block;
 pub use config_space::ConfigSpace;
-pub use interrupt::Interrupt;
+pub use interrupt::{Interrupt, LentLine};
 pub use mem::{Mem, MemGauge};
 pub use mmio::MmioTransport;
 pub use net::Net;

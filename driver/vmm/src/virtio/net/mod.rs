@@ -3,6 +3,7 @@
 
 mod offered;
 mod server;
+mod vhost;
 
 use std::fs::File;
 use std::io;
@@ -17,7 +18,8 @@ use vmm_sys_util::ioctl::{ioctl_with_ref, ioctl_with_val};
 use vmm_sys_util::ioctl_iow_nr;
 
 use self::server::Server;
-use super::{Active, ConfigSpace, Medium, TrafficCounter, VirtioDevice};
+use self::vhost::Vhost;
+use super::{Active, ConfigSpace, Medium, RateLimit, VirtioDevice};
 use crate::config::{MacAddress, NicConfig};
 use crate::{Error, Result};
 
@@ -35,15 +37,20 @@ const TAP_OFFLOADS: [(u32, u32); 3] = [
 
 /// A network interface, or a slot for one.
 pub struct Net {
-    nic: Option<NicConfig>,
+    nic: Option<Nic>,
     mac: MacAddress,
-    traffic: TrafficCounter,
+}
+
+struct Nic {
+    tap: File,
+    vhost: Option<Vhost>,
+    limit: RateLimit,
 }
 
 impl Net {
     /// An empty slot. Its driver gets `mac`, and whoever sets up what is put in gives it the right one.
     pub fn new(mac: MacAddress) -> Self {
-        Self { nic: None, mac, traffic: TrafficCounter::default() }
+        Self { nic: None, mac }
     }
 }
 
@@ -98,16 +105,14 @@ impl VirtioDevice for Net {
         self.nic.is_some()
     }
 
-    fn traffic(&self) -> TrafficCounter {
-        self.traffic.clone()
-    }
-
     fn insert(&mut self, medium: Medium) -> Result<()> {
         match medium {
             Medium::Nic(_) if self.nic.is_some() => Err(Error::Slot("it has an interface already".into())),
-            Medium::Nic(nic) => {
-                prepare(&nic.tap)?;
-                self.nic = Some(nic);
+            Medium::Nic(NicConfig { tap, vhost, limit }) => {
+                prepare(&tap)?;
+                // The kernel's path knows no limits.
+                let vhost = if limit == RateLimit::default() { vhost.map(Vhost::new) } else { None };
+                self.nic = Some(Nic { tap, vhost, limit });
                 Ok(())
             }
             Medium::Disk(_) => Err(Error::Slot("it takes an interface, not a disk".into())),
@@ -119,8 +124,17 @@ impl VirtioDevice for Net {
     }
 
     fn serve(&mut self, active: &mut Active) -> Result<()> {
-        let Some(NicConfig { tap, limit }) = &mut self.nic else { return Ok(()) };
+        let Some(Nic { tap, vhost, limit }) = &mut self.nic else { return Ok(()) };
         set_offloads(tap, active.features)?;
-        Server::new(tap, active, *limit, &self.traffic)?.run()
+        if let Some(vhost) = vhost {
+            match vhost.prepare(&active.memory, active.features) {
+                Ok(true) => return vhost.serve(tap, active),
+                Ok(false) => tracing::warn!(
+                    "the kernel lacks features of this guest's driver; its packets are moved here"
+                ),
+                Err(e) => tracing::warn!("packets are moved here: {e}"),
+            }
+        }
+        Server::new(tap, active, *limit)?.run()
     }
 }

@@ -7,13 +7,12 @@ use virtio_queue::QueueT;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::epoll::EventSet;
 
-use super::HEADER_SIZE;
 use super::offered::Offered;
 use crate::Result;
 use crate::memory::Memory;
 use crate::virtio::poll::{Poll, drain};
 use crate::virtio::throttle::Throttle;
-use crate::virtio::{Active, RateLimit, TrafficCounter};
+use crate::virtio::{Active, RateLimit};
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
@@ -35,7 +34,6 @@ const USED_ELEMENTS: u64 = 4;
 /// Moves packets between a tap and the guest.
 pub struct Server<'a> {
     tap: &'a File,
-    traffic: &'a TrafficCounter,
     active: &'a mut Active,
     /// Buffers of the driver that one packet may be spread over.
     buffers_max: usize,
@@ -50,17 +48,11 @@ pub struct Server<'a> {
 
 impl<'a> Server<'a> {
     /// Serves the guest's driver through `tap`, no faster than `limit`.
-    pub fn new(
-        tap: &'a File,
-        active: &'a mut Active,
-        limit: RateLimit,
-        traffic: &'a TrafficCounter,
-    ) -> Result<Self> {
+    pub fn new(tap: &'a File, active: &'a mut Active, limit: RateLimit) -> Result<Self> {
         let mergeable = active.features & (1 << VIRTIO_NET_F_MRG_RXBUF) != 0;
         let (receiving, sending) = (Throttle::new(limit)?, Throttle::new(limit)?);
         Ok(Self {
             tap,
-            traffic,
             active,
             buffers_max: if mergeable { usize::MAX } else { 1 },
             offered: Offered::default(),
@@ -118,7 +110,6 @@ impl<'a> Server<'a> {
             let used = self.offered.take(length);
             give_back_at_once(self.active, RECEIVE, &used)?;
             self.receiving.count(length as u64);
-            self.traffic.incoming(payload(length as u64));
         }
         self.active.notify_driver_since(RECEIVE, before)
     }
@@ -172,18 +163,12 @@ impl<'a> Server<'a> {
             if let Some(pieces) = pieces {
                 let length = pieces.iter().map(|piece| piece.len() as u64).sum();
                 self.sending.count(length);
-                self.traffic.outgoing(payload(length));
                 send(self.tap, &pieces);
             }
             self.active.give_back(TRANSMIT, head, 0)?;
         }
         self.active.notify_driver(TRANSMIT)
     }
-}
-
-/// Bytes of a packet without its header.
-fn payload(length: u64) -> u64 {
-    length.saturating_sub(HEADER_SIZE as u64)
 }
 
 /// Gives a packet to the tap; one whose queue is full drops it, as a wire would.
@@ -285,8 +270,8 @@ mod tests {
         }
     }
 
-    fn server<'a>(tap: &'a File, active: &'a mut Active, traffic: &'a TrafficCounter) -> Server<'a> {
-        Server::new(tap, active, RateLimit::default(), traffic).unwrap()
+    fn server<'a>(tap: &'a File, active: &'a mut Active) -> Server<'a> {
+        Server::new(tap, active, RateLimit::default()).unwrap()
     }
 
     fn packet(length: usize) -> Vec<u8> {
@@ -301,7 +286,7 @@ mod tests {
         guest.offer(8, 1000);
         guest.wire.send(&packet(2500)).unwrap();
         guest.wire.send(&packet(60)).unwrap();
-        server(&guest.tap, &mut guest.active, &TrafficCounter::default()).receive().unwrap();
+        server(&guest.tap, &mut guest.active).receive().unwrap();
         assert_eq!(guest.used(), [1000, 1000, 500, 60]);
         assert_eq!(guest.memory_at(0, 12), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 3, 0]);
         assert_eq!(guest.memory_at(1000, 1500), packet(2500)[1000..]);
@@ -312,12 +297,11 @@ mod tests {
     fn a_packet_waits_whole_until_there_are_buffers_enough() {
         let mut guest = Guest::new(MERGEABLE);
         guest.wire.send(&packet(2500)).unwrap();
-        let traffic = TrafficCounter::default();
-        server(&guest.tap, &mut guest.active, &traffic).receive().unwrap();
+        server(&guest.tap, &mut guest.active).receive().unwrap();
         assert!(guest.used().is_empty(), "there is no buffer at all");
         guest.offer(2, 1000);
         let (memory, ring) = (guest.memory.clone(), guest.active.queues[0].avail_ring());
-        let mut server = server(&guest.tap, &mut guest.active, &traffic);
+        let mut server = server(&guest.tap, &mut guest.active);
         server.receive().unwrap();
         assert_eq!(server.held, Some(2500));
         // The driver overwrites what it offered, and offers a third.
@@ -337,7 +321,7 @@ mod tests {
         guest.offer(8, 1000);
         guest.wire.send(&packet(2500)).unwrap();
         guest.wire.send(&packet(900)).unwrap();
-        server(&guest.tap, &mut guest.active, &TrafficCounter::default()).receive().unwrap();
+        server(&guest.tap, &mut guest.active).receive().unwrap();
         assert_eq!(guest.used(), [0, 900]);
     }
 
@@ -356,7 +340,7 @@ mod tests {
             .collect();
         mock.build_desc_chain(&descriptors).unwrap();
         guest.wire.send(&packet(900)).unwrap();
-        server(&guest.tap, &mut guest.active, &TrafficCounter::default()).receive().unwrap();
+        server(&guest.tap, &mut guest.active).receive().unwrap();
         assert_eq!(guest.used(), [900]);
         assert_eq!(guest.memory_at(12, 888), packet(900)[12..]);
     }
@@ -366,8 +350,7 @@ mod tests {
         let mut guest = Guest::new(MERGEABLE);
         guest.offer(8, 1000);
         guest.wire.send(&packet(2500)).unwrap();
-        let traffic = TrafficCounter::default();
-        let mut server = server(&guest.tap, &mut guest.active, &traffic);
+        let mut server = server(&guest.tap, &mut guest.active);
         server.receive().unwrap();
         server.offered.put_back(&mut server.active.queues[RECEIVE]);
         assert_eq!(guest.active.queues[RECEIVE].next_avail(), 3);
