@@ -169,7 +169,7 @@ async fn start_theirs(sandboxes: &Sandboxes, tap: &Tap) -> Guest {
         let drive = format!("id={id},file={},format=raw,if=none,aio=io_uring{more}", path.display());
         ["-drive".into(), drive, "-device".into(), format!("virtio-blk-device,drive={id}")]
     };
-    let netdev = format!("tap,id=nic,ifname={},script=no,downscript=no,vhost=off", tap.name());
+    let netdev = format!("tap,id=nic,ifname={},script=no,downscript=no,vhost=on", tap.name());
     let nic = format!("virtio-net-device,netdev=nic,mac={}", tap.mac());
     let nic = ["-netdev".into(), netdev, "-device".into(), nic];
     let more =

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
@@ -27,10 +28,28 @@ pub fn run(runtime: &Runtime, guests: &Guests) {
         let script = format!("wget -q -O /dev/null http://{}:{PORT}/", tap.address());
         serve_once(runtime, guest, tap, &script)
     });
-    for (name, both) in [("TCP, sent", sent), ("TCP, received", received)] {
+    let round_trip = guests.compare(ROUNDS, |_, tap| round_trip(tap));
+    let rows = [
+        ("TCP, sent", sent, "at least 0.95"),
+        ("TCP, received", received, "at least 0.95"),
+        ("round trip, us", round_trip, "at most 1.05"),
+    ];
+    for (name, both, goal) in rows {
         let [ours, theirs] = both.map(median);
-        println!("{name:16} {ours:8.1} {theirs:8.1} {:8.2}", ours / theirs);
+        println!("{name:16} {ours:8.1} {theirs:8.1} {:8.2}   goal {goal}", ours / theirs);
     }
+}
+
+/// Microseconds that an echo takes from this namespace to the guest and back, the mean of many.
+fn round_trip(tap: &Tap) -> f64 {
+    let ping = Command::new("busybox")
+        .args(["ping", "-q", "-c", "100", "-i", "0.01", "-W", "10", &tap.guest_address()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ping.stdout);
+    let mean =
+        said.split_once("min/avg/max = ").and_then(|(_, times)| times.split('/').nth(1)?.parse::<f64>().ok());
+    mean.unwrap_or_else(|| panic!("no round trip: {said}")) * 1000.0
 }
 
 /// How fast the guest sends its file.

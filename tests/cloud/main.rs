@@ -15,4 +15,6 @@ mod policies;
 mod recovery;
 mod service;
 mod terminal;
+mod traffic;
+mod two_hosts;
 mod usage;

@@ -24,6 +24,9 @@ pub async fn recover(manager: &Arc<Manager>) {
         Ok(listed) => listed,
         Err(e) => return tracing::error!("the containers of this host cannot be listed: {e}"),
     };
+    if let Err(e) = manager.remove_stray_ports(&known).await {
+        tracing::error!("ports may be left behind: {e}");
+    }
     remove_strangers(manager, known).await;
     if let Err(e) = manager.remove_leftover_taps().await {
         tracing::error!("taps may be left behind: {e}");

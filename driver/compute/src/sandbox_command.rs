@@ -218,7 +218,7 @@ impl<'a> Sandboxes<'a> {
     async fn exec(&self, name: &str, command: &[String]) -> Result<ExitCode> {
         let sandbox = self.find(name)?;
         let spec = Record::read(sandbox.path())?.container;
-        let process = process(command, &spec.environment, &spec.directory, false)?;
+        let process = spec.process(command, false)?;
         let result =
             sandbox.exec(Exec { container: spec.id, process, user: spec.user, time_limit: None }).await?;
         show(&result.output)?;

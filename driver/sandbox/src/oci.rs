@@ -221,6 +221,14 @@ impl ContainerSpec {
         serde_json::from_value(value).map_err(|e| Error::Spec(e.to_string()))
     }
 
+    /// A further process of the container, with its rights, its environment and its directory, as Docker's `exec` has it.
+    pub fn process(&self, arguments: &[String], terminal: bool) -> Result<Process> {
+        let with_its_terminal = Self { terminal, ..self.clone() };
+        let mut process = with_its_terminal.spec(&Place::of(&self.id))?.process().clone().unwrap_or_default();
+        process.set_args(Some(arguments.to_vec())).set_terminal(Some(terminal));
+        Ok(process)
+    }
+
     /// Directories that Docker makes where an image lacks them. What is in a volume's stays with the container's disk.
     fn directories(&self, place: &Place) -> Vec<Storage> {
         let all = self.volumes.iter().chain([&self.directory]);
@@ -405,6 +413,22 @@ mod tests {
     fn a_container_may_not_make_devices() {
         let value = serde_json::to_value(request(&spec()).spec).unwrap();
         assert!(!value["process"]["capabilities"].to_string().contains("MKNOD"));
+    }
+
+    #[test]
+    fn a_further_process_has_the_containers_rights_and_environment() {
+        let more = |privileged| {
+            let spec = ContainerSpec { privileged, ..spec() };
+            serde_json::to_value(spec.process(&["id".into()], false).unwrap()).unwrap()
+        };
+        let plain = more(false);
+        assert_eq!(
+            (&plain["args"], &plain["env"]),
+            (&json!(["id"]), &json!([DEFAULT_PATH, "HOSTNAME=web", "A=2"]))
+        );
+        let may =
+            |process: &Value| process["capabilities"]["effective"].to_string().contains("CAP_NET_ADMIN");
+        assert!(may(&more(true)) && !may(&plain));
     }
 
     #[test]

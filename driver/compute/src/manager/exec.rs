@@ -25,7 +25,7 @@ impl Manager {
         let spec = self.record(container.uuid)?.container;
         let exec = Exec {
             container: spec.id.clone(),
-            process: sandbox::process(&command, &spec.environment, &spec.directory, interactive)?,
+            process: spec.process(&command, interactive)?,
             user: spec.user,
             time_limit: None,
         };

@@ -158,8 +158,8 @@ impl Manager {
         let spec = self.record(uuid)?.container;
         let command = ["/bin/sh".into(), "-c".into(), check.test.clone()];
         let exec = Exec {
+            process: spec.process(&command, false)?,
             container: spec.id,
-            process: sandbox::process(&command, &spec.environment, &spec.directory, false)?,
             user: spec.user,
             time_limit: Some(check.timeout),
         };

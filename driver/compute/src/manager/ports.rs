@@ -105,6 +105,19 @@ impl Manager {
         self.save(&mut row, Changes { addresses, ..Changes::default() }).await
     }
 
+    /// Removes ports that were made for containers of this host whose rows are gone.
+    pub async fn remove_stray_ports(&self, known: &[String]) -> Result<()> {
+        for port in networking::made_for_nobody(&self.neutron, self.hostname(), known).await? {
+            tracing::warn!(
+                port = port.id,
+                container = port.device_id,
+                "no container has the port; it is removed"
+            );
+            networking::reclaim(&self.neutron, &port.device_id, std::slice::from_ref(&port)).await?;
+        }
+        Ok(())
+    }
+
     /// Removes what is plugged on this host for containers that do not run on it: what a crash has left.
     pub async fn remove_leftover_taps(&self) -> Result<()> {
         let live =

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use description::describe_again;
 pub use plugging::{Plugging, plug, unplug, wait_active};
-pub use ports::{attach, attach_one, detach, is_owned_by, reclaim, strays, take};
+pub use ports::{attach, attach_one, detach, is_owned_by, made_for_nobody, reclaim, strays, take};
 
 /// A container's place on one network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

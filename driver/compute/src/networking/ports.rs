@@ -98,6 +98,14 @@ pub async fn strays(neutron: &Neutron, owner: &str, attachments: &[Attachment]) 
     Ok(ports.filter(|port| attachments.iter().all(|known| known.port != port.id)).collect())
 }
 
+/// Ports on a host that were made here for containers other than those known.
+pub async fn made_for_nobody(neutron: &Neutron, host: &str, known: &[String]) -> Result<Vec<Port>> {
+    let ports = neutron.ports_on(host).await?.into_iter();
+    Ok(ports
+        .filter(|port| port.name == port_name(&port.device_id) && !known.contains(&port.device_id))
+        .collect())
+}
+
 /// Takes away ports of a container, and their taps.
 pub async fn reclaim(neutron: &Neutron, owner: &str, ports: &[Port]) -> Result<()> {
     for port in ports {
