@@ -10,24 +10,6 @@ fn address(shown: &Value) -> String {
 
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
-fn two_containers_on_one_network_ping_each_other() {
-    in_cloud(|cloud| {
-        let uuids = [cloud.run_busybox("sleep 100000"), cloud.run_busybox("sleep 100000")];
-        let addresses = uuids.each_ref().map(|uuid| address(&cloud.show(uuid)));
-        assert_ne!(addresses[0], addresses[1]);
-        for (uuid, other) in uuids.iter().zip(addresses.iter().rev()) {
-            eventually(60, "a ping is answered", || {
-                let said =
-                    cloud.openstack(&["appcontainer", "exec", uuid, "ping", "-c", "2", "-W", "3", other]);
-                if said.status == 0 { Ok(()) } else { Err(said.out) }
-            });
-        }
-        uuids.iter().for_each(|uuid| cloud.delete(uuid));
-    });
-}
-
-#[test]
-#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn a_port_of_the_users_is_used_and_kept() {
     in_cloud(|cloud| {
         let port = cloud

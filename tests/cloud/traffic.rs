@@ -124,6 +124,8 @@ fn floating_address(cloud: &Cloud, network: &Network<'_>, uuid: &str, inside: &s
         "ip-address=10.80.0.1",
         "--host",
         "compute1",
+        "--disable-port-security",
+        "--no-security-group",
         "-f",
         "value",
     ];
@@ -143,6 +145,7 @@ fn floating_address(cloud: &Cloud, network: &Network<'_>, uuid: &str, inside: &s
          in_router ip address add 10.80.0.1/24 dev zk-gateway; in_router ip link set zk-gateway mtu 1450 up
          in_router ip address add 203.0.113.1/24 dev zk-in; in_router ip link set zk-in up; in_router sysctl -qw net.ipv4.ip_forward=1
          in_router iptables -t nat -A PREROUTING -d 203.0.113.5 -j DNAT --to-destination {inside}
+         in_router iptables -t nat -A POSTROUTING -s {inside} -o zk-in -j SNAT --to-source 203.0.113.5
          in_router ip address add 203.0.113.5/32 dev zk-in
          ip netns exec zk-outside ip address add 203.0.113.9/24 dev zk-out; ip netns exec zk-outside ip link set zk-out up"
     ));

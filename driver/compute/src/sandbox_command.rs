@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use image::{ImageReference, Progress, PullPolicy};
 use indicatif::{ProgressBar, ProgressStyle};
 use sandbox::{
-    Exec, Host, LogQuery, Phase, RateLimit, Sandbox, SandboxState, Situation, Size, Tail, process,
+    Exec, Host, LogQuery, Phase, RateLimit, Sandbox, SandboxState, Situation, Size, Tail,
 };
 use serde_json::Value;
 use uuid::Uuid;
