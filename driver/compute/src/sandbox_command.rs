@@ -8,9 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use image::{ImageReference, Progress, PullPolicy};
 use indicatif::{ProgressBar, ProgressStyle};
-use sandbox::{
-    Exec, Host, LogQuery, Phase, RateLimit, Sandbox, SandboxState, Situation, Size, Tail,
-};
+use sandbox::{Exec, Host, LogQuery, Phase, RateLimit, Sandbox, SandboxState, Situation, Size, Tail};
 use serde_json::Value;
 use uuid::Uuid;
 

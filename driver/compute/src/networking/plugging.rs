@@ -9,6 +9,7 @@ use super::Attachment;
 use crate::error::{Error, Result};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
+const ACTIVE: &str = "ACTIVE";
 
 /// How long Neutron may take to wire a port.
 #[derive(Debug, Clone, Copy)]
@@ -41,13 +42,22 @@ pub async fn unplug(attachments: &[Attachment]) {
 
 /// Waits until Neutron reports the ports wired.
 pub async fn wait_active(neutron: &Neutron, attachments: &[Attachment], plugging: Plugging) -> Result<()> {
+    let is_active = async |port: &str| Ok(neutron.port(port).await?.status == ACTIVE);
+    let ports: Vec<_> = attachments.iter().map(|attachment| attachment.port.as_str()).collect();
+    wait(&ports, is_active, plugging).await
+}
+
+async fn wait(
+    ports: &[&str],
+    is_active: impl AsyncFn(&str) -> Result<bool>,
+    plugging: Plugging,
+) -> Result<()> {
     if plugging.timeout.is_zero() {
         return Ok(());
     }
     let deadline = Instant::now() + plugging.timeout;
-    for attachment in attachments {
-        let port = &attachment.port;
-        while neutron.port(port).await?.status != "ACTIVE" {
+    for port in ports {
+        while !is_active(port).await? {
             if Instant::now() < deadline {
                 sleep(POLL_INTERVAL).await;
                 continue;
@@ -61,4 +71,40 @@ pub async fn wait_active(neutron: &Neutron, attachments: &[Attachment], plugging
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIRED: &str = "a";
+
+    async fn waited(seconds: u64, is_fatal: bool) -> (Result<()>, u64) {
+        let plugging = Plugging { timeout: Duration::from_secs(seconds), is_fatal };
+        let began = Instant::now();
+        let result = wait(&["a", "b"], async |port| Ok(port == WIRED), plugging).await;
+        (result, began.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_is_never_wired_is_an_error_or_a_warning() {
+        let (fatal, took) = waited(300, true).await;
+        assert_eq!(fatal.unwrap_err().to_string(), "port b was not active within 300 s");
+        assert_eq!(took, 300);
+        let (tolerant, took) = waited(300, false).await;
+        assert!(tolerant.is_ok() && took == 300);
+        let (unasked, took) = waited(0, true).await;
+        assert!(unasked.is_ok() && took == 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_is_wired_is_waited_for_no_longer() {
+        let began = Instant::now();
+        let plugging = Plugging { timeout: Duration::from_secs(300), is_fatal: true };
+        let wired = async |_: &str| Ok(began.elapsed() > Duration::from_secs(7));
+        wait(&["a", "b"], wired, plugging).await.unwrap();
+        assert!((7..9).contains(&began.elapsed().as_secs()));
+        let gone = async |_: &str| Err(Error::Network("the port is gone".into()));
+        assert!(wait(&["a"], gone, plugging).await.is_err());
+    }
 }
