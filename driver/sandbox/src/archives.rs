@@ -45,7 +45,7 @@ impl Sandbox {
         let known = fs::rename(&state, &kept).is_ok();
         let visited = async {
             self.start(spec).await?;
-            self.make(container).await?;
+            self.make_container(container).await?;
             work().await
         };
         let result = visited.await;

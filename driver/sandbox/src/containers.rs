@@ -37,12 +37,17 @@ impl Sandbox {
     }
 
     async fn try_to_run(&self, container: &ContainerSpec) -> Result<()> {
-        self.make(container).await?;
-        Ok(self.client().start_container(&container.id).await?)
+        self.make_container(container).await?;
+        self.start_container(&container.id).await
+    }
+
+    /// Lets the process of a container run that was made.
+    pub async fn start_container(&self, id: &str) -> Result<()> {
+        Ok(self.client().start_container(id).await?)
     }
 
     /// Makes a container whose process waits.
-    pub(crate) async fn make(&self, container: &ContainerSpec) -> Result<()> {
+    pub async fn make_container(&self, container: &ContainerSpec) -> Result<()> {
         let ContainerSpec { id, image, disk_limit: limit, .. } = container;
         let disks = ContainerDisks {
             image: self.insert_disk(image_name(id), image, DiskSlot::ReadOnly, *limit).await?,

@@ -75,14 +75,16 @@ impl Manager {
         networking::plug(&record.attachments, &uuid.to_string(), self.hostname()).await?;
         let started = async {
             let spec = record.sandbox_spec(&self.options.kata);
-            // The guest boots while Neutron wires its ports.
-            let (booted, active) = tokio::join!(
-                sandbox.start(&spec),
-                networking::wait_active(&self.neutron, &record.attachments, self.plugging())
-            );
-            booted?;
+            let made = async {
+                sandbox.start(&spec).await?;
+                sandbox.make_container(&record.container).await
+            };
+            // Meanwhile Neutron wires the ports: no process runs before it can be reached.
+            let active = networking::wait_active(&self.neutron, &record.attachments, self.plugging());
+            let (made, active) = tokio::join!(made, active);
+            made?;
             active?;
-            Ok(sandbox.run(&record.container).await?)
+            Ok(sandbox.start_container(&record.container.id).await?)
         };
         if let Err(e) = started.await {
             if let Err(left) = self.release(uuid).await {

@@ -42,14 +42,13 @@ pub async fn unplug(attachments: &[Attachment]) {
 
 /// Waits until Neutron reports the ports wired.
 pub async fn wait_active(neutron: &Neutron, attachments: &[Attachment], plugging: Plugging) -> Result<()> {
-    let is_active = async |port: &str| Ok(neutron.port(port).await?.status == ACTIVE);
-    let ports: Vec<_> = attachments.iter().map(|attachment| attachment.port.as_str()).collect();
-    wait(&ports, is_active, plugging).await
+    let ports = attachments.iter().map(|attachment| attachment.port.clone()).collect();
+    wait(ports, |port| async move { Ok(neutron.port(&port).await?.status == ACTIVE) }, plugging).await
 }
 
-async fn wait(
-    ports: &[&str],
-    is_active: impl AsyncFn(&str) -> Result<bool>,
+async fn wait<F: Future<Output = Result<bool>> + Send>(
+    ports: Vec<String>,
+    is_active: impl Fn(String) -> F + Send,
     plugging: Plugging,
 ) -> Result<()> {
     if plugging.timeout.is_zero() {
@@ -57,7 +56,7 @@ async fn wait(
     }
     let deadline = Instant::now() + plugging.timeout;
     for port in ports {
-        while !is_active(port).await? {
+        while !is_active(port.clone()).await? {
             if Instant::now() < deadline {
                 sleep(POLL_INTERVAL).await;
                 continue;
@@ -79,10 +78,14 @@ mod tests {
 
     const WIRED: &str = "a";
 
+    fn ports() -> Vec<String> {
+        ["a", "b"].map(str::to_owned).into()
+    }
+
     async fn waited(seconds: u64, is_fatal: bool) -> (Result<()>, u64) {
         let plugging = Plugging { timeout: Duration::from_secs(seconds), is_fatal };
         let began = Instant::now();
-        let result = wait(&["a", "b"], async |port| Ok(port == WIRED), plugging).await;
+        let result = wait(ports(), |port| async move { Ok(port == WIRED) }, plugging).await;
         (result, began.elapsed().as_secs())
     }
 
@@ -101,10 +104,10 @@ mod tests {
     async fn a_port_that_is_wired_is_waited_for_no_longer() {
         let began = Instant::now();
         let plugging = Plugging { timeout: Duration::from_secs(300), is_fatal: true };
-        let wired = async |_: &str| Ok(began.elapsed() > Duration::from_secs(7));
-        wait(&["a", "b"], wired, plugging).await.unwrap();
+        let wired = |_| async move { Ok(began.elapsed() > Duration::from_secs(7)) };
+        wait(ports(), wired, plugging).await.unwrap();
         assert!((7..9).contains(&began.elapsed().as_secs()));
-        let gone = async |_: &str| Err(Error::Network("the port is gone".into()));
-        assert!(wait(&["a"], gone, plugging).await.is_err());
+        let gone = |_| async { Err(Error::Network("the port is gone".into())) };
+        assert!(wait(ports(), gone, plugging).await.is_err());
     }
 }
