@@ -22,7 +22,7 @@ const RULES: [(&str, &[&str]); 13] = [
     ("shim-control", &[]),
     ("vmm", &[]),
     ("zun-kata-compute", &["cloud", "image", "model", "network", "oslo", "sandbox"]),
-    ("cloud-tests", &["agent-protocol", "image", "model", "oslo", "sandbox", "vmm"]),
+    ("cloud-tests", &["agent-protocol", "image", "model", "network", "oslo", "sandbox", "vmm"]),
 ];
 
 fn packages() -> Vec<Value> {
