@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use cloud::Port;
 use model::{Changes, Container, ContainerType, ContainerUuid};
-use sandbox::Situation;
+use sandbox::{Phase, Situation};
 use tracing::Instrument;
 
 use super::{Manager, background_span};
@@ -50,6 +50,11 @@ impl Manager {
         let _turn = self.locks.lock(uuid).await;
         let sandbox = self.sandbox(uuid);
         let Ok(mut record) = SandboxRecord::read(sandbox.path()) else { return Ok(()) };
+        let situation = sandbox.situation().await;
+        if matches!(&situation, Situation::Live(state) if state.phase == Phase::Paused) {
+            tracing::debug!("its ports are followed once it goes on");
+            return Ok(());
+        }
         let (mut gone, mut has_changed) = (Vec::new(), false);
         for attachment in std::mem::take(record.attachments_mut()) {
             match self.fate(uuid, &attachment).await? {
@@ -68,7 +73,7 @@ impl Manager {
         if gone.is_empty() && !has_changed {
             return Ok(());
         }
-        if let Situation::Live(_) = sandbox.situation().await {
+        if let Situation::Live(_) = situation {
             for attachment in &gone {
                 sandbox.detach(&attachment.nic.mac).await?;
             }
