@@ -49,7 +49,7 @@ fn reaches(cloud: &Cloud, uuid: &str, address: &str) -> bool {
 }
 
 pub fn comes_to_reach(cloud: &Cloud, uuid: &str, address: &str) {
-    eventually(60, &format!("{address} is reached"), || {
+    eventually(120, &format!("{address} is reached"), || {
         if reaches(cloud, uuid, address) { Ok(()) } else { Err("not yet".into()) }
     });
 }
@@ -149,7 +149,7 @@ fn floating_address(cloud: &Cloud, network: &Network<'_>, uuid: &str, inside: &s
          in_router ip address add 203.0.113.5/32 dev zk-in
          ip netns exec zk-outside ip address add 203.0.113.9/24 dev zk-out; ip netns exec zk-outside ip link set zk-out up"
     ));
-    eventually(60, "the floating address is answered", || {
+    eventually(120, "the floating address is answered", || {
         let said = cloud.on_host(&[
             "ip",
             "netns",
