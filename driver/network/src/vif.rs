@@ -54,7 +54,6 @@ impl Vif {
     pub async fn plug(&self) -> Result<()> {
         let place = self.place()?;
         let names = DeviceNames::of_port(&self.port_id);
-        link::check_free(&names.tap, &self.port_id)?;
         let plugged = self.plug_into(&place, &names).await;
         if plugged.is_err() {
             unplug(&self.port_id)
