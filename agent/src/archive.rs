@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{chdir, chroot};
 use serde_json::{Value, json};
-use tar::{Archive, Builder};
+use tar::Archive;
+
+use crate::layer;
+use crate::packer::Packer;
 
 /// What is done with which path of a container.
 #[derive(Debug, Clone)]
@@ -16,6 +19,8 @@ pub enum ArchiveTask {
     Pack(PathBuf),
     /// Unpack into this directory.
     Unpack(PathBuf),
+    /// Pack what an overlay's upper directory has, as a layer.
+    Changes,
 }
 
 impl ArchiveTask {
@@ -31,6 +36,12 @@ impl ArchiveTask {
                 out.flush()?;
                 Ok(Some(stat))
             }
+            Self::Changes => {
+                let mut out = BufWriter::new(io::stdout().lock());
+                layer::pack(Path::new("/"), &mut out)?;
+                out.flush()?;
+                Ok(None)
+            }
             Self::Unpack(path) => {
                 unpack(&Path::new("/").join(path), BufReader::new(io::stdin().lock()))?;
                 Ok(None)
@@ -44,28 +55,25 @@ fn pack(path: &Path, out: &mut impl Write) -> io::Result<Value> {
     let metadata = fs::symlink_metadata(path).map_err(named(path))?;
     let name = path.file_name().map_or_else(|| PathBuf::from("."), PathBuf::from);
     let stat = describe(path, &name, &metadata)?;
-    let mut builder = Builder::new(out);
-    builder.follow_symlinks(false);
+    let mut packer = Packer::new(out);
     let mut waiting = vec![(path.to_owned(), name)];
     while let Some((path, name)) = waiting.pop() {
-        match fs::symlink_metadata(&path) {
+        let metadata = match fs::symlink_metadata(&path) {
             // It went in the meantime, or cannot be packed.
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Ok(metadata) if metadata.file_type().is_socket() => continue,
-            Ok(metadata) if metadata.is_dir() => {
-                let mut entries =
-                    fs::read_dir(&path)?.collect::<io::Result<Vec<_>>>().map_err(named(&path))?;
-                entries.sort_by_key(|entry| std::cmp::Reverse(entry.file_name()));
-                waiting.extend(
-                    entries.iter().map(|entry| (path.join(entry.file_name()), name.join(entry.file_name()))),
-                );
-            }
-            Ok(_) => {}
-            Err(e) => return Err(named(&path)(e)),
+            found => found.map_err(named(&path))?,
+        };
+        if metadata.is_dir() {
+            let mut entries = fs::read_dir(&path)?.collect::<io::Result<Vec<_>>>().map_err(named(&path))?;
+            entries.sort_by_key(|entry| std::cmp::Reverse(entry.file_name()));
+            waiting.extend(
+                entries.iter().map(|entry| (path.join(entry.file_name()), name.join(entry.file_name()))),
+            );
         }
-        builder.append_path_with_name(&path, &name).map_err(named(&path))?;
+        packer.add(&path, &name, &metadata).map_err(named(&path))?;
     }
-    builder.finish()?;
+    packer.finish()?;
     Ok(stat)
 }
 
@@ -118,6 +126,8 @@ fn named(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
+    use tar::Builder;
+
     use super::*;
 
     #[test]
@@ -128,10 +138,19 @@ mod tests {
         fs::write(tree.join("below/file"), "text").unwrap();
         fs::set_permissions(tree.join("below/file"), fs::Permissions::from_mode(0o640)).unwrap();
         symlink("/etc/passwd", tree.join("link")).unwrap();
+        fs::hard_link(tree.join("below/file"), tree.join("other-name")).unwrap();
+        xattr::set(tree.join("below/file"), "user.note", b"kept").unwrap();
+        nix::unistd::mkfifo(&tree.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(tree.join("socket")).unwrap();
         let mut packed = Vec::new();
         let stat = pack(&tree, &mut packed).unwrap();
         assert_eq!((&stat["name"], stat["mode"].as_u64().unwrap() & 0o170_000), (&json!("tree"), 0o040_000));
+
+        let mut entries = Archive::new(&packed[..]);
+        let pipes =
+            entries.entries().unwrap().map(Result::unwrap).filter(|e| e.header().entry_type().is_fifo());
+        let names: Vec<_> = pipes.map(|entry| entry.path().unwrap().into_owned()).collect();
+        assert_eq!(names, [Path::new("tree/pipe")]);
 
         let other = folder.path().join("other");
         fs::create_dir(&other).unwrap();
@@ -141,6 +160,9 @@ mod tests {
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o640);
         assert_eq!(fs::read_link(other.join("tree/link")).unwrap(), Path::new("/etc/passwd"));
         assert!(!other.join("tree/socket").exists());
+        let inode = |name: &str| fs::metadata(other.join(name)).unwrap().ino();
+        assert_eq!(inode("tree/below/file"), inode("tree/other-name"));
+        assert_eq!(xattr::get(other.join("tree/below/file"), "user.note").unwrap().unwrap(), b"kept");
 
         let stat = pack(&tree.join("link"), &mut Vec::new()).unwrap();
         assert_eq!(stat["link_target"], "/etc/passwd");

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use agent_protocol::messages::archive_process_request::Direction;
 use agent_protocol::messages::{
-    ArchiveProcessRequest, CreateContainerRequest, ExecProcessRequest, StatsContainerResponse,
+    ArchiveProcessRequest, CreateContainerRequest, ExecProcessRequest, StatsContainerResponse, Storage,
     UpdateContainerRequest,
 };
-use agent_protocol::{process_from_wire, resources_from_wire, spec_from_wire};
+use agent_protocol::{STORAGE_OVERLAY, process_from_wire, resources_from_wire, spec_from_wire};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
@@ -53,6 +53,8 @@ struct Container {
     id: String,
     bundle: PathBuf,
     rootfs: PathBuf,
+    /// Where what it has changed in its image lies.
+    changes: Option<PathBuf>,
     cgroup: PathBuf,
     has_poststart_hooks: bool,
     processes: Mutex<HashMap<String, Arc<Process>>>,
@@ -112,6 +114,7 @@ impl Containers {
             id: id.to_owned(),
             bundle,
             rootfs,
+            changes: upper_directory(&request.storages),
             cgroup,
             has_poststart_hooks,
             processes: Mutex::new(HashMap::from([(id.to_owned(), first)])),
@@ -165,13 +168,21 @@ impl Containers {
             return Err(Error::ProcessExists(exec.to_owned()));
         }
         let path = PathBuf::from(&request.path);
-        let task = match request.direction.enum_value() {
-            Ok(Direction::PACK) => ArchiveTask::Pack(path),
-            Ok(Direction::UNPACK) => ArchiveTask::Unpack(path),
+        let own_root = || {
+            let first = self.process(&container.id, "")?;
+            Ok::<_, Error>(PathBuf::from(format!("/proc/{}/root", first.pid())))
+        };
+        let (root, task) = match request.direction.enum_value() {
+            Ok(Direction::PACK) => (own_root()?, ArchiveTask::Pack(path)),
+            Ok(Direction::UNPACK) => (own_root()?, ArchiveTask::Unpack(path)),
+            Ok(Direction::CHANGES) => {
+                let changes = container.changes.clone();
+                let none = || Error::Runtime(format!("container {} has no overlay", container.id));
+                (changes.ok_or_else(none)?, ArchiveTask::Changes)
+            }
             Err(other) => return Err(Error::Runtime(format!("there is no direction {other} of an archive"))),
         };
-        let first = self.process(&container.id, "")?;
-        let launched = runtime::archive(&self.reaper, first.pid(), &task)?;
+        let launched = runtime::archive(&self.reaper, &root, &task)?;
         let process = Process::new(launched.pid, launched.exit, launched.stdio);
         lock(&container.processes).insert(exec.to_owned(), Arc::new(process));
         Ok(())
@@ -315,6 +326,12 @@ fn share_pids(spec: &mut Spec, path: &Path) -> Result<()> {
     linux.set_namespaces(Some(others.chain([namespace]).collect()));
     spec.set_linux(Some(linux));
     Ok(())
+}
+
+/// The directory in which the overlay among these storages keeps what is written.
+fn upper_directory(storages: &[Storage]) -> Option<PathBuf> {
+    let overlay = storages.iter().find(|storage| storage.driver == STORAGE_OVERLAY)?;
+    overlay.options.iter().find_map(|option| option.strip_prefix("upperdir=")).map(PathBuf::from)
 }
 
 fn cgroup_of(spec: &Spec) -> PathBuf {

@@ -12,10 +12,6 @@ fn copy(cloud: &Cloud, from: &str, to: &str) -> Said {
     cloud.openstack(&["appcontainer", "cp", from, to])
 }
 
-fn exec(cloud: &Cloud, uuid: &str, command: &str) -> String {
-    cloud.openstack(&["appcontainer", "exec", uuid, "sh", "-c", command]).ok().trim().to_owned()
-}
-
 /// Makes a tree with all that is awkward in one.
 fn make_tree(folder: &Path) {
     let script = "mkdir -p tree/below; echo text >tree/below/file; chmod 640 tree/below/file; \
@@ -34,10 +30,10 @@ fn a_tree_goes_in_and_comes_out_as_it_was() {
         let uuid = cloud.run_busybox(LONG);
         copy(cloud, tree.to_str().unwrap(), &format!("{uuid}:/tmp")).ok();
         assert_eq!(
-            exec(cloud, &uuid, "stat -c %a /tmp/tree/below/file; cat /tmp/tree/below/file"),
+            cloud.exec(&uuid, "stat -c %a /tmp/tree/below/file; cat /tmp/tree/below/file"),
             "640\ntext"
         );
-        assert_eq!(exec(cloud, &uuid, "readlink /tmp/tree/link"), "/etc/passwd");
+        assert_eq!(cloud.exec(&uuid, "readlink /tmp/tree/link"), "/etc/passwd");
         let same = |back: &Path| {
             let diff =
                 Command::new("diff").args(["-r", "--no-dereference"]).arg(&tree).arg(back).output().unwrap();
@@ -47,7 +43,7 @@ fn a_tree_goes_in_and_comes_out_as_it_was() {
         same(&back.join("tree"));
 
         // Of one that does not run, too; and how it ended stays known.
-        exec(cloud, &uuid, "sync");
+        cloud.exec(&uuid, "sync");
         cloud.openstack(&["appcontainer", "kill", &uuid]).ok();
         cloud.wait_for_status(&uuid, "Stopped");
         fs::remove_dir_all(back.join("tree")).unwrap();
@@ -60,7 +56,7 @@ fn a_tree_goes_in_and_comes_out_as_it_was() {
         assert!(shown["status_detail"].as_str().unwrap().starts_with("Exited(137)"), "{shown}");
         cloud.openstack(&["appcontainer", "start", &uuid]).ok();
         cloud.wait_for_status(&uuid, "Running");
-        assert_eq!(exec(cloud, &uuid, "cat /more"), "more");
+        assert_eq!(cloud.exec(&uuid, "cat /more"), "more");
         cloud.delete(&uuid);
     });
 }
@@ -87,14 +83,13 @@ fn no_path_leads_out_of_a_container_and_what_is_wrong_is_said() {
         assert!(format!("{into_file:?}").contains("is no directory"), "{into_file:?}");
         cloud.openstack(&["appcontainer", "start", &uuid]).ok();
         cloud.wait_for_status(&uuid, "Running");
-        exec(
-            cloud,
+        cloud.exec(
             &uuid,
             "ln -s / /tmp/up; ln -s ../../../../../etc /tmp/out; head -c 70000000 /dev/zero >/large",
         );
         copy(cloud, file.to_str().unwrap(), &format!("{uuid}:/tmp/out")).ok();
         assert_eq!(
-            exec(cloud, &uuid, "cat /etc/file"),
+            cloud.exec(&uuid, "cat /etc/file"),
             "text",
             "a link leads where the container has it lead"
         );

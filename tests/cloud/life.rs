@@ -1,6 +1,6 @@
 //! The life of a container as its user sees it.
 
-use cloud_tests::cloud::{BUSYBOX, in_cloud, service_log};
+use cloud_tests::cloud::{BUSYBOX, in_cloud};
 use cloud_tests::eventually;
 
 const LONG: &str = "sleep 100000";
@@ -161,28 +161,6 @@ fn a_paused_container_stands_still_and_goes_on() {
         cloud.wait_for_status(&uuid, "Running");
         let before = lines();
         eventually(30, "it goes on", || if lines() > before { Ok(()) } else { Err(before.to_string()) });
-        cloud.delete(&uuid);
-    });
-}
-
-#[test]
-#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
-fn what_is_not_built_says_so() {
-    in_cloud(|cloud| {
-        let uuid = cloud.run_busybox(LONG);
-        let committed = cloud.openstack(&["appcontainer", "commit", &uuid, "repository:tag"]);
-        // The command prints that it failed, and ends well.
-        assert!(committed.out.contains("failed"), "{committed:?}");
-        let log = service_log(cloud);
-        assert!(log.contains("OperationNotSupported: container_commit is not supported"), "{log}");
-        eventually(30, "the action ends in an error", || {
-            let query = format!(
-                "SELECT message FROM zun.container_actions WHERE container_uuid = '{uuid}' AND action = 'commit'"
-            );
-            let message = cloud.sql(&query);
-            if message == "Error" { Ok(()) } else { Err(message) }
-        });
-        assert_eq!(cloud.show(&uuid)["status"], "Running");
         cloud.delete(&uuid);
     });
 }

@@ -1,8 +1,10 @@
 //! Containers on Neutron's networks.
 
-use cloud_tests::cloud::{Cloud, in_cloud};
+use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud};
 use cloud_tests::eventually;
 use serde_json::Value;
+
+use crate::tenant::Tenant;
 
 fn address(shown: &Value) -> String {
     shown["addresses"].as_str().unwrap().to_owned()
@@ -51,6 +53,66 @@ fn a_port_of_the_users_is_used_and_kept() {
         assert_eq!(left, "", "the port is there, and nobody's");
         assert_eq!(cloud.sql(&format!("SELECT COUNT(*) FROM neutron.ports WHERE id = '{port}'")), "1");
         cloud.openstack(&["port", "delete", port]).ok();
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn an_address_of_ipv6_is_had_as_asked() {
+    in_cloud(|cloud| {
+        let network = cloud.network("10.83.0.0/24");
+        let name = network.name.as_str();
+        let six = ["--ip-version", "6", "--subnet-range", "fd00:83::/64", "six"];
+        cloud.openstack(&[&["subnet", "create", "--network", name], &six[..]].concat()).ok();
+        let net = format!("network={name},v6-fixed-ip=fd00:83::77");
+        let uuid =
+            cloud.make("run", &[&BUSYBOX[..4], &["--net", &net, "busybox", "sleep", "100000"]].concat());
+        cloud.wait_for_status(&uuid, "Running");
+        assert_eq!(address(&cloud.show(&uuid)), "fd00:83::77");
+        let inside = cloud.openstack(&["appcontainer", "exec", &uuid, "ip", "-6", "address"]).ok();
+        assert!(inside.contains("inet6 fd00:83::77/64"), "{inside}");
+        cloud.delete(&uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_shared_network_is_for_all_and_an_external_one_for_administrators() {
+    in_cloud(|cloud| {
+        let (shared, outside) = (cloud.network("10.84.0.0/24"), cloud.network("10.85.0.0/24"));
+        cloud.openstack(&["network", "set", "--share", &shared.name]).ok();
+        cloud.openstack(&["network", "set", "--external", &outside.name]).ok();
+        let tenant = Tenant::new(cloud, "tenant");
+        let uuid = tenant.runs(&["--net", &format!("network={}", shared.name)]);
+        let project = cloud.sql(&format!("SELECT project_id FROM neutron.ports WHERE device_id = '{uuid}'"));
+        assert_eq!(project, cloud.sql("SELECT id FROM keystone.project WHERE name = 'tenant'"));
+        cloud.delete(&uuid);
+
+        let net = format!("network={}", outside.name);
+        let said = tenant.run(&["--net", &net]).err;
+        assert!(said.contains("not allowed to create an interface on external network"), "{said}");
+        let words = [&BUSYBOX[..4], &["--net", &net, "busybox", "sleep", "100000"]];
+        let uuid = cloud.make("run", &words.concat());
+        cloud.wait_for_status(&uuid, "Running");
+        assert!(address(&cloud.show(&uuid)).starts_with("10.85.0."));
+        cloud.delete(&uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn who_asks_for_no_network_is_on_the_projects_own() {
+    in_cloud(|cloud| {
+        let tenant = Tenant::new(cloud, "owner");
+        let said = tenant.run(&[]).err;
+        assert!(said.contains("no neutron network available"), "{said}");
+        tenant.openstack(&["network", "create", "own"]).ok();
+        let subnet = ["subnet", "create", "--network", "own", "--subnet-range", "10.86.0.0/24", "own"];
+        tenant.openstack(&subnet).ok();
+        let uuid = tenant.runs(&[]);
+        assert!(address(&cloud.show(&uuid)).starts_with("10.86.0."));
+        cloud.delete(&uuid);
+        tenant.openstack(&["network", "delete", "own"]).ok();
     });
 }
 

@@ -15,10 +15,6 @@ fn detail(cloud: &Cloud, uuid: &str) -> String {
     cloud.show(uuid)["status_detail"].as_str().unwrap_or_default().to_owned()
 }
 
-fn exec(cloud: &Cloud, uuid: &str, command: &str) -> String {
-    cloud.openstack(&["appcontainer", "exec", uuid, "sh", "-c", command]).ok().trim().to_owned()
-}
-
 /// How often a container has written a line. The API shows no log of one that is about to be started again.
 fn logged(cloud: &Cloud, uuid: &str, line: &str) -> usize {
     let path = format!("/var/lib/zun-kata/sandboxes/{uuid}/run/container-{uuid}.log");
@@ -56,7 +52,7 @@ fn a_container_is_started_again_until_it_is_stopped_or_deleted() {
             "echo began; until [ -e /end ]; do sleep 0.2; done; rm /end",
         );
         cloud.wait_for_status(&uuid, "Running");
-        exec(cloud, &uuid, "touch /end");
+        cloud.exec(&uuid, "touch /end");
         eventually(120, "it began again", || match logged(cloud, &uuid, "began") {
             2 => Ok(()),
             other => Err(other.to_string()),
@@ -103,7 +99,7 @@ fn health_is_checked_and_shown() {
             });
         };
         becomes("unhealthy");
-        exec(cloud, &uuid, "touch /well");
+        cloud.exec(&uuid, "touch /well");
         becomes("healthy");
         Killed::now(cloud).revive();
         becomes("healthy");
@@ -115,7 +111,7 @@ fn health_is_checked_and_shown() {
             let detail = detail(cloud, &hangs);
             if detail.ends_with("(unhealthy)") { Ok(()) } else { Err(detail) }
         });
-        let left: usize = exec(cloud, &hangs, "ps | grep -c 'sleep 471[1]' || true").parse().unwrap();
+        let left: usize = cloud.exec(&hangs, "ps | grep -c 'sleep 471[1]' || true").parse().unwrap();
         assert!(left <= 2, "checks that took too long are ended: {left}");
         cloud.delete(&hangs);
     });
@@ -126,7 +122,7 @@ fn health_is_checked_and_shown() {
 fn a_rebuilt_container_is_new_and_keeps_its_address() {
     in_cloud(|cloud| {
         let uuid = cloud.run_busybox("echo began; exec sleep 100000");
-        exec(cloud, &uuid, "echo x >/written; sync");
+        cloud.exec(&uuid, "echo x >/written; sync");
         let (addresses, ports) = (cloud.show(&uuid)["addresses"].clone(), cloud.ports_of(&uuid));
         cloud.openstack(&["appcontainer", "rebuild", &uuid]).ok();
         let rebuilt = |query: &str| {
@@ -141,9 +137,9 @@ fn a_rebuilt_container_is_new_and_keeps_its_address() {
         );
         rebuilt(&event);
         cloud.wait_for_status(&uuid, "Running");
-        assert_eq!(exec(cloud, &uuid, "ls /written 2>/dev/null | wc -l"), "0");
+        assert_eq!(cloud.exec(&uuid, "ls /written 2>/dev/null | wc -l"), "0");
         let address = addresses.to_string();
-        let inside = exec(cloud, &uuid, "ip -o -4 address show eth0 | awk '{ print $4 }' | cut -d / -f 1");
+        let inside = cloud.exec(&uuid, "ip -o -4 address show eth0 | awk '{ print $4 }' | cut -d / -f 1");
         assert!(address.contains(&inside), "{address} {inside}");
         assert_eq!(cloud.ports_of(&uuid), ports);
 
@@ -158,7 +154,7 @@ fn a_rebuilt_container_is_new_and_keeps_its_address() {
             let failed = cloud.sql(&query);
             if failed == "1" { Ok(()) } else { Err(failed) }
         });
-        assert_eq!(exec(cloud, &uuid, "echo still here"), "still here");
+        assert_eq!(cloud.exec(&uuid, "echo still here"), "still here");
         cloud.delete(&uuid);
     });
 }
@@ -184,7 +180,7 @@ fn a_container_that_its_host_has_lost_is_healed_or_said_to_be_lost() {
         lose(&healed);
         killed.revive();
         cloud.wait_for_status(&healed, "Running");
-        assert_eq!(exec(cloud, &healed, "echo well"), "well");
+        assert_eq!(cloud.exec(&healed, "echo well"), "well");
         assert_eq!(cloud.ports_of(&healed), ports);
         cloud.delete(&healed);
         cloud.delete(&lost);

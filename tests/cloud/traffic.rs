@@ -160,8 +160,11 @@ fn floating_address(cloud: &Cloud, network: &Network<'_>, uuid: &str, inside: &s
     });
     // By its default route.
     comes_to_reach(cloud, uuid, "203.0.113.9");
-    cloud
-        .shell("ip netns del zk-outside; ip netns del zk-router; ovs-vsctl --timeout=30 del-port zk-gateway");
+    // The first namespace on a host makes the mount.
+    cloud.shell(
+        "ip netns del zk-outside; ip netns del zk-router; umount /run/netns
+         ovs-vsctl --timeout=30 del-port zk-gateway",
+    );
     cloud.openstack(&["port", "delete", id]).ok();
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use vmm::virtio::{Medium, Net, VirtioDevice};
-use vmm::{MacAddress, NicConfig, RateLimit};
+use vmm::{MacAddress, NicConfig, RateLimit, TapQueue};
 
 use crate::devices::try_queues;
 
@@ -32,7 +32,17 @@ fn tap() -> File {
 
 #[test]
 fn queues_of_an_interface() {
-    let mut slot = Net::new(MacAddress([2, 0, 0, 0, 0, 1]));
-    slot.insert(Medium::Nic(NicConfig { tap: tap(), vhost: None, limit: RateLimit::default() })).unwrap();
+    try_interface(1);
+}
+
+#[test]
+fn queues_of_an_interface_with_several_pairs() {
+    try_interface(2);
+}
+
+fn try_interface(pairs: u8) {
+    let mut slot = Net::new(MacAddress([2, 0, 0, 0, 0, 1]), pairs);
+    let queues = vec![TapQueue { tap: tap(), vhost: None }];
+    slot.insert(Medium::Nic(NicConfig { queues, limit: RateLimit::default() })).unwrap();
     try_queues(slot);
 }

@@ -40,6 +40,11 @@ impl Fixture {
         Host::new(self.options.clone()).unwrap()
     }
 
+    /// The folder of all that this fixture has.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub fn spec(&self, cpus: f32) -> SandboxSpec {
         SandboxSpec {
             cpus,

@@ -5,6 +5,7 @@
 mod agent;
 mod confinement;
 mod containers;
+mod disks;
 mod fixture;
 mod growth;
 mod network;
@@ -13,6 +14,7 @@ mod plugging;
 mod slots;
 mod templates;
 mod terminals;
+mod trees;
 
 use std::sync::Arc;
 use std::time::Duration;

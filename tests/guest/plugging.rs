@@ -111,7 +111,7 @@ async fn a_port_on_the_linux_bridge_of_its_network() {
     shell(&format!(
         "ip link add brq0a1b2c3d-4e type bridge; ip link set brq0a1b2c3d-4e up; ip address add {PEER}/24 dev brq0a1b2c3d-4e"
     ));
-    vif("bridge", json!({})).plug().await.unwrap();
+    vif("bridge", json!({})).plug(1).await.unwrap();
     let names = DeviceNames::of_port(PORT);
     assert_eq!(said(&format!("basename $(readlink /sys/class/net/{}/master)", names.tap)), "brq0a1b2c3d-4e");
     assert_eq!(
@@ -130,12 +130,16 @@ async fn a_port_on_the_linux_bridge_of_its_network() {
     shell("ip link delete brq0a1b2c3d-4e");
     assert_nothing_left();
     // The bridge of a network that Neutron's agent has not made yet.
-    vif("bridge", json!({ "bridge_name": "brqtest" })).plug().await.unwrap();
+    vif("bridge", json!({ "bridge_name": "brqtest" })).plug(1).await.unwrap();
     unplug(PORT).await.unwrap();
     shell("ip link delete brqtest");
-    vif("tap", json!({})).plug().await.unwrap();
-    assert!(Path::new("/sys/class/net").join(&names.tap).exists());
-    unplug(PORT).await.unwrap();
+    // A guest of several processors has a tap of several queues (`IFF_MULTI_QUEUE`).
+    for (queue_pairs, several) in [(1, 0), (2, 0x100)] {
+        vif("tap", json!({})).plug(queue_pairs).await.unwrap();
+        let flags = said(&format!("cat /sys/class/net/{}/tun_flags", names.tap));
+        assert_eq!(u32::from_str_radix(flags.trim_start_matches("0x"), 16).unwrap() & 0x100, several);
+        unplug(PORT).await.unwrap();
+    }
     assert_nothing_left();
 }
 
@@ -154,7 +158,7 @@ async fn a_port_on_open_vswitch_reaches_nobody_before_it_is_wired() {
         (json!({ "bound_drivers": { "0": "openvswitch" } }), &names.tap),
         (json!({ "bound_drivers": { "0": "openvswitch" }, "ovs_hybrid_plug": true }), &names.ovs_end),
     ] {
-        vif("ovs", details).plug().await.unwrap();
+        vif("ovs", details).plug(1).await.unwrap();
         let ids = said(&format!("ovs-vsctl get Interface {device} external_ids"));
         for id in [
             format!("iface-id=\"{PORT}\""),
@@ -198,7 +202,7 @@ async fn a_port_that_ovn_wires() {
            external_ids:iface-id=peer mac='\"fa:16:3e:00:03:09\"'
          ip address replace {PEER}/24 dev zkovn; ip link set zkovn mtu 1400 up"
     ));
-    vif("ovs", json!({ "bridge_name": "br-ovn", "bound_drivers": { "0": "ovn" } })).plug().await.unwrap();
+    vif("ovs", json!({ "bridge_name": "br-ovn", "bound_drivers": { "0": "ovn" } })).plug(1).await.unwrap();
     shell(&format!("ovn-nbctl --timeout=60 wait-until Logical_Switch_Port {PORT} up=true"));
     let sandbox = guest(&fixture).await;
     assert!(comes_to_reach_peer(&sandbox).await);
@@ -222,27 +226,27 @@ async fn no_port_takes_anothers_device_and_none_of_a_crash_is_left() {
     let _turn = TURN.lock().await;
     shell(OPEN_VSWITCH);
     let ours = vif("ovs", json!({}));
-    ours.plug().await.unwrap();
+    ours.plug(1).await.unwrap();
     let twin = Vif { port_id: format!("{}-the-rest-differs", &PORT[..11]), ..ours.clone() };
-    let refused = twin.plug().await.unwrap_err().to_string();
+    let refused = twin.plug(1).await.unwrap_err().to_string();
     assert!(refused.contains(PORT), "{refused}");
     unplug(&twin.port_id).await.unwrap();
     assert!(
         Path::new("/sys/class/net").join(DeviceNames::of_port(PORT).tap).exists(),
         "what is another's stays"
     );
-    ours.plug().await.expect("what is left of itself is made anew");
+    ours.plug(1).await.expect("what is left of itself is made anew");
 
     assert_eq!(remove_leftovers(&BTreeSet::from([PORT.to_owned()])).await.unwrap(), BTreeSet::new());
     // A host that lost its power: Open vSwitch remembers what the kernel does not.
     shell(&format!("ip link delete {}", DeviceNames::of_port(PORT).tap));
     assert_eq!(remove_leftovers(&BTreeSet::new()).await.unwrap(), BTreeSet::from([PORT.to_owned()]));
     assert_nothing_left();
-    vif("ovs", json!({ "ovs_hybrid_plug": true })).plug().await.unwrap();
+    vif("ovs", json!({ "ovs_hybrid_plug": true })).plug(1).await.unwrap();
     assert_eq!(remove_leftovers(&BTreeSet::new()).await.unwrap(), BTreeSet::from([PORT.to_owned()]));
     assert_nothing_left();
 
-    let nowhere = vif("ovs", json!({ "bridge_name": "br-none" })).plug().await.unwrap_err().to_string();
+    let nowhere = vif("ovs", json!({ "bridge_name": "br-none" })).plug(1).await.unwrap_err().to_string();
     assert!(nowhere.contains("br-none"), "{nowhere}");
     assert_nothing_left();
 }

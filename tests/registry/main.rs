@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod archives;
+mod failures;
+mod shapes;
 mod wire;
 
 use std::path::Path;
@@ -9,7 +12,7 @@ use std::sync::Arc;
 
 use cloud_tests::registry::{Layout, Registry, User, corrupt, free_port, noise};
 use cloud_tests::tls::Front;
-use image::{Credentials, Error, Image, ImageReference, PullPolicy, RegistryOptions, Store};
+use image::{Credentials, Error, Finding, Image, ImageReference, Mirror, PullPolicy, RegistryOptions, Store};
 use tempfile::TempDir;
 use wire::Cutting;
 
@@ -23,10 +26,17 @@ struct Here {
 
 /// A store that may use plain HTTP with `registry`.
 fn store(registry: &str, certificates: Vec<Vec<u8>>) -> Here {
+    store_with(RegistryOptions {
+        plain_http: vec![registry.to_owned()],
+        certificates,
+        image_bytes_max: GIBIBYTE,
+        mirrors: Vec::new(),
+    })
+}
+
+fn store_with(options: RegistryOptions) -> Here {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir().unwrap();
-    let options =
-        RegistryOptions { plain_http: vec![registry.to_owned()], certificates, image_bytes_max: GIBIBYTE };
     let store = Arc::new(Store::open(folder.path().join("images"), options).unwrap());
     Here { folder, store }
 }
@@ -42,7 +52,7 @@ impl Here {
         policy: PullPolicy,
         user: Option<&Credentials>,
     ) -> Result<Image, Error> {
-        self.store.image(&ImageReference::parse(name, None)?, policy, user).await
+        self.store.image(&ImageReference::parse(name, None)?, policy, user, self.store.progress()).await
     }
 
     /// Files of the store, without those that are there from the first.
@@ -60,6 +70,18 @@ impl Here {
         visit(self.folder.path(), &mut files);
         files
     }
+}
+
+/// What is in an image's file system, as files of this machine.
+fn content(image: &Image) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new("rdsquashfs")
+        .args(["-q", "-T", "-X", "-C", "-O", "-u", "/", "-p"])
+        .args([folder.path(), &image.rootfs])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    folder
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,19 +115,100 @@ async fn what_is_in_the_image_is_in_its_file_system() {
     let image = Layout::busybox().with_file("/new", b"new").with_file("/old", b"old").without("/old");
     registry.push(&image, "gzip:1", &[]);
     registry.push(&image, "zstd:1", &["--dest-compress-format", "zstd"]);
+    registry.push(&image, "docker:1", &["--format", "v2s2"]);
     let here = store(&registry.address(), Vec::new());
-    for name in ["gzip", "zstd"] {
+    for name in ["gzip", "zstd", "docker"] {
         let image = here.pull(&format!("{}/{name}:1", registry.address())).await.unwrap();
-        let unpacked = here.folder.path().join(name);
-        let output = std::process::Command::new("rdsquashfs")
-            .args(["-q", "-u", "/", "-p"])
-            .args([&unpacked, &image.rootfs])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        assert_eq!(std::fs::read(unpacked.join("new")).unwrap(), b"new");
-        assert!(!unpacked.join("old").exists() && unpacked.join("bin/busybox").exists());
+        let unpacked = content(&image);
+        assert_eq!(std::fs::read(unpacked.path().join("new")).unwrap(), b"new");
+        assert!(!unpacked.path().join("old").exists() && unpacked.path().join("bin/busybox").exists());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs docker-registry; tests/run installs it"]
+async fn an_image_is_named_by_its_digest() {
+    let registry = Registry::anywhere();
+    registry.push(&Layout::busybox(), "app:1", &[]);
+    let digest = registry.digest("app", "1");
+    registry.push(&Layout::busybox().with_file("/x", b"x"), "app:1", &[]);
+    let here = store(&registry.address(), Vec::new());
+    let (pinned, newer) =
+        (format!("{}/app@{digest}", registry.address()), format!("{}/app:1", registry.address()));
+    let (pinned, newer) = (here.pull(&pinned).await.unwrap(), here.pull(&newer).await.unwrap());
+    assert_ne!(pinned.id, newer.id);
+    let missing = format!("{}/app@sha256:{}", registry.address(), "0".repeat(64));
+    let error = here.pull(&missing).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs docker-registry; tests/run installs it"]
+async fn a_mirror_is_asked_first_and_passed_over_if_it_fails() {
+    let (registry, mirror) = (Registry::anywhere(), Registry::anywhere());
+    registry.push(&Layout::busybox(), "own:1", &[]);
+    mirror.push(&Layout::busybox(), "app:1", &[]);
+    let at = |registry: &str, host: &str| Mirror { registry: registry.into(), host: host.into() };
+    let [gone, dead] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
+    let app = format!("{gone}/app:1");
+    let here = store_with(RegistryOptions {
+        plain_http: vec![registry.address(), mirror.address(), gone.clone(), dead.clone()],
+        mirrors: vec![
+            at(&gone, &dead),
+            at(&gone, &mirror.address()),
+            at(&registry.address(), &mirror.address()),
+        ],
+        image_bytes_max: GIBIBYTE,
+        ..RegistryOptions::default()
+    });
+    let image = here.pull(&app).await.unwrap();
+    assert!(mirror.log().contains(&format!("ns={gone}")), "{}", mirror.log());
+    let known = here.image(&app, PullPolicy::Never, None).await.unwrap();
+    assert_eq!(known.id, image.id);
+    // The mirror does not have this one.
+    here.pull(&format!("{}/own:1", registry.address())).await.unwrap();
+    let unknown = here.pull(&format!("{gone}/none:1")).await.unwrap_err().to_string();
+    assert!(unknown.contains(&gone), "the registry has the last word: {unknown}");
+    // Credentials are for the registry, so no mirror is asked.
+    let user = Credentials { username: USER.name.into(), password: USER.password.into() };
+    let asked = mirror.log().len();
+    assert!(here.image(&app, PullPolicy::Always, Some(&user)).await.is_err());
+    assert_eq!(mirror.log().len(), asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs docker-registry; tests/run installs it"]
+async fn what_is_damaged_is_found_and_made_again() {
+    let registry = Registry::anywhere();
+    registry.push(&Layout::busybox(), "app:1", &[]);
+    registry.push(&Layout::busybox().with_file("/x", b"x"), "other:1", &[]);
+    let here = store(&registry.address(), Vec::new());
+    let name = |image: &str| format!("{}/{image}:1", registry.address());
+    let (app, other) = (here.pull(&name("app")).await.unwrap(), here.pull(&name("other")).await.unwrap());
+    let scrub = async || {
+        let mut found = Vec::new();
+        let fetch = async |name: &str, _| panic!("{name} is no archive");
+        here.store.scrub(fetch, |scrubbed| found.push(scrubbed)).await.unwrap();
+        found.sort_by(|one, other| one.images.cmp(&other.images));
+        let names: Vec<_> = found.iter().map(|one| one.images.concat()).collect();
+        assert_eq!(names, [name("app"), name("other")]);
+        found.into_iter().map(|one| one.finding).collect::<Vec<_>>()
+    };
+    assert!(matches!(scrub().await[..], [Finding::Whole, Finding::Whole]));
+
+    let whole = std::fs::read(&app.rootfs).unwrap().len();
+    corrupt(&app.rootfs);
+    // The tag has moved on: what was pulled is made again, not what is newer.
+    registry.push(&Layout::busybox().with_file("/y", b"y"), "app:1", &[]);
+    assert!(matches!(scrub().await[..], [Finding::Healed, Finding::Whole]));
+    assert_eq!(std::fs::read(&app.rootfs).unwrap().len(), whole);
+    assert!(matches!(scrub().await[..], [Finding::Whole, Finding::Whole]));
+
+    corrupt(&app.rootfs);
+    std::fs::remove_file(&other.rootfs).unwrap();
+    registry.forget("other");
+    let [Finding::Healed, Finding::Damaged(error)] = &scrub().await[..] else { panic!("it had the other") };
+    assert!(error.to_string().contains("other"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

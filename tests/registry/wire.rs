@@ -68,3 +68,19 @@ pub async fn push_index(registry: &str, name: &str, tag: &str, tags: &[&str]) {
         client.put(url(tag)).header("content-type", INDEX).body(index.to_string()).send().await.unwrap();
     assert!(put.status().is_success(), "{}", put.text().await.unwrap());
 }
+
+/// Puts the manifest of `tag` there again as `other`, with its last layer one that is to be had elsewhere.
+pub async fn push_with_foreign_layer(registry: &str, name: &str, tag: &str, other: &str) {
+    const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    const FOREIGN: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+    let client = reqwest::Client::new();
+    let url = |tag: &str| format!("http://{registry}/v2/{name}/manifests/{tag}");
+    let answer = client.get(url(tag)).header("accept", MANIFEST).send().await.unwrap();
+    let mut manifest: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+    let last = manifest["layers"].as_array_mut().unwrap().last_mut().unwrap();
+    last["mediaType"] = FOREIGN.into();
+    last["urls"] = json!(["https://elsewhere.example/layer"]);
+    let put = client.put(url(other)).header("content-type", MANIFEST).body(manifest.to_string()).send().await;
+    let put = put.unwrap();
+    assert!(put.status().is_success(), "{}", put.text().await.unwrap());
+}

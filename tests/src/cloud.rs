@@ -6,11 +6,11 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde_json::Value;
 
-use crate::{devstack, eventually, top};
+use crate::{cli, devstack, eventually, top};
 
 /// Tests look for what is left behind in the whole cloud, so that only one at a time may use it.
 static TURN: Mutex<()> = Mutex::new(());
@@ -25,7 +25,8 @@ find /sys/fs/cgroup -mindepth 1 -type d ! -path '*/zun-kata/operator' | sed 's/^
 losetup -a | sed 's/^/loop /'
 awk '{ print "mount", $2 }' /proc/mounts
 cd /var/lib/zun-kata
-find . -path './images/rootfs/*' -prune -o -path './images/config/*' -prune -o -path './images/refs/*' -prune \
+find . -path './images/rootfs/*' -prune -o -path './images/sums/*' -prune -o -path './images/config/*' -prune \
+  -o -path './images/refs/*' -prune \
   -o -path './templates/*' -prune -o ! -path ./operator -print | sed 's/^/file /'
 "#;
 
@@ -33,6 +34,8 @@ const THINGS_IN_DATABASES: &str = "
 SELECT CONCAT('neutron port ', id) FROM neutron.ports WHERE device_owner NOT LIKE 'network:%';
 SELECT DISTINCT CONCAT('allocation ', consumer_id) FROM placement.allocations;
 SELECT CONCAT('container ', uuid) FROM zun.container;
+SELECT CONCAT('volume ', uuid) FROM zun.volume;
+SELECT CONCAT('volume mapping ', uuid) FROM zun.volume_mapping;
 SELECT CONCAT('security group ', name) FROM neutron.securitygroups WHERE name LIKE 'zun-%';
 ";
 
@@ -88,6 +91,20 @@ pub fn in_cloud(test: impl Fn(&Cloud)) {
     }
 }
 
+/// The administrator's token, which outlives all tests, and where Zun's API is.
+fn session() -> &'static (String, String) {
+    static SESSION: OnceLock<(String, String)> = OnceLock::new();
+    SESSION.get_or_init(|| {
+        let command = ". devstack/openrc
+            openstack token issue -f value -c id
+            openstack endpoint list --service container --interface public -f value -c URL";
+        let output = Command::new("bash").args(["-ec", command]).current_dir(top()).output().unwrap();
+        let said = Said::from(output).ok();
+        let (token, url) = said.trim().split_once('\n').unwrap();
+        (token.to_owned(), url.to_owned())
+    })
+}
+
 /// A network for one test.
 pub struct Network<'a> {
     cloud: &'a Cloud,
@@ -102,16 +119,14 @@ impl Drop for Network<'_> {
 }
 
 impl Cloud {
-    /// The `openstack` command with these arguments.
+    /// The administrator's `openstack` command with these arguments.
     pub fn openstack(&self, arguments: &[&str]) -> Said {
-        let command = ". devstack/openrc; exec openstack \"$@\"";
-        Command::new("timeout")
-            .args(["400", "bash", "-c", command, "openstack"])
-            .args(arguments)
-            .current_dir(top())
-            .output()
-            .unwrap()
-            .into()
+        self.openstack_of("admin", arguments)
+    }
+
+    /// The same of the user of this name in the project of this name.
+    pub fn openstack_of(&self, user: &str, arguments: &[&str]) -> Said {
+        cli::openstack(user, arguments)
     }
 
     /// What Zun's API says at a path, whatever its status.
@@ -121,18 +136,24 @@ impl Cloud {
 
     /// The same of another method, with a body of JSON. No answer is null.
     pub fn request(&self, method: &str, path: &str, body: &str) -> Value {
-        let command = ". devstack/openrc
-            token=$(openstack token issue -f value -c id)
-            url=$(openstack endpoint list --service container --interface public -f value -c URL)
-            curl -sS -X \"$1\" -H \"X-Auth-Token: $token\" -H 'OpenStack-API-Version: container 1.40' \
-                -H 'Content-Type: application/json' ${2:+-d \"$2\"} \"$url/$0\"";
-        let arguments = ["-ec", command, path, method, body];
-        let output = Command::new("bash").args(arguments).current_dir(top()).output().unwrap();
+        let (token, url) = session();
+        let output = Command::new("curl")
+            .args(["-sS", "-X", method, "-H", &format!("X-Auth-Token: {token}")])
+            .args(["-H", "OpenStack-API-Version: container 1.40", "-H", "Content-Type: application/json"])
+            .args(if body.is_empty() { vec![] } else { vec!["-d", body] })
+            .arg(format!("{url}/{path}"))
+            .output()
+            .unwrap();
         let said = Said::from(output).ok();
         if said.trim().is_empty() {
             return Value::Null;
         }
         serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"))
+    }
+
+    /// What a shell command that must succeed prints in a container.
+    pub fn exec(&self, uuid: &str, command: &str) -> String {
+        self.openstack(&["appcontainer", "exec", uuid, "sh", "-c", command]).ok().trim().to_owned()
     }
 
     /// A command on the compute host.

@@ -3,10 +3,14 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod cli;
 pub mod cloud;
+pub mod oddities;
 pub mod registry;
 pub mod sandboxes;
+pub mod throttled;
 pub mod tls;
+pub mod trees;
 
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
@@ -30,15 +34,21 @@ pub fn python() -> PathBuf {
     python
 }
 
+/// Between two tries: at first, and at most. To look takes its time from what is waited for, above all in a lab.
+const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
 /// Tries until it gives something. Panics with `what` and the last thing said when `seconds` have passed.
 pub fn eventually<T>(seconds: u64, what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + Duration::from_secs(seconds);
+    let mut pause = PAUSE;
     loop {
         match attempt() {
             Ok(value) => return value,
             Err(e) if Instant::now() > deadline => panic!("not within {seconds} s: {what}: {e}"),
-            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+            Err(_) => std::thread::sleep(pause),
         }
+        pause = (pause * 3 / 2).min(PAUSE_MAX);
     }
 }
 

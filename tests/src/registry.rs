@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cloud::Said;
@@ -41,7 +42,8 @@ impl Registry {
         });
         let configuration = format!(
             "version: 0.1\nlog: {{ level: warn }}\nstorage:\n  filesystem: {{ rootdirectory: {}/data }}\n\
-             http: {{ addr: '127.0.0.1:{port}' }}\n{auth}",
+             http: {{ addr: '127.0.0.1:{port}' }}\n\
+             validation: {{ manifests: {{ urls: {{ allow: ['^https://'] }} }} }}\n{auth}",
             at.display()
         );
         fs::write(at.join("registry.yml"), configuration).unwrap();
@@ -71,6 +73,19 @@ impl Registry {
     /// Puts an image there.
     pub fn push(&self, image: &Layout, name: &str, options: &[&str]) {
         image.push(&format!("{}/{name}", self.address()), options);
+    }
+
+    /// The digest of what a tag names.
+    pub fn digest(&self, repository: &str, tag: &str) -> String {
+        let tags = "data/docker/registry/v2/repositories";
+        let link = format!("{tags}/{repository}/_manifests/tags/{tag}/current/link");
+        fs::read_to_string(self.folder.path().join(link)).unwrap()
+    }
+
+    /// Removes a repository.
+    pub fn forget(&self, repository: &str) {
+        let repositories = self.folder.path().join("data/docker/registry/v2/repositories");
+        fs::remove_dir_all(repositories.join(repository)).unwrap();
     }
 
     /// The files of all blobs.
@@ -142,6 +157,56 @@ impl Layout {
         self
     }
 
+    /// An image that has only these layers, archives as they are.
+    pub fn of_layers(layers: &[PathBuf]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Self { folder };
+        let (path, reference) = (layout.folder.path().join("layout"), layout.reference());
+        run(Command::new("umoci").arg("init").arg("--layout").arg(path));
+        run(Command::new("umoci").args(["new", "--image", &reference]));
+        for layer in layers {
+            run(Command::new("umoci").args(["raw", "add-layer", "--image", &reference]).arg(layer));
+        }
+        layout.configured(&["--architecture", "amd64", "--os", "linux", "--config.cmd", "sh"])
+    }
+
+    /// An image of one layer that buildah makes of what is in a folder.
+    pub fn built_by_buildah(tree: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Self { folder };
+        // Beside what is copied: not every file system holds all extended attributes.
+        let storage = tree.with_file_name("storage");
+        let buildah = |arguments: &[&str]| {
+            let mut command = Command::new("buildah");
+            command.args(["--storage-driver", "vfs", "--root"]).arg(&storage);
+            command.arg("--runroot").arg(storage.with_extension("run")).args(arguments);
+            run(&mut command)
+        };
+        let container = buildah(&["from", "scratch"]);
+        buildah(&["copy", container.trim(), tree.to_str().unwrap(), "/"]);
+        buildah(&["config", "--cmd", "sh", container.trim()]);
+        buildah(&["commit", "--quiet", container.trim(), &format!("oci:{}", layout.reference())]);
+        buildah(&["rm", container.trim()]);
+        layout
+    }
+
+    /// What umoci unpacks of it, below `folder`.
+    pub fn unpacked(&self, folder: &Path) -> PathBuf {
+        let bundle = folder.join("bundle");
+        run(Command::new("umoci").args(["unpack", "--image", &self.reference()]).arg(&bundle));
+        bundle.join("rootfs")
+    }
+
+    /// The image in one file, of one of skopeo's kinds: `docker-archive` or `oci-archive`.
+    pub fn archive(&self, kind: &str) -> PathBuf {
+        let path = self.folder.path().join(kind);
+        run(Command::new("skopeo")
+            .args(["copy", "--insecure-policy"])
+            .arg(format!("oci:{}", self.reference()))
+            .arg(format!("{kind}:{}", path.display())));
+        path
+    }
+
     fn push(&self, destination: &str, options: &[&str]) {
         run(Command::new("skopeo")
             .args(["copy", "--insecure-policy", "--dest-tls-verify=false"])
@@ -149,6 +214,13 @@ impl Layout {
             .arg(format!("oci:{}", self.reference()))
             .arg(format!("docker://{destination}")));
     }
+}
+
+/// The configuration of an image, as skopeo reads it.
+pub fn inspect(image: &str) -> Value {
+    let mut skopeo = Command::new("skopeo");
+    skopeo.args(["inspect", "--config", "--raw", "--tls-verify=false", image]);
+    serde_json::from_str(&run(&mut skopeo)).unwrap()
 }
 
 /// Bytes that nothing compresses.

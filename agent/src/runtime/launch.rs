@@ -56,14 +56,13 @@ pub async fn exec(reaper: &Reaper, container: &str, directory: &Path, terminal: 
     launch(reaper, container, directory, terminal, |console| Task::Exec { process, console }).await
 }
 
-/// Packs or unpacks files of the process `pid`'s root, in a process of its own.
-pub fn archive(reaper: &Reaper, pid: i32, task: &ArchiveTask) -> Result<Launched> {
+/// Packs or unpacks files below `root`, in a process of its own.
+pub fn archive(reaper: &Reaper, root: &Path, task: &ArchiveTask) -> Result<Launched> {
     let (ends, stdio) = pipes()?;
-    let root = PathBuf::from(format!("/proc/{pid}/root"));
     let guard = reaper.launch();
     // SAFETY: this process has one thread, so that the child finds no lock held by one that it does not have.
     let pid = match unsafe { fork() }.map_err(Error::io("start to archive"))? {
-        ForkResult::Child => helper::run_as_child(&ends.streams(), || archive_to_status(&root, task)),
+        ForkResult::Child => helper::run_as_child(&ends.streams(), || archive_to_status(root, task)),
         ForkResult::Parent { child } => child.as_raw(),
     };
     let exit = reaper.exit_of(pid);

@@ -12,6 +12,10 @@ pub enum Error {
     Status { service: &'static str, status: StatusCode, message: String },
     #[error("{service} answered what cannot be read: {source}")]
     Answer { service: &'static str, source: serde_json::Error },
+    #[error("what {service} sent cannot be written: {source}")]
+    Output { service: &'static str, source: std::io::Error },
+    #[error("image {image} of Glance has {algorithm} {found}, not {expected}")]
+    Checksum { image: String, algorithm: String, expected: String, found: String },
     #[error("{0}")]
     Options(String),
 }

@@ -69,6 +69,23 @@ impl AuthOptions {
     }
 }
 
+/// The token of a user whom the service serves.
+#[derive(Clone)]
+pub struct UserToken(pub(crate) String);
+
+impl UserToken {
+    /// A token as it came with a request.
+    pub fn new(token: &str) -> Self {
+        Self(token.to_owned())
+    }
+}
+
+impl std::fmt::Debug for UserToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UserToken")
+    }
+}
+
 /// A session as the service's user. Tokens are renewed before they expire.
 #[derive(Debug, Clone)]
 pub struct Keystone {

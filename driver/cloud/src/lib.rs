@@ -3,13 +3,15 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod glance;
 mod keystone;
 mod neutron;
 mod placement;
 mod rest;
 
 pub use error::{Error, Result};
-pub use keystone::{AuthOptions, Keystone};
+pub use glance::{Glance, GlanceImage};
+pub use keystone::{AuthOptions, Keystone, UserToken};
 pub use neutron::{DnsAssignment, FixedIp, HostRoute, Network, Neutron, NewPort, Port, Subnet};
 pub use placement::{Inventory, Placement, ResourceClass};
 pub use rest::ClientOptions;

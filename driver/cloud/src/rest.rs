@@ -1,15 +1,21 @@
+use std::fs::File;
 use std::time::Duration;
 
 use openstack::InterfaceType;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::error::{Error, Result};
-use crate::keystone::Keystone;
+use crate::keystone::{Keystone, UserToken};
 
+/// Of a call whose answer is a document.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two pieces of an answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest answer that is read.
 const ANSWER_MAX: usize = 16 << 20;
@@ -42,6 +48,8 @@ impl ClientOptions {
 #[derive(Debug, Clone)]
 pub(crate) struct Rest {
     keystone: Keystone,
+    /// In whose name calls are made; none is the service's own.
+    user: Option<UserToken>,
     client: Client,
     service: &'static str,
     service_type: &'static str,
@@ -62,11 +70,16 @@ impl Rest {
         microversion: Option<&'static str>,
     ) -> Result<Self> {
         let client = Client::builder()
-            .timeout(TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)
             .build()
             .map_err(|source| Error::Transport { service, source })?;
-        Ok(Self { keystone, client, service, service_type, options, microversion })
+        Ok(Self { keystone, user: None, client, service, service_type, options, microversion })
+    }
+
+    /// The same in the name of a user.
+    pub fn as_user(&self, token: UserToken) -> Self {
+        Self { user: Some(token), ..self.clone() }
     }
 
     /// Sends a request and reads its answer. A token that the service refuses is renewed once.
@@ -81,37 +94,91 @@ impl Rest {
         serde_json::from_slice(bytes).map_err(|source| Error::Answer { service: self.service, source })
     }
 
+    /// Sends a request without a body, and writes what comes to `out`, which takes no more than it likes.
+    pub async fn download(&self, path: &str, out: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
+        let mut response = self.send(Method::GET, path, |request| request).await?;
+        while let Some(chunk) = self.transport(response.chunk().await)? {
+            out.write_all(&chunk).await.map_err(|source| Error::Output { service: self.service, source })?;
+        }
+        out.flush().await.map_err(|source| Error::Output { service: self.service, source })
+    }
+
+    /// Sends changes of a media type of their own.
+    pub async fn patch(&self, path: &str, media_type: &'static str, changes: &Value) -> Result<()> {
+        let complete =
+            |request: RequestBuilder| request.timeout(TIMEOUT).header(CONTENT_TYPE, media_type).json(changes);
+        self.send(Method::PATCH, path, complete).await.map(drop)
+    }
+
+    /// Sends a file from where it is read next. It is sent once: a token that is refused is an error.
+    pub async fn upload(&self, path: &str, file: File) -> Result<()> {
+        let length = file.metadata().map_err(|source| Error::Output { service: self.service, source })?.len();
+        let request = self
+            .request(Method::PUT, path)
+            .await?
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .header(CONTENT_LENGTH, length)
+            .body(tokio::fs::File::from_std(file));
+        let response = self.transport(request.send().await)?;
+        self.checked(response).await.map(drop)
+    }
+
     async fn bytes(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Vec<u8>> {
-        let mut response = self.send(method.clone(), path, body).await?;
-        if response.status() == StatusCode::UNAUTHORIZED {
+        let body = body.map(serde_json::to_value).transpose();
+        let body = body.map_err(|source| Error::Answer { service: self.service, source })?;
+        let complete = |request: RequestBuilder| match &body {
+            Some(body) => request.timeout(TIMEOUT).json(body),
+            None => request.timeout(TIMEOUT),
+        };
+        let response = self.send(method, path, complete).await?;
+        self.read(response).await
+    }
+
+    /// The answer to a request that `complete` makes whole. It is sent again with a new token if the service refuses its own.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        complete: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response> {
+        let request = complete(self.request(method.clone(), path).await?);
+        let mut response = self.transport(request.send().await)?;
+        if response.status() == StatusCode::UNAUTHORIZED && self.user.is_none() {
             self.keystone.renew().await?;
-            response = self.send(method, path, body).await?;
+            let request = complete(self.request(method, path).await?);
+            response = self.transport(request.send().await)?;
         }
+        self.checked(response).await
+    }
+
+    /// An answer that says that all went well.
+    async fn checked(&self, response: Response) -> Result<Response> {
         let status = response.status();
-        let bytes = self.read(response).await?;
         if status.is_success() {
-            return Ok(bytes);
+            return Ok(response);
         }
+        let bytes = self.read(response).await?;
         Err(Error::Status { service: self.service, status, message: error_message(&bytes) })
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Response> {
+    async fn request(&self, method: Method, path: &str) -> Result<RequestBuilder> {
         let base = match self.options.endpoint_override.as_str() {
             "" => self.keystone.endpoint(self.service_type, self.options.interface()).await?,
             address => address.trim_end_matches('/').to_owned(),
         };
-        let mut request = self
+        let token = match &self.user {
+            Some(user) => user.0.clone(),
+            None => self.keystone.token().await?,
+        };
+        let request = self
             .client
             .request(method, format!("{base}{path}"))
-            .header("X-Auth-Token", self.keystone.token().await?)
+            .header("X-Auth-Token", token)
             .header("Accept", "application/json");
-        if let Some(version) = self.microversion {
-            request = request.header("OpenStack-API-Version", version);
-        }
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        self.transport(RequestBuilder::send(request).await)
+        Ok(match self.microversion {
+            Some(version) => request.header("OpenStack-API-Version", version),
+            None => request,
+        })
     }
 
     async fn read(&self, mut response: Response) -> Result<Vec<u8>> {

@@ -34,6 +34,8 @@ pub enum Error {
     Output(#[source] std::io::Error),
     #[error("the archive cannot be kept on this host: {0}")]
     Archive(#[source] std::io::Error),
+    #[error("the sandboxes of this host cannot be listed: {0}")]
+    Sandboxes(#[source] std::io::Error),
     #[error("the record of container {container} on this host cannot be {what}: {reason}")]
     Record { container: String, what: &'static str, reason: String },
 }
@@ -46,6 +48,7 @@ impl Error {
     fn exception(&self) -> (&'static str, u16) {
         match self {
             Self::Image(image::Error::NotFound(_) | image::Error::NotPresent(_)) => ("ImageNotFound", 400),
+            Self::Image(image::Error::Invalid { .. } | image::Error::Platform(_)) => ("Invalid", 400),
             Self::Image(image::Error::Search(_)) | Self::NotSupported(_) => ("OperationNotSupported", 500),
             Self::Sandbox(e) => sandbox_exception(e),
             Self::Invalid(_) | Self::Decode(_) => ("Invalid", 400),

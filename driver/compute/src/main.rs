@@ -5,18 +5,22 @@ mod check;
 mod console;
 mod error;
 mod exposed_ports;
+mod glance;
 mod host_facts;
+mod images_command;
 mod manager;
 mod metrics;
 mod networking;
 mod options;
 mod pinning;
+mod progress_bar;
 mod record;
 mod recovery;
 mod resources;
 mod sandbox_command;
 mod sandbox_record;
 mod service;
+mod services;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,6 +28,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use oslo::{ConfigFiles, default_config_files};
 
+use crate::images_command::ImagesCommand;
 use crate::options::Options;
 use crate::sandbox_command::SandboxCommand;
 
@@ -49,6 +54,9 @@ enum Command {
     /// Run images in sandboxes of this host, and look into those that run, without OpenStack.
     #[command(subcommand)]
     Sandbox(SandboxCommand),
+    /// Look after the images that this host keeps, without OpenStack.
+    #[command(subcommand)]
+    Images(ImagesCommand),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +82,7 @@ fn main() -> ExitCode {
         match arguments.command {
             Some(Command::Check) => check::check(&options).await,
             Some(Command::Sandbox(command)) => sandbox_command::run(&options, command).await,
+            Some(Command::Images(command)) => images_command::run(&options, command).await,
             None => service::run(options).await,
         }
     })
@@ -87,7 +96,7 @@ fn read_options(arguments: &Arguments) -> Result<Options, String> {
     };
     let options = Options::read(files)?;
     // Who asks for no service need not say where OpenStack is.
-    if !matches!(arguments.command, Some(Command::Sandbox(_))) {
+    if !matches!(arguments.command, Some(Command::Sandbox(_) | Command::Images(_))) {
         options.validate()?;
     }
     Ok(options)
@@ -96,7 +105,7 @@ fn read_options(arguments: &Arguments) -> Result<Options, String> {
 /// What is logged unless the environment's RUST_LOG says otherwise.
 fn log_filter(arguments: &Arguments, options: &Options) -> &'static str {
     match arguments.command {
-        Some(Command::Sandbox(_)) => "warn",
+        Some(Command::Sandbox(_) | Command::Images(_)) => "warn",
         _ if options.default.debug => "debug,hyper=info,lapin=info,sqlx=info",
         _ => "info",
     }

@@ -1,8 +1,9 @@
 //! What this host keeps of a container between its starts: which image, which program, which ports.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use image::{Image, ImageConfiguration};
+use image::{Image, ImageConfiguration, ImageSource};
 use sandbox::{ContainerSpec, ContainerUser, CpuPinning, RateLimit, SandboxSpec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,9 @@ pub struct Record {
     pub owner: String,
     /// The container.
     pub container: ContainerSpec,
+    /// Where its image came from; none is known of one that an older service made.
+    #[serde(default)]
+    pub image_source: Option<ImageSource>,
     /// The signal that asks it to end.
     pub stop_signal: u32,
     /// Its networks.
@@ -66,6 +70,24 @@ pub struct Record {
     /// The host's CPUs that it has to itself.
     #[serde(default)]
     pub pinning: Option<CpuPinning>,
+    /// Files that are put into it before it first runs.
+    #[serde(default)]
+    pub files: Vec<InjectedFile>,
+}
+
+/// A file of its user's that a container is given. What is in it may be secret: it is not for logs.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct InjectedFile {
+    /// Where the container finds it, from its root.
+    pub path: PathBuf,
+    /// What is in it, in base64.
+    pub contents: String,
+}
+
+impl fmt::Debug for InjectedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InjectedFile").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl Record {
@@ -102,10 +124,12 @@ impl Record {
                 privileged: asked.privileged,
                 oci: asked.oci,
             },
+            image_source: Some(image.source.clone()),
             stop_signal: signal.unwrap_or(SIGTERM),
             attachments: Vec::new(),
             restarts: Restarts::default(),
             pinning: None,
+            files: Vec::new(),
         })
     }
 

@@ -69,6 +69,11 @@ async fn remove_strangers(manager: &Arc<Manager>, known: Vec<String>) {
 
 async fn recover_one(manager: &Arc<Manager>, mut container: Container) -> Result<()> {
     let uuid = container.uuid;
+    let commits = manager.interrupted_commits(uuid);
+    if !commits.is_empty() {
+        let (manager, container) = (Arc::clone(manager), container.clone());
+        in_background(uuid, async move { manager.abandon_commits(&container, &commits).await });
+    }
     let task = container.task();
     let creating = matches!(task, Some(TaskState::ContainerCreating | TaskState::ImagePulling));
     if container.status == Status::Creating || creating {

@@ -3,23 +3,20 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use image::{ImageReference, Progress, PullPolicy};
-use indicatif::{ProgressBar, ProgressStyle};
+use image::{ImageReference, PullPolicy};
 use sandbox::{Exec, Host, LogQuery, Phase, RateLimit, Sandbox, SandboxState, Situation, Size, Tail};
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::options::Options;
+use crate::progress_bar;
 use crate::record::{ContainerRequest, Record};
 
 const NAME_MAX: usize = 63;
 const MEBIBYTE: u64 = 1 << 20;
-/// Time between two looks at how far a pull has come.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// The owner of sandboxes that are no project's.
 const OPERATOR: &str = "operator";
 
@@ -177,7 +174,7 @@ impl<'a> Sandboxes<'a> {
         check_name(&name)?;
         let reference = ImageReference::parse(&run.image, self.options.docker.default_registry.as_deref())?;
         let store = self.options.image_store().map_err(Error::Invalid)?;
-        let image = show_progress(store.progress(), store.image(&reference, run.pull, None)).await?;
+        let image = progress_bar::pull(&store, &reference, run.pull).await?;
         let record = Record::new(run.request(&name, self.options.kata.disk_limit())?, &image)?;
         let spec = record.sandbox_spec(&self.options.kata);
         spec.validate()?;
@@ -294,28 +291,6 @@ impl Run {
             privileged: self.privileged,
             oci: self.oci.as_deref().map(read_json).transpose()?.unwrap_or_default(),
         })
-    }
-}
-
-/// Shows on a terminal how far a pull has come, until it is done.
-async fn show_progress<T>(progress: &Progress, pull: impl Future<Output = T>) -> T {
-    let style = ProgressStyle::with_template("pulling {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
-    let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
-    let mut pull = std::pin::pin!(pull);
-    loop {
-        tokio::select! {
-            done = &mut pull => {
-                bar.finish_and_clear();
-                return done;
-            }
-            _ = ticks.tick() => {
-                if progress.announced() > 0 {
-                    bar.set_length(progress.announced());
-                    bar.set_position(progress.fetched());
-                }
-            }
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloud::{Keystone, Neutron, Placement};
+use cloud::Keystone;
 use model::{Database, heartbeat};
 use oslo::{Server, Target};
 use sandbox::{Host, prove_kvm};
@@ -16,9 +16,12 @@ use crate::console::{self, Sessions};
 use crate::manager::Manager;
 use crate::options::Options;
 use crate::resources::{self, BINARY};
+use crate::services::Services;
 use crate::{metrics, recovery};
 
 const RETRY: Duration = Duration::from_secs(2);
+/// Between two looks for images that nobody uses.
+const COLLECTION_INTERVAL: Duration = Duration::from_secs(600);
 /// Some of Zun's periods are maxima; ours are no longer than this.
 const REPORT_MAX: Duration = Duration::from_secs(60);
 
@@ -61,11 +64,9 @@ async fn serve(options: Options) -> Result<(), String> {
         keystone = ready => keystone,
         _ = stopped.wait_for(|stop| *stop) => return Ok(()),
     };
-    let neutron =
-        Neutron::new(keystone.clone(), options.neutron_client.clone()).map_err(|e| e.to_string())?;
-    let placement = Placement::new(keystone, options.placement_client.clone()).map_err(|e| e.to_string())?;
+    let services = Services::new(&keystone, &options).map_err(|e| e.to_string())?;
 
-    let manager = Manager::new(Arc::clone(&options), database, host, images, neutron, placement, sessions);
+    let manager = Manager::new(Arc::clone(&options), database, host, images, services, sessions);
     let manager = Arc::new(manager);
     manager.load_pins().map_err(|e| e.to_string())?;
     recovery::recover(&manager).await;
@@ -124,13 +125,15 @@ async fn periodic_tasks(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) 
     let mut ticks = interval(Duration::from_secs(seconds).min(REPORT_MAX));
     let seconds = manager.options().default.sync_container_state_interval.max(1);
     let mut syncs = interval(Duration::from_secs(seconds));
-    for ticks in [&mut ticks, &mut syncs] {
+    let mut collections = interval(COLLECTION_INTERVAL);
+    for ticks in [&mut ticks, &mut syncs, &mut collections] {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     loop {
         let due = tokio::select! {
             _ = ticks.tick() => Due::Report,
             _ = syncs.tick() => Due::Synchronisation,
+            _ = collections.tick() => Due::Collection,
             _ = stop.wait_for(|stop| *stop) => return,
         };
         match due {
@@ -146,6 +149,11 @@ async fn periodic_tasks(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) 
                     tracing::error!("the containers' ports are not compared: {e}");
                 }
             }
+            Due::Collection => {
+                if let Err(e) = manager.collect_images() {
+                    tracing::error!("images that nobody uses are kept: {e}");
+                }
+            }
         }
     }
 }
@@ -154,6 +162,7 @@ async fn periodic_tasks(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) 
 enum Due {
     Report,
     Synchronisation,
+    Collection,
 }
 
 async fn report(manager: &Manager) {

@@ -33,6 +33,8 @@ pub enum Error {
     Platform(String),
     #[error("image searching is not supported in registry: {0}")]
     Search(String),
+    #[error("the archive of image {image} cannot be fetched: {reason}")]
+    Fetch { image: String, reason: String },
     #[error("the work on image {0} was lost")]
     Lost(String),
 }

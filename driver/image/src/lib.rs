@@ -1,4 +1,4 @@
-//! Images: pulled from a registry, verified while they stream, and turned into one read-only squashfs file each,
+//! Images: pulled from a registry or read from an archive, verified, and turned into one read-only squashfs file each,
 //! named by the chain of its layers' digests and shared by all sandboxes.
 //!
 //! No path of an image is ever a path of this host: layers are merged in memory, and the file system is written
@@ -6,27 +6,40 @@
 
 #![forbid(unsafe_code)]
 
+mod archive;
+mod archived;
 mod bounded;
+mod budget;
+mod collect;
 mod decompress;
 mod digest;
 mod error;
+mod layers;
 mod merge;
 mod options;
 mod progress;
 mod pull;
 mod reference;
+mod saved;
+mod scrub;
 mod search;
+mod section;
+mod sparse;
 mod squash;
 mod store;
 mod tree;
 
+pub use budget::Budget;
+pub use collect::Retention;
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use merge::add_layer;
 pub use oci_spec::image::ImageConfiguration;
-pub use options::{Credentials, PullPolicy, RegistryOptions};
+pub use options::{Credentials, Mirror, PullPolicy, RegistryOptions};
 pub use progress::Progress;
 pub use reference::ImageReference;
+pub use saved::Addition;
+pub use scrub::{Finding, Scrubbed};
 pub use search::{SearchResult, search};
-pub use store::{Image, Store};
+pub use store::{Image, ImageSource, Store};
 pub use tree::Tree;

@@ -36,8 +36,50 @@ pub struct RegistryOptions {
     pub plain_http: Vec<String>,
     /// PEM files of further certificate authorities.
     pub certificates: Vec<Vec<u8>>,
+    /// Which registries are asked first for another's images.
+    pub mirrors: Vec<Mirror>,
     /// Most bytes of an image's layers together, uncompressed.
     pub image_bytes_max: u64,
+}
+
+impl RegistryOptions {
+    /// The mirrors of `registry`, in the order in which they are asked.
+    pub fn mirrors_of(&self, registry: &str) -> impl Iterator<Item = &str> {
+        self.mirrors
+            .iter()
+            .filter(move |mirror| mirror.registry == registry)
+            .map(|mirror| mirror.host.as_str())
+    }
+}
+
+/// A registry that has another's images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// Whose images it has, as references name it: `docker.io`.
+    pub registry: String,
+    /// Where it is, `host` or `host:port`.
+    pub host: String,
+}
+
+/// The text names no mirror.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a mirror, which is written REGISTRY=HOST[:PORT]")]
+pub struct ParseMirrorError(String);
+
+impl FromStr for Mirror {
+    type Err = ParseMirrorError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_host = |part: &str| {
+            !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-.:[]".contains(c))
+        };
+        match text.split_once('=').map(|(registry, host)| (registry.trim(), host.trim())) {
+            Some((registry, host)) if is_host(registry) && is_host(host) => {
+                Ok(Self { registry: registry.to_owned(), host: host.to_owned() })
+            }
+            _ => Err(ParseMirrorError(text.to_owned())),
+        }
+    }
 }
 
 /// A user of a registry.
@@ -52,5 +94,19 @@ pub struct Credentials {
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mirror_is_read_or_named() {
+        let mirror: Mirror = "docker.io = mirror.example:5000".parse().unwrap();
+        assert_eq!((mirror.registry.as_str(), mirror.host.as_str()), ("docker.io", "mirror.example:5000"));
+        for bad in ["", "docker.io", "docker.io=", "=m.example", "a=https://m.example", "a=b=c"] {
+            assert!(bad.parse::<Mirror>().unwrap_err().to_string().contains(&format!("{bad:?}")));
+        }
     }
 }

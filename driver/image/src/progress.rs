@@ -5,7 +5,9 @@ use std::task::{Context, Poll};
 
 use tokio::io::AsyncWrite;
 
-/// How far a store's pulls have come, in bytes as registries send them.
+use crate::bounded::Bounded;
+
+/// How far pulls have come, in bytes as they are sent.
 #[derive(Debug, Clone, Default)]
 pub struct Progress(Arc<Counters>);
 
@@ -13,10 +15,17 @@ pub struct Progress(Arc<Counters>);
 struct Counters {
     announced: AtomicU64,
     fetched: AtomicU64,
+    /// That of all pulls, of which this is one's.
+    whole: Option<Progress>,
 }
 
 impl Progress {
-    /// Bytes of all layers that were to be fetched.
+    /// That of one of these pulls.
+    pub fn of_one(&self) -> Self {
+        Self(Arc::new(Counters { whole: Some(self.clone()), ..Counters::default() }))
+    }
+
+    /// Bytes that were to be fetched.
     pub fn announced(&self) -> u64 {
         self.0.announced.load(Ordering::Relaxed)
     }
@@ -26,8 +35,21 @@ impl Progress {
         self.0.fetched.load(Ordering::Relaxed)
     }
 
+    /// A writer to `inner` that counts the next `bytes`, and takes no more.
+    pub fn receive<W: AsyncWrite + Unpin>(&self, inner: W, bytes: u64) -> impl AsyncWrite + Unpin {
+        self.announce(bytes);
+        Bounded::new(self.count(inner), bytes)
+    }
+
+    /// So many bytes more are to be fetched.
     pub(crate) fn announce(&self, bytes: u64) {
         self.0.announced.fetch_add(bytes, Ordering::Relaxed);
+        self.0.whole.iter().for_each(|whole| whole.announce(bytes));
+    }
+
+    fn add(&self, bytes: u64) {
+        self.0.fetched.fetch_add(bytes, Ordering::Relaxed);
+        self.0.whole.iter().for_each(|whole| whole.add(bytes));
     }
 
     /// A writer that counts what passes on its way to `inner`.
@@ -50,7 +72,7 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Counted<W> {
     ) -> Poll<std::io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(context, data);
         if let Poll::Ready(Ok(count)) = written {
-            self.progress.0.fetched.fetch_add(count as u64, Ordering::Relaxed);
+            self.progress.add(count as u64);
         }
         written
     }
@@ -72,10 +94,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_passes_is_counted() {
-        let progress = Progress::default();
+        let all = Progress::default();
+        all.announce(1);
+        let progress = all.of_one();
         progress.announce(10);
         let mut out = Vec::new();
         progress.count(&mut out).write_all(b"four").await.unwrap();
         assert_eq!((progress.announced(), progress.fetched(), out), (10, 4, b"four".to_vec()));
+        assert_eq!((all.announced(), all.fetched()), (11, 4));
     }
 }

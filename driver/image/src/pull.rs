@@ -1,9 +1,10 @@
 //! Fetching an image from its registry.
 
-use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use oci_client::client::{
     Certificate, CertificateEncoding, ClientConfig, ClientProtocol, linux_amd64_resolver,
 };
@@ -15,21 +16,19 @@ use oci_spec::image::ImageConfiguration;
 use tokio::io::AsyncWrite;
 
 use crate::bounded::Bounded;
-use crate::decompress::decompress;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::merge::add_layer;
+use crate::layers::{CONFIG_MAX, Layers, check_number, is_foreign};
 use crate::options::{Credentials, RegistryOptions};
 use crate::progress::Progress;
 use crate::reference::ImageReference;
 use crate::search::innermost;
-use crate::squash;
-use crate::tree::Tree;
+use crate::section::Section;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Layers that are fetched at one time, as Docker does.
+const AT_ONCE: usize = 3;
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-const CONFIG_MAX: u64 = 4 << 20;
-const LAYERS_MAX: usize = 127;
 
 /// A registry's side of one image.
 pub struct Remote<'a> {
@@ -83,15 +82,7 @@ impl<'a> Remote<'a> {
 
     fn check(&self, manifest: OciImageManifest, digest: &str) -> Result<Manifest> {
         let parse = |digest: &str| digest.parse::<Digest>().map_err(|e| self.invalid(e.to_string()));
-        if manifest.layers.is_empty() {
-            return Err(self.invalid("it has no layers".into()));
-        }
-        if manifest.layers.len() > LAYERS_MAX {
-            return Err(
-                self.invalid(format!("it has {} layers, {LAYERS_MAX} are possible", manifest.layers.len()))
-            );
-        }
-        if let Some(foreign) = manifest.layers.iter().find(|layer| layer.media_type.contains("foreign")) {
+        if let Some(foreign) = manifest.layers.iter().find(|layer| is_foreign(&layer.media_type)) {
             return Err(self.invalid(format!("layer {} is a foreign one", foreign.digest)));
         }
         let layers = manifest.layers.into_iter().map(|layer| Ok((parse(&layer.digest)?, layer)));
@@ -119,38 +110,40 @@ impl<'a> Remote<'a> {
         Ok((bytes, configuration))
     }
 
-    /// Fetches the layers and writes their union to the new file `out`. `folder` is for what is in between.
-    pub async fn file_system(
+    /// Fetches the layers, several at once.
+    pub async fn layers(
         &self,
         manifest: Manifest,
         configuration: &ImageConfiguration,
         folder: &Path,
-        out: &Path,
-    ) -> Result<()> {
-        let diff_ids = configuration.rootfs().diff_ids();
-        if diff_ids.len() != manifest.layers.len() {
-            let reason = format!("it has {} layers and {} diff_ids", manifest.layers.len(), diff_ids.len());
-            return Err(self.invalid(reason));
-        }
+    ) -> Result<Layers> {
+        let image = self.reference.to_string();
+        check_number(&image, manifest.layers.len(), configuration)?;
         let sizes = manifest.layers.iter().filter_map(|(_, layer)| u64::try_from(layer.size).ok());
         self.progress.announce(sizes.fold(0, u64::saturating_add));
-        let mut blobs = Vec::new();
-        for (digest, descriptor) in &manifest.layers {
-            blobs.push(self.layer(digest, descriptor, folder).await?);
+        let mut layers = Layers::new(image, folder, self.limit);
+        let mut fetched = self.fetches(&manifest, folder);
+        for ((digest, _), diff_id) in manifest.layers.iter().zip(configuration.rootfs().diff_ids()) {
+            let Some(blob) = fetched.try_next().await? else { break };
+            layers.add(digest.clone(), blob, diff_id);
         }
-        let names: Vec<Digest> = manifest.layers.into_iter().map(|(digest, _)| digest).collect();
-        let work = Unpack {
-            image: self.reference.to_string(),
-            limit: self.limit,
-            layers: names.into_iter().zip(blobs).zip(diff_ids.clone()).collect(),
-            folder: folder.to_owned(),
-            out: out.to_owned(),
-        };
-        let image = self.reference.to_string();
-        tokio::task::spawn_blocking(move || work.run()).await.map_err(|_| Error::Lost(image))?
+        Ok(layers)
     }
 
-    async fn layer(&self, digest: &Digest, descriptor: &OciDescriptor, folder: &Path) -> Result<File> {
+    /// The layers as they are sent, the lowest first.
+    pub async fn blobs(&self, manifest: &Manifest, folder: &Path) -> Result<Vec<Section>> {
+        self.fetches(manifest, folder).try_collect().await
+    }
+
+    fn fetches<'b>(&'b self, manifest: &'b Manifest, folder: &'b Path) -> BoxStream<'b, Result<Section>> {
+        let mut fetches: Vec<BoxFuture<'_, Result<Section>>> = Vec::new();
+        for (digest, descriptor) in &manifest.layers {
+            fetches.push(self.layer(digest, descriptor, folder).boxed());
+        }
+        stream::iter(fetches).buffered(AT_ONCE).boxed()
+    }
+
+    async fn layer(&self, digest: &Digest, descriptor: &OciDescriptor, folder: &Path) -> Result<Section> {
         if u64::try_from(descriptor.size).is_ok_and(|size| size > self.limit) {
             let reason = format!("it has {} bytes, {} are possible", descriptor.size, self.limit);
             return Err(Error::Layer { image: self.reference.to_string(), layer: digest.clone(), reason });
@@ -160,7 +153,7 @@ impl<'a> Remote<'a> {
         let mut writer = tokio::fs::File::from_std(file);
         self.blob(descriptor, self.progress.count(&mut writer)).await?;
         tokio::io::AsyncWriteExt::flush(&mut writer).await.map_err(|e| self.store(e))?;
-        Ok(writer.into_std().await)
+        Section::whole(writer.into_std().await).map_err(|e| self.store(e))
     }
 
     /// Fetches a blob into `out`, no more of it than its descriptor says. The client checks its digest.
@@ -188,7 +181,7 @@ impl<'a> Remote<'a> {
     fn error(&self, error: OciDistributionError) -> Error {
         use oci_client::errors::OciErrorCode;
         let image = self.reference.to_string();
-        let registry = self.reference.registry().to_owned();
+        let registry = self.reference.asked().to_owned();
         match error {
             OciDistributionError::ImageManifestNotFoundError(_) => Error::Platform(image),
             OciDistributionError::RegistryError { envelope, .. }
@@ -216,37 +209,5 @@ impl<'a> Remote<'a> {
             OciDistributionError::IoError(e) => self.store(e),
             other => Error::Registry { registry, image, reason: other.to_string() },
         }
-    }
-}
-
-/// The work on layers that have arrived; it blocks.
-struct Unpack {
-    image: String,
-    limit: u64,
-    layers: Vec<((Digest, File), String)>,
-    folder: std::path::PathBuf,
-    out: std::path::PathBuf,
-}
-
-impl Unpack {
-    fn run(self) -> Result<()> {
-        let mut tree = Tree::default();
-        let mut archives = Vec::new();
-        let mut left = self.limit;
-        for (number, ((digest, mut blob), diff_id)) in self.layers.into_iter().enumerate() {
-            let bad =
-                |reason: String| Error::Layer { image: self.image.clone(), layer: digest.clone(), reason };
-            let mut archive = tempfile::tempfile_in(&self.folder)
-                .map_err(|e| Error::Store { image: self.image.clone(), reason: e.to_string() })?;
-            let (found, size) = decompress(&mut blob, &mut archive, left).map_err(|e| bad(e.to_string()))?;
-            if found.to_string() != diff_id {
-                return Err(bad(format!("its content has digest {found}, not {diff_id}")));
-            }
-            left -= size;
-            add_layer(&mut tree, number, &mut archive).map_err(|e| bad(e.to_string()))?;
-            archives.push(archive);
-        }
-        squash::write(&tree, &mut archives, &self.out)
-            .map_err(|e| Error::Store { image: self.image, reason: e.to_string() })
     }
 }

@@ -2,6 +2,7 @@ use std::fmt;
 
 use oci_client::Reference;
 
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 
 /// What names an image: registry, repository, and a tag or digest, with Docker's defaults for what is left out.
@@ -34,6 +35,23 @@ impl ImageReference {
         self.0.tag()
     }
 
+    /// What has this digest, whatever its tag names by now.
+    pub(crate) fn pinned(&self, manifest: &Digest) -> Self {
+        Self(self.0.clone_with_digest(manifest.to_string()))
+    }
+
+    /// The same image, asked for at `mirror`, which is told whose it is.
+    pub(crate) fn at(&self, mirror: &str) -> Self {
+        let mut reference = self.0.clone();
+        reference.set_mirror_registry(mirror.to_owned());
+        Self(reference)
+    }
+
+    /// Who is asked: a mirror, or the registry.
+    pub(crate) fn asked(&self) -> &str {
+        if self.0.namespace().is_some() { self.0.resolve_registry() } else { self.registry() }
+    }
+
     pub(crate) fn inner(&self) -> &Reference {
         &self.0
     }
@@ -62,6 +80,15 @@ mod tests {
         assert_eq!(text("team/app:1", Some("r.example")), "r.example/team/app:1");
         assert_eq!(text("r.example/app:1", Some("other")), "r.example/app:1");
         assert_eq!(text("localhost/app", Some("other")), "localhost/app:latest");
+    }
+
+    #[test]
+    fn a_mirror_is_asked_for_the_same_image() {
+        let image = ImageReference::parse("quay.io/a/b:1", None).unwrap();
+        let mirrored = image.at("mirror.example:5000");
+        assert_eq!((image.asked(), mirrored.asked()), ("quay.io", "mirror.example:5000"));
+        assert_eq!(mirrored.to_string(), image.to_string());
+        assert_eq!(ImageReference::parse("busybox", None).unwrap().asked(), "docker.io");
     }
 
     #[test]

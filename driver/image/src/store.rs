@@ -2,25 +2,32 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::SystemTime;
 
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex as AsyncMutex;
+use tempfile::TempDir;
+use tokio::sync::{Mutex as AsyncMutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::layers::Layers;
 use crate::options::{Credentials, PullPolicy, RegistryOptions};
 use crate::progress::Progress;
 use crate::pull::Remote;
 use crate::reference::ImageReference;
+use crate::scrub::sum_of;
 
 /// Images on this host. Below its folder are `rootfs` with file systems and `config` with configurations, both by
-/// digest, `refs` with what each reference was last found to name, and `tmp`.
+/// digest, `sums` with the digest of each file system as it was made, `refs` with what each reference was last found to
+/// name, and `tmp`.
 pub struct Store {
     folder: PathBuf,
     options: RegistryOptions,
     /// One lock for each file system that is being made.
     making: Mutex<HashMap<Digest, Weak<AsyncMutex<()>>>>,
+    /// Read while an image is asked for, written while images are collected.
+    askers: RwLock<()>,
     progress: Progress,
 }
 
@@ -35,28 +42,65 @@ pub struct Image {
     pub rootfs: PathBuf,
     /// Size of that file in bytes.
     pub size: u64,
+    /// Where it came from.
+    pub source: ImageSource,
 }
 
-/// What a reference named.
+/// What a reference, or an archive's name, stood for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
-    reference: String,
-    manifest: Digest,
-    config: Digest,
-    chain: Digest,
+pub struct ImageSource {
+    pub(crate) reference: String,
+    #[serde(default)]
+    pub(crate) origin: Origin,
+    /// Of its manifest.
+    pub(crate) manifest: Digest,
+    /// Of the configuration, the image's identifier.
+    pub(crate) config: Digest,
+    /// Of its layers, the file system's name.
+    pub(crate) chain: Digest,
+}
+
+impl ImageSource {
+    /// The reference, or the archive's name.
+    pub fn name(&self) -> &str {
+        &self.reference
+    }
+
+    /// The registry, if it came from one.
+    pub fn registry(&self) -> Option<String> {
+        let reference = ImageReference::parse(&self.reference, None).ok();
+        reference.filter(|_| self.origin == Origin::Registry).map(|image| image.registry().to_owned())
+    }
+}
+
+/// Where an image came from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Origin {
+    /// A registry, as its reference says.
+    #[default]
+    Registry,
+    /// An archive of that name.
+    Archive,
 }
 
 impl Store {
     /// Opens the store in `folder`, made if there is none. Several processes may have it open.
     pub fn open(folder: PathBuf, options: RegistryOptions) -> Result<Self> {
-        for name in ["rootfs", "config", "refs", "tmp"] {
+        for name in ["rootfs", "sums", "config", "refs", "tmp"] {
             let path = folder.join(name);
             fs::create_dir_all(&path).map_err(Error::io("make", &path))?;
         }
-        Ok(Self { folder, options, making: Mutex::default(), progress: Progress::default() })
+        Ok(Self {
+            folder,
+            options,
+            making: Mutex::default(),
+            askers: RwLock::default(),
+            progress: Progress::default(),
+        })
     }
 
-    /// How far this store's pulls have come.
+    /// How far this store's pulls have come together.
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
@@ -68,27 +112,49 @@ impl Store {
         fs::create_dir(&temporary).map_err(Error::io("make", &temporary))
     }
 
-    /// The image that `reference` names, fetched as `policy` says.
+    /// The image that `reference` names, fetched as `policy` says. `progress` hears how far that has come.
     pub async fn image(
         &self,
         reference: &ImageReference,
         policy: PullPolicy,
         credentials: Option<&Credentials>,
+        progress: &Progress,
     ) -> Result<Image> {
-        let present = self.find(reference);
+        let _asking = self.asking().await;
+        let name = reference.to_string();
+        let present = self.find(&name);
+        if present.is_some() {
+            self.mark_used(&name)?;
+        }
         match (policy, present) {
             (PullPolicy::IfNotPresent | PullPolicy::Never, Some(image)) => Ok(image),
-            (PullPolicy::Never, None) => Err(Error::NotPresent(reference.to_string())),
+            (PullPolicy::Never, None) => Err(Error::NotPresent(name)),
             (PullPolicy::Always, _) | (PullPolicy::IfNotPresent, None) => {
-                self.pull(reference, credentials).await
+                self.pull(reference, credentials, progress).await
             }
         }
     }
 
-    /// The image that `reference` was last found to name, if it is here.
-    pub fn find(&self, reference: &ImageReference) -> Option<Image> {
-        let bytes = fs::read(self.record_path(reference)).ok()?;
-        self.load(&serde_json::from_slice(&bytes).ok()?).ok()
+    /// Keeps images from being collected.
+    pub(crate) async fn asking(&self) -> RwLockReadGuard<'_, ()> {
+        self.askers.read().await
+    }
+
+    /// Keeps images from being asked for; none if one is.
+    pub(crate) fn alone(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        self.askers.try_write().ok()
+    }
+
+    /// A record is as old as its last use.
+    pub(crate) fn mark_used(&self, name: &str) -> Result<()> {
+        let path = self.record_path(name);
+        let marked = File::options().write(true).open(&path);
+        marked.and_then(|file| file.set_modified(SystemTime::now())).map_err(Error::io("mark as used", path))
+    }
+
+    /// The image for which `name`, a reference or an archive's name, was last found to stand, if it is here.
+    pub(crate) fn find(&self, name: &str) -> Option<Image> {
+        self.load(&self.record(name)?).ok()
     }
 
     /// Removes the image whose configuration has this digest, with all references to it. Its file system stays where another
@@ -101,14 +167,14 @@ impl Store {
             fs::remove_file(&path).map_err(Error::io("remove", &path))?;
             let rootfs = self.rootfs_path(&record.chain);
             if staying.iter().all(|(_, other)| other.chain != record.chain) && !in_use(&rootfs) {
-                remove_if_there(&rootfs)?;
+                self.remove_file_system(&record.chain)?;
             }
         }
         remove_if_there(&self.config_path(id))
     }
 
     /// All references, with the files that hold them. One that cannot be read is left out.
-    fn records(&self) -> Result<Vec<(PathBuf, Record)>> {
+    pub(crate) fn records(&self) -> Result<Vec<(PathBuf, ImageSource)>> {
         let folder = self.folder.join("refs");
         let entries = fs::read_dir(&folder).map_err(Error::io("read", &folder))?;
         let read = entries.filter_map(|entry| {
@@ -119,53 +185,121 @@ impl Store {
         Ok(read.collect())
     }
 
-    async fn pull(&self, reference: &ImageReference, credentials: Option<&Credentials>) -> Result<Image> {
-        let remote = Remote::new(reference, &self.options, credentials, self.progress.clone());
+    /// All file systems.
+    pub(crate) fn file_systems(&self) -> Result<Vec<PathBuf>> {
+        let folder = self.folder.join("rootfs");
+        let entries = fs::read_dir(&folder).map_err(Error::io("read", &folder))?;
+        entries.map(|entry| Ok(entry.map_err(Error::io("read", &folder))?.path())).collect()
+    }
+
+    /// Where an image may be had, in the order of asking: its registry is the last. What needs credentials is asked for at
+    /// the registry alone, for which they are.
+    pub(crate) fn sources(
+        &self,
+        reference: &ImageReference,
+        credentials: Option<&Credentials>,
+    ) -> Vec<ImageReference> {
+        let mirrors = self.options.mirrors_of(reference.registry()).filter(|_| credentials.is_none());
+        mirrors.map(|mirror| reference.at(mirror)).chain([reference.clone()]).collect()
+    }
+
+    async fn pull(
+        &self,
+        reference: &ImageReference,
+        credentials: Option<&Credentials>,
+        progress: &Progress,
+    ) -> Result<Image> {
+        let mut sources = self.sources(reference, credentials).into_iter().peekable();
+        while let Some(source) = sources.next() {
+            let remote = Remote::new(&source, &self.options, credentials, progress.clone());
+            match self.pull_from(reference, &remote).await {
+                Err(e) if sources.peek().is_some() => {
+                    tracing::warn!(mirror = source.asked(), "{reference} is not had: {e}");
+                }
+                last => return last,
+            }
+        }
+        Err(Error::NotFound(reference.to_string()))
+    }
+
+    async fn pull_from(&self, reference: &ImageReference, remote: &Remote<'_>) -> Result<Image> {
         let manifest = remote.manifest().await?;
         let digest = manifest.digest.clone();
         let lock = self.lock_for(&digest);
         let _turn = lock.lock().await;
-        if let Some(record) = self.record(reference).filter(|record| record.manifest == digest)
+        let name = reference.to_string();
+        if let Some(record) = self.record(&name).filter(|record| record.manifest == digest)
             && let Ok(image) = self.load(&record)
         {
             return Ok(image);
         }
         let (bytes, configuration) = remote.configuration(&manifest).await?;
-        let record = Record {
-            reference: reference.to_string(),
+        let record = ImageSource {
+            reference: name,
+            origin: Origin::Registry,
             manifest: digest,
             config: Digest::of(&bytes),
-            chain: chain(configuration.rootfs().diff_ids()),
+            chain: chain(&configuration),
         };
-        let rootfs = self.rootfs_path(&record.chain);
-        if !rootfs.exists() {
-            let work = tempfile::tempdir_in(self.folder.join("tmp"))
-                .map_err(Error::io("make a folder in", self.folder.join("tmp")))?;
-            let out = work.path().join("rootfs");
-            remote.file_system(manifest, &configuration, work.path(), &out).await?;
-            publish(&out, &rootfs)?;
+        if !self.rootfs_path(&record.chain).exists() {
+            let work = self.work_folder()?;
+            let layers = remote.layers(manifest, &configuration, work.path()).await?;
+            self.make(layers, &work, &record.chain).await?;
         }
-        self.write(&self.config_path(&record.config), &bytes)?;
-        let text = serde_json::to_vec(&record).unwrap_or_default();
-        self.write(&self.record_path(reference), &text)?;
-        self.load(&record)
+        self.keep(&record, &bytes)
     }
 
-    fn record(&self, reference: &ImageReference) -> Option<Record> {
-        serde_json::from_slice(&fs::read(self.record_path(reference)).ok()?).ok()
+    /// A folder for what is in between.
+    pub(crate) fn work_folder(&self) -> Result<TempDir> {
+        let temporary = self.folder.join("tmp");
+        tempfile::tempdir_in(&temporary).map_err(Error::io("make a folder in", temporary))
     }
 
-    fn load(&self, record: &Record) -> Result<Image> {
+    /// Makes the file system of an image, in place of one that may be there.
+    pub(crate) async fn make(&self, layers: Layers, work: &TempDir, chain: &Digest) -> Result<()> {
+        let out = work.path().join("rootfs");
+        layers.file_system(&out).await?;
+        let made = out.clone();
+        let sum = tokio::task::spawn_blocking(move || sum_of(&made)).await;
+        let sum = sum.map_err(|_| Error::Lost(chain.to_string()))?.map_err(Error::io("read", &out))?;
+        // First, so that no crash leaves a file system that is trusted without one.
+        self.write(&self.sum_path(chain), sum.to_string().as_bytes())?;
+        publish(&out, &self.rootfs_path(chain))
+    }
+
+    /// Writes what names an image whose file system is there.
+    pub(crate) fn keep(&self, record: &ImageSource, configuration: &[u8]) -> Result<Image> {
+        self.write(&self.config_path(&record.config), configuration)?;
+        let text = serde_json::to_vec(record).unwrap_or_default();
+        self.write(&self.record_path(&record.reference), &text)?;
+        self.load(record)
+    }
+
+    /// Removes a file system with its sum.
+    pub(crate) fn remove_file_system(&self, chain: &Digest) -> Result<()> {
+        remove_if_there(&self.rootfs_path(chain))?;
+        remove_if_there(&self.sum_path(chain))
+    }
+
+    pub(crate) fn options(&self) -> &RegistryOptions {
+        &self.options
+    }
+
+    fn record(&self, name: &str) -> Option<ImageSource> {
+        serde_json::from_slice(&fs::read(self.record_path(name)).ok()?).ok()
+    }
+
+    fn load(&self, record: &ImageSource) -> Result<Image> {
         let path = self.config_path(&record.config);
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
         let configuration = serde_json::from_slice(&bytes)
             .map_err(|e| Error::Invalid { image: record.reference.clone(), reason: e.to_string() })?;
         let rootfs = self.rootfs_path(&record.chain);
         let size = fs::metadata(&rootfs).map_err(Error::io("find", &rootfs))?.len();
-        Ok(Image { id: record.config.clone(), configuration, rootfs, size })
+        Ok(Image { id: record.config.clone(), configuration, rootfs, size, source: record.clone() })
     }
 
-    fn lock_for(&self, digest: &Digest) -> Arc<AsyncMutex<()>> {
+    pub(crate) fn lock_for(&self, digest: &Digest) -> Arc<AsyncMutex<()>> {
         let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         making.retain(|_, lock| lock.strong_count() > 0);
         if let Some(lock) = making.get(digest).and_then(Weak::upgrade) {
@@ -185,16 +319,20 @@ impl Store {
         Ok(())
     }
 
-    fn rootfs_path(&self, chain: &Digest) -> PathBuf {
+    pub(crate) fn rootfs_path(&self, chain: &Digest) -> PathBuf {
         self.folder.join("rootfs").join(format!("{}.squashfs", chain.hex()))
+    }
+
+    pub(crate) fn sum_path(&self, chain: &Digest) -> PathBuf {
+        self.folder.join("sums").join(chain.hex())
     }
 
     fn config_path(&self, config: &Digest) -> PathBuf {
         self.folder.join("config").join(format!("{}.json", config.hex()))
     }
 
-    fn record_path(&self, reference: &ImageReference) -> PathBuf {
-        let name = Digest::of(reference.to_string().as_bytes());
+    pub(crate) fn record_path(&self, name: &str) -> PathBuf {
+        let name = Digest::of(name.as_bytes());
         self.folder.join("refs").join(format!("{}.json", name.hex()))
     }
 }
@@ -219,12 +357,37 @@ fn publish(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// OCI's chain identifier: what all layers together are named by (image-spec, `config.md`, "Layer ChainID").
-fn chain(diff_ids: &[String]) -> Digest {
+pub(crate) fn chain(configuration: &ImageConfiguration) -> Digest {
+    chain_of(configuration.rootfs().diff_ids())
+}
+
+fn chain_of(diff_ids: &[String]) -> Digest {
     let mut ids = diff_ids.iter();
     let first = ids.next().cloned().unwrap_or_default();
     let whole =
         ids.fold(first, |chain, diff_id| Digest::of(format!("{chain} {diff_id}").as_bytes()).to_string());
     whole.parse().unwrap_or_else(|_| Digest::of(whole.as_bytes()))
+}
+
+#[cfg(test)]
+impl Store {
+    /// An image whose configuration and layers have the digests of these texts.
+    pub(crate) fn add_test_image(&self, reference: &str, config: &str, chain: &str, file_system: &[u8]) {
+        let reference = ImageReference::parse(reference, None).unwrap();
+        let digest = |text: &str| Digest::of(text.as_bytes());
+        let record = ImageSource {
+            reference: reference.to_string(),
+            origin: Origin::Registry,
+            manifest: digest(reference.to_string().as_str()),
+            config: digest(config),
+            chain: digest(chain),
+        };
+        let configuration =
+            r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
+        fs::write(self.config_path(&record.config), configuration).unwrap();
+        fs::write(self.rootfs_path(&record.chain), file_system).unwrap();
+        self.write(&self.record_path(&record.reference), &serde_json::to_vec(&record).unwrap()).unwrap();
+    }
 }
 
 #[cfg(test)]
@@ -234,10 +397,10 @@ mod tests {
     #[test]
     fn a_chain_depends_on_every_layer_and_their_order() {
         let ids: Vec<_> = [b"a", b"b", b"c"].map(|bytes| Digest::of(bytes).to_string()).to_vec();
-        assert_eq!(chain(&ids[..1]).to_string(), ids[0]);
+        assert_eq!(chain_of(&ids[..1]).to_string(), ids[0]);
         let expected = Digest::of(format!("{} {}", ids[0], ids[1]).as_bytes());
-        assert_eq!(chain(&ids[..2]), expected);
-        assert_ne!(chain(&[ids[1].clone(), ids[0].clone()]), expected);
+        assert_eq!(chain_of(&ids[..2]), expected);
+        assert_ne!(chain_of(&[ids[1].clone(), ids[0].clone()]), expected);
     }
 
     #[test]
@@ -256,18 +419,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_owned(), RegistryOptions::default()).unwrap();
         let digest = |text: &str| Digest::of(text.as_bytes());
-        let add = |reference: &str, config: &str, chain: &str| {
-            let reference = ImageReference::parse(reference, None).unwrap();
-            let record = Record {
-                reference: reference.to_string(),
-                manifest: digest(reference.to_string().as_str()),
-                config: digest(config),
-                chain: digest(chain),
-            };
-            fs::write(store.config_path(&record.config), "{}").unwrap();
-            fs::write(store.rootfs_path(&record.chain), "").unwrap();
-            store.write(&store.record_path(&reference), &serde_json::to_vec(&record).unwrap()).unwrap();
-        };
+        let add = |reference, config, chain| store.add_test_image(reference, config, chain, b"");
         add("r.io/a:1", "one", "shared");
         add("r.io/a:2", "one", "shared");
         add("r.io/b:1", "two", "shared");
@@ -288,7 +440,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_owned(), RegistryOptions::default()).unwrap();
         let reference = ImageReference::parse("127.0.0.1:1/x", None).unwrap();
-        let error = store.image(&reference, PullPolicy::Never, None).await.unwrap_err();
+        let error = store.image(&reference, PullPolicy::Never, None, store.progress()).await.unwrap_err();
         assert!(matches!(error, Error::NotPresent(_)), "{error}");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 /// Most entries of one image.
-const ENTRIES_MAX: usize = 2_000_000;
+const ENTRIES_MAX: usize = 1_000_000;
 /// Longest path in bytes, Linux's own limit.
 const PATH_MAX: usize = 4096;
 const WHITEOUT: &[u8] = b".wh.";
@@ -275,6 +275,15 @@ mod tests {
         assert_eq!(tree(&[(0, "a/"), (0, "a/x"), (1, "a")]), ["a"]);
         assert_eq!(tree(&[(0, "a/"), (0, "a/x"), (1, "a/")]), ["a", "a/x"]);
         assert_eq!(tree(&[(0, "deep/er/file")]), ["deep", "deep/er", "deep/er/file"]);
+    }
+
+    #[test]
+    fn a_directory_of_more_than_a_million_entries_is_refused() {
+        let mut tree = Tree::default();
+        for number in 1..ENTRIES_MAX {
+            tree.add(format!("d/{number}").into_bytes(), file(0)).unwrap();
+        }
+        assert_eq!(tree.add(b"d/more".to_vec(), file(0)), Err(TreeError::TooMany));
     }
 
     #[test]

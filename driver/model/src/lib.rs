@@ -15,6 +15,7 @@ mod network;
 mod registry;
 mod service;
 mod versioned;
+mod volume;
 mod wire_json;
 mod wire_time;
 
@@ -31,3 +32,4 @@ pub use registry::Registry;
 pub use service::{Service, heartbeat, service};
 pub use sqlx::types::Json;
 pub use versioned::{DecodeError, decode, encode, versioned};
+pub use volume::VolumeMapping;

@@ -36,11 +36,13 @@ pub fn check_free(name: &str, port: &str) -> Result<()> {
     }
 }
 
-/// Makes a tap that a guest can be given. One that is left over is made anew.
-pub async fn create_tap(name: &str, port: &str, mtu: u16) -> Result<()> {
+/// Makes a tap that a guest of so many pairs of queues can be given. One that is left over is made anew.
+pub async fn create_tap(name: &str, port: &str, mtu: u16, queue_pairs: u8) -> Result<()> {
     check_free(name, port)?;
     remove(name).await?;
-    run("ip", &["tuntap", "add", "dev", name, "mode", "tap", "vnet_hdr"]).await?;
+    // The kernel sets aside 256 queues for a tap that may have several.
+    let several: &[&str] = if queue_pairs > 1 { &["multi_queue"] } else { &[] };
+    run("ip", &[&["tuntap", "add", "dev", name, "mode", "tap", "vnet_hdr"], several].concat()).await?;
     // The host must not speak on the guest's link.
     disable_ipv6(name);
     start(name, port, mtu).await

@@ -50,11 +50,11 @@ impl Vif {
         self.place().map(|_| ())
     }
 
-    /// Makes the tap and puts it in its place. If that fails, nothing is left.
-    pub async fn plug(&self) -> Result<()> {
+    /// Makes the tap, for a guest of so many pairs of queues, and puts it in its place. If that fails, nothing is left.
+    pub async fn plug(&self, queue_pairs: u8) -> Result<()> {
         let place = self.place()?;
         let names = DeviceNames::of_port(&self.port_id);
-        let plugged = self.plug_into(&place, &names).await;
+        let plugged = self.plug_into(&place, &names, queue_pairs).await;
         if plugged.is_err() {
             unplug(&self.port_id)
                 .await
@@ -63,8 +63,8 @@ impl Vif {
         plugged
     }
 
-    async fn plug_into(&self, place: &Place, names: &DeviceNames) -> Result<()> {
-        link::create_tap(&names.tap, &self.port_id, self.mtu).await?;
+    async fn plug_into(&self, place: &Place, names: &DeviceNames, queue_pairs: u8) -> Result<()> {
+        link::create_tap(&names.tap, &self.port_id, self.mtu, queue_pairs).await?;
         match place {
             Place::OpenVswitch(bridge, isolation) => {
                 ovs::add_port(&self.ovs_port(bridge, *isolation), &names.tap).await

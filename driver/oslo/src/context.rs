@@ -24,6 +24,11 @@ pub struct RequestContext {
 }
 
 impl RequestContext {
+    /// The request's name; empty where nobody asks.
+    pub fn request(&self) -> &str {
+        self.request_id.as_deref().unwrap_or_default()
+    }
+
     /// Takes the context's fields out of a message.
     pub fn take_from(message: &mut Map<String, Value>) -> Result<Self, serde_json::Error> {
         let names: Vec<_> = message.keys().filter(|name| name.starts_with(PREFIX)).cloned().collect();

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 
-use shim_control::{FileStat, Pack, Unpack};
+use shim_control::{FileStat, Pack, Packed, Unpack};
 
 use crate::error::{Error, Result};
 use crate::files;
@@ -15,10 +15,20 @@ impl Sandbox {
     /// Packs what a container has at `path`. The archive has no name on this host, and goes when it is closed.
     pub async fn pack(&self, container: &str, path: &str, bytes_max: u64) -> Result<(FileStat, File)> {
         let mut archive = self.nameless_file()?;
-        let pack = Pack { container: container.to_owned(), path: path.to_owned(), bytes_max };
+        let what = Packed::Path(path.to_owned());
+        let pack = Pack { container: container.to_owned(), what, bytes_max };
         let stat = self.client().pack(pack, &archive).await?;
         archive.seek(SeekFrom::Start(0)).map_err(Error::io("read the archive in", self.path()))?;
         Ok((stat, archive))
+    }
+
+    /// Packs what a container has changed in its image, as a layer.
+    pub async fn pack_changes(&self, container: &str, bytes_max: u64) -> Result<File> {
+        let mut layer = self.nameless_file()?;
+        let pack = Pack { container: container.to_owned(), what: Packed::Changes, bytes_max };
+        self.client().pack_changes(pack, &layer).await?;
+        layer.seek(SeekFrom::Start(0)).map_err(Error::io("read the layer in", self.path()))?;
+        Ok(layer)
     }
 
     /// Unpacks an archive, from where it is read next, into the directory that a container has at `path`.

@@ -87,8 +87,7 @@ impl Sandbox {
 
     /// Lets a sandbox's only container use `size` instead of what it had. If that fails, it keeps what it had.
     pub async fn update(&self, container: &str, had: Size, size: Size) -> Result<()> {
-        let plan = self.folder().read_plan().map_err(Error::io("read the plan in", self.folder().path()))?;
-        let update = size.update(container, &plan, self.options().memory_overhead_mib)?;
+        let update = size.update(container, &self.plan()?, self.options().memory_overhead_mib)?;
         self.limit_running(had.larger(size))?;
         let updated = self.client().update(update).await;
         self.limit_running(if updated.is_ok() { size } else { had })?;

@@ -259,6 +259,16 @@ impl Sandbox {
         self.limit(Size { memory_mib: size.memory_mib.max(least), ..size }, None).map(|_| ())
     }
 
+    /// What it was last started with.
+    pub(crate) fn plan(&self) -> Result<SandboxPlan> {
+        self.folder.read_plan().map_err(Error::io("read the plan in", self.folder.path()))
+    }
+
+    /// Pairs of queues that each of its interfaces has since it was last started.
+    pub fn queue_pairs(&self) -> Result<u8> {
+        Ok(self.plan()?.queue_pairs())
+    }
+
     async fn launch(&self, plan: &SandboxPlan) -> Result<SandboxState> {
         let _turn = self.host.turns.acquire().await;
         self.folder.write_plan(plan).map_err(Error::io("write the plan in", self.folder.path()))?;

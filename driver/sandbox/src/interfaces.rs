@@ -47,9 +47,10 @@ impl GuestNetwork {
 impl Sandbox {
     /// Gives a running sandbox an interface, which its guest uses once it is in its network.
     pub async fn attach(&self, nic: &Nic, limit: RateLimit) -> Result<()> {
-        let (tap, data_path) = (tap::open(&nic.tap)?, tap::open_data_path());
-        let insert = InsertNic { mac: nic.mac.clone(), tap: nic.tap.clone(), limit };
-        Ok(self.client().insert_nic(insert, &tap, data_path.as_ref()).await?)
+        let taps = tap::open(&nic.tap, self.queue_pairs()?)?;
+        let queues = u8::try_from(taps.len()).unwrap_or(u8::MAX);
+        let insert = InsertNic { mac: nic.mac.clone(), tap: nic.tap.clone(), queues, limit };
+        Ok(self.client().insert_nic(insert, &taps, &tap::open_data_paths(queues)).await?)
     }
 
     /// Takes the interface with this hardware address away from a running sandbox. That it has none is as good.

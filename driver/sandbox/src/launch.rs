@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use shim_control::{
     Client, ClientError, DiskSlot, Origin, Phase, RateLimit, SandboxDir, SandboxPlan, SandboxState,
+    queue_pairs,
 };
 use tokio::io::AsyncReadExt;
 
@@ -74,6 +75,11 @@ impl SandboxSpec {
             return Err(Error::Nics { asked: self.network.nics.len(), most: NIC_SLOTS });
         }
         Ok(())
+    }
+
+    /// Pairs of queues that each of its interfaces will have.
+    pub fn queue_pairs(&self) -> u8 {
+        queue_pairs(vcpus(self.cpus))
     }
 
     /// The same sandbox without a network.

@@ -341,16 +341,17 @@ impl Place {
     }
 
     fn storages(&self, disks: &ContainerDisks) -> Vec<Storage> {
-        let block = |disk: &Path, fstype: &str, option: &str, target: &Path| Storage {
+        let block = |disk: &Path, fstype: &str, options: &[&str], target: &Path| Storage {
             driver: StorageDriver::Block(disk.into()),
             fstype: fstype.into(),
-            options: vec![option.into()],
+            options: options.iter().map(|option| (*option).into()).collect(),
             mount_point: target.to_owned(),
         };
         let directories = BTreeSet::from([self.upper.clone(), self.work.clone()]);
         vec![
-            block(&disks.image, "squashfs", "ro", &self.lower),
-            block(&disks.writable, "ext4", "noatime", &self.writable),
+            block(&disks.image, "squashfs", &["ro"], &self.lower),
+            // What is deleted gives its space back to the host.
+            block(&disks.writable, "ext4", &["noatime", "discard"], &self.writable),
             Storage {
                 driver: StorageDriver::Overlay(directories.into_iter().collect()),
                 fstype: "overlay".into(),

@@ -15,16 +15,24 @@ const INTERFACES: &str = "/sys/class/net";
 
 nix::ioctl_write_ptr_bad!(tun_set_iff, libc::TUNSETIFF, libc::ifreq);
 
-/// Opens the tap `name` with virtio headers on its packets.
-pub fn open(name: &str) -> Result<File> {
-    attach(name).map_err(Error::io("open tap", name))
+/// Opens `queues` queues of the tap `name`, with virtio headers on its packets; one that was made with one has no more.
+pub fn open(name: &str, queues: u8) -> Result<Vec<File>> {
+    let opened = flags(name).and_then(|flags| {
+        let several = flags & libc::IFF_MULTI_QUEUE;
+        let queues = if several == 0 { 1 } else { queues };
+        (0..queues).map(|_| attach(name, several)).collect()
+    });
+    opened.map_err(Error::io("open tap", name))
 }
 
-fn attach(name: &str) -> io::Result<File> {
-    // The kernel would make one that is not there.
-    if !Path::new(INTERFACES).join(name).exists() {
-        return Err(io::ErrorKind::NotFound.into());
-    }
+/// What kind of tap there is. The kernel would make one that is not there.
+fn flags(name: &str) -> io::Result<libc::c_int> {
+    let text = std::fs::read_to_string(Path::new(INTERFACES).join(name).join("tun_flags"))?;
+    let digits = text.trim().trim_start_matches("0x");
+    libc::c_int::from_str_radix(digits, 16).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+fn attach(name: &str, several: libc::c_int) -> io::Result<File> {
     let tap = File::options().read(true).write(true).open("/dev/net/tun")?;
     // SAFETY: all zeros is a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -34,16 +42,21 @@ fn attach(name: &str) -> io::Result<File> {
     for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *slot = byte.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    request.ifr_ifru.ifru_flags =
+        (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | several) as libc::c_short;
     // SAFETY: the descriptor is open and the request lives through the call.
     unsafe { tun_set_iff(tap.as_raw_fd(), &raw const request) }?;
     Ok(tap)
 }
 
-/// The kernel's own data path, where this host has it.
-pub fn open_data_path() -> Option<File> {
-    let opened = File::options().read(true).write(true).open("/dev/vhost-net");
-    opened.inspect_err(|e| tracing::debug!("packets are moved by the shim, without /dev/vhost-net: {e}")).ok()
+/// The kernel's own data path for so many queues, where this host has it.
+pub fn open_data_paths(queues: u8) -> Vec<File> {
+    let open = |_| File::options().read(true).write(true).open("/dev/vhost-net");
+    let opened: io::Result<_> = (0..queues).map(open).collect();
+    opened.unwrap_or_else(|e| {
+        tracing::debug!("packets are moved by the shim, without /dev/vhost-net: {e}");
+        Vec::new()
+    })
 }
 
 /// What went through a tap: to its guest, and from it. What the host sends, a guest receives.

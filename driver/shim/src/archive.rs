@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::{Read, Write};
 
-use agent_protocol::messages::ArchiveProcessRequest;
 use agent_protocol::messages::archive_process_request::Direction;
+use agent_protocol::messages::{ArchiveProcessRequest, PauseContainerRequest, ResumeContainerRequest};
 use agent_protocol::service::AgentServiceClient;
 use shim_control::{FileStat, LogStream, Pack, Unpack};
 use uuid::Uuid;
@@ -21,9 +21,39 @@ const DIAGNOSTICS_MAX: usize = 16 * 1024;
 /// What became of an archive: something, or the reason why not.
 pub type Outcome<T> = std::result::Result<T, String>;
 
-/// Packs into `archive`.
-pub async fn pack(agent: &AgentServiceClient, pack: &Pack, mut archive: File) -> Result<Outcome<FileStat>> {
-    let process = Archiver::start(agent, &pack.container, &pack.path, Direction::PACK).await?;
+/// Packs what is at `path` into `archive`.
+pub async fn pack(
+    agent: &AgentServiceClient,
+    pack: &Pack,
+    path: &str,
+    archive: File,
+) -> Result<Outcome<FileStat>> {
+    Ok(match fill(agent, pack, path, Direction::PACK, archive).await? {
+        Ok(diagnostics) => Ok(serde_json::from_str(&diagnostics).map_err(Error::Stat)?),
+        Err(reason) => Err(reason),
+    })
+}
+
+/// Packs what a container has changed in its image, while its processes stand still.
+pub async fn pack_changes(agent: &AgentServiceClient, pack: &Pack, archive: File) -> Result<Outcome<()>> {
+    let container = &pack.container;
+    let pause = PauseContainerRequest { container_id: container.clone(), ..Default::default() };
+    agent.pause_container(deadline(), &pause).await?;
+    let filled = fill(agent, pack, "", Direction::CHANGES, archive).await;
+    let resume = ResumeContainerRequest { container_id: container.clone(), ..Default::default() };
+    agent.resume_container(deadline(), &resume).await?;
+    Ok(filled?.map(drop))
+}
+
+/// Copies what a process packs into `archive`, and gives its diagnostics.
+async fn fill(
+    agent: &AgentServiceClient,
+    pack: &Pack,
+    path: &str,
+    direction: Direction,
+    mut archive: File,
+) -> Result<Outcome<String>> {
+    let process = Archiver::start(agent, &pack.container, path, direction).await?;
     let copy = async {
         let mut length = 0;
         while let Some(data) = process.read(LogStream::Stdout).await {
@@ -41,7 +71,7 @@ pub async fn pack(agent: &AgentServiceClient, pack: &Pack, mut archive: File) ->
     Ok(match copied? {
         Err(reason) => Err(reason),
         Ok(()) if status != 0 => Err(diagnostics),
-        Ok(()) => Ok(serde_json::from_str(&diagnostics).map_err(Error::Stat)?),
+        Ok(()) => Ok(diagnostics),
     })
 }
 

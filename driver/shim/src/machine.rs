@@ -77,6 +77,7 @@ fn config(plan: &SandboxPlan, vsock: &Vsock) -> Result<MachineConfig> {
         memory_max_mib: plan.memory_max_mib,
         disk_slots: plan.disk_slots.iter().map(access).collect(),
         nic_slots: (0..plan.nic_slots).map(slot_address).collect(),
+        queue_pairs: plan.queue_pairs(),
         vsock: Some(vsock.config()?),
     })
 }

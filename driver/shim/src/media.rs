@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use agent_protocol::service::AgentServiceClient;
 use shim_control::{DeviceTraffic, DiskSlot, Flow, InsertDisk, InsertNic, Network, RateLimit, SandboxPlan};
-use vmm::{DiskConfig, Machine, NicConfig};
+use vmm::{DiskConfig, Machine, NicConfig, TapQueue};
 
 use crate::error::{Error, Result};
 use crate::guest;
@@ -59,20 +59,14 @@ impl Media {
     }
 
     /// Puts an interface into a free slot, for the guest to be set up.
-    pub fn insert_nic(
-        &mut self,
-        machine: &Machine,
-        nic: InsertNic,
-        tap: OwnedFd,
-        data_path: Option<OwnedFd>,
-    ) -> Result<()> {
+    pub fn insert_nic(&mut self, machine: &Machine, nic: InsertNic, files: Vec<OwnedFd>) -> Result<()> {
         let wanted = |slot| match slot {
             Slot::Nic(number) => Some(number),
             Slot::Disk { .. } => None,
         };
         let number = self.free(&nic.mac, "an interface", wanted)?;
-        let (tap, vhost) = (File::from(tap), data_path.map(File::from));
-        machine.insert_nic(number.into(), NicConfig { tap, vhost, limit: limit(nic.limit) })?;
+        let queues = queues(files, nic.queues.into())?;
+        machine.insert_nic(number.into(), NicConfig { queues, limit: limit(nic.limit) })?;
         self.fill(Slot::Nic(number), Some(Content { name: nic.mac, tap: Some(nic.tap) }));
         Ok(())
     }
@@ -148,6 +142,16 @@ fn device(number: usize) -> PathBuf {
     PathBuf::from(format!("/dev/vd{letter}"))
 }
 
+/// The queues of a tap, the first `count` of the files, each with its data path, if there are more.
+fn queues(files: Vec<OwnedFd>, count: usize) -> Result<Vec<TapQueue>> {
+    let mut taps: Vec<_> = files.into_iter().map(File::from).collect();
+    if count == 0 || taps.len() < count {
+        return Err(Error::NoFile);
+    }
+    let mut data_paths = taps.split_off(count).into_iter();
+    Ok(taps.into_iter().map(|tap| TapQueue { tap, vhost: data_paths.next() }).collect())
+}
+
 fn flow(flow: vmm::Flow) -> Flow {
     Flow { bytes: flow.bytes, operations: flow.operations }
 }
@@ -165,6 +169,21 @@ mod tests {
         match slot {
             Slot::Disk { number, access: DiskSlot::ReadWrite } => Some(number),
             _ => None,
+        }
+    }
+
+    #[test]
+    fn each_queue_of_a_tap_has_its_data_path() {
+        let files =
+            |count| (0..count).map(|_| tempfile::tempfile().unwrap().into()).collect::<Vec<OwnedFd>>();
+        let paths = |count, taps| {
+            let queues = queues(files(count), taps)?;
+            Ok::<_, Error>(queues.iter().map(|queue| queue.vhost.is_some()).collect::<Vec<_>>())
+        };
+        assert_eq!(paths(4, 2).unwrap(), [true, true]);
+        assert_eq!(paths(2, 2).unwrap(), [false, false]);
+        for (count, taps) in [(0, 1), (1, 2), (1, 0)] {
+            assert!(paths(count, taps).is_err(), "{count} files for {taps} queues");
         }
     }
 

@@ -137,8 +137,7 @@ async fn reply(request: Request, files: Vec<OwnedFd>, supervisor: &Arc<Superviso
             Answer::Done
         }
         Request::InsertNic(nic) => {
-            let (tap, data_path) = (file()?, file().ok());
-            supervisor.insert_nic(nic, tap, data_path).await?;
+            supervisor.insert_nic(nic, files.collect()).await?;
             Answer::Done
         }
         Request::EjectNic(mac) => {
@@ -177,7 +176,7 @@ async fn reply(request: Request, files: Vec<OwnedFd>, supervisor: &Arc<Superviso
         Request::Pack(pack) => {
             let archive = file()?;
             let packed = or_end(supervisor, supervisor.pack(&pack, archive)).await?;
-            packed.map_or_else(Answer::BadArchive, Answer::Packed)
+            packed.map_or_else(Answer::BadArchive, |stat| stat.map_or(Answer::Done, Answer::Packed))
         }
         Request::Unpack(unpack) => {
             let archive = file()?;

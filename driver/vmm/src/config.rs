@@ -26,6 +26,8 @@ pub struct MachineConfig {
     pub disk_slots: Vec<DiskAccess>,
     /// Slots for network interfaces, and the permanent address of each.
     pub nic_slots: Vec<MacAddress>,
+    /// Pairs of queues of each interface, 1 to 8.
+    pub queue_pairs: u8,
     /// The socket device, if the guest has one.
     pub vsock: Option<VsockConfig>,
 }
@@ -59,6 +61,13 @@ impl MachineConfig {
                 "{} MiB of memory asked for, a guest needs at least {} MiB",
                 self.memory_mib,
                 layout::MIN_MEMORY_MIB
+            )));
+        }
+        if !(1..=layout::MAX_QUEUE_PAIRS).contains(&self.queue_pairs) {
+            return Err(Error::Config(format!(
+                "{} pairs of queues asked for, 1 to {} are possible",
+                self.queue_pairs,
+                layout::MAX_QUEUE_PAIRS
             )));
         }
         let devices = self.device_count();
@@ -106,12 +115,20 @@ pub struct DiskConfig {
 /// A network interface backed by a tap device.
 #[derive(Debug)]
 pub struct NicConfig {
-    /// A descriptor of `/dev/net/tun` attached to a tap with `IFF_VNET_HDR`.
-    pub tap: File,
-    /// A descriptor of `/dev/vhost-net`: the host's kernel moves the packets, unless there is a limit.
-    pub vhost: Option<File>,
+    /// The tap's queues. The host's kernel moves the packets if each of the guest's pairs has one with its own path, and
+    /// there is no limit; otherwise the first serves them all.
+    pub queues: Vec<TapQueue>,
     /// What the guest may move in each direction.
     pub limit: RateLimit,
+}
+
+/// A queue of a tap.
+#[derive(Debug)]
+pub struct TapQueue {
+    /// A descriptor of `/dev/net/tun` attached to a tap with `IFF_VNET_HDR`.
+    pub tap: File,
+    /// A descriptor of `/dev/vhost-net`.
+    pub vhost: Option<File>,
 }
 
 /// A virtio socket device whose host side is a Unix socket.

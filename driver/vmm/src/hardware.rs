@@ -93,7 +93,7 @@ fn devices(config: MachineConfig, clients: &Clients) -> Result<Vec<Box<dyn Virti
         devices.push(Box::new(Block::new(access)));
     }
     for mac in config.nic_slots {
-        devices.push(Box::new(Net::new(mac)));
+        devices.push(Box::new(Net::new(mac, config.queue_pairs)));
     }
     if let Some(vsock) = config.vsock {
         devices.push(Box::new(Vsock::new(vsock, clients.clone())?));

@@ -35,6 +35,8 @@ pub const VIRTIO_MMIO_SIZE: u64 = 0x1000;
 pub const VIRTIO_IRQ_BASE: u32 = 5;
 /// Number of I/O APIC inputs.
 pub const IOAPIC_PINS: u32 = 24;
+/// Most pairs of queues of an interface.
+pub const MAX_QUEUE_PAIRS: u8 = 8;
 /// One interrupt line a device.
 pub const MAX_VIRTIO_DEVICES: usize = (IOAPIC_PINS - VIRTIO_IRQ_BASE) as usize;
 

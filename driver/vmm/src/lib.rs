@@ -21,7 +21,8 @@ pub mod threads;
 pub mod virtio;
 
 pub use config::{
-    BootConfig, DiskAccess, DiskConfig, MacAddress, MachineConfig, NicConfig, ParseMacError, VsockConfig,
+    BootConfig, DiskAccess, DiskConfig, MacAddress, MachineConfig, NicConfig, ParseMacError, TapQueue,
+    VsockConfig,
 };
 pub use console::ConsoleRing;
 pub use error::{Error, Result};

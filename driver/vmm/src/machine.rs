@@ -294,6 +294,7 @@ mod tests {
             memory_max_mib: 64,
             disk_slots: Vec::new(),
             nic_slots: Vec::new(),
+            queue_pairs: 1,
             cid: None,
         };
         let line = command_line("quux=1", &shape, 2);

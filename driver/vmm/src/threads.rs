@@ -93,6 +93,7 @@ const NEW_NAMESPACES: u64 = 0x7e02_0000;
 const FIONBIO: u64 = libc::FIONBIO;
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
+const TUNSETQUEUE: u64 = 0x4004_54d9;
 /// What gives queues to vhost-net, and takes them back (`linux/vhost.h`).
 const VHOST: [u64; 10] = [
     0x8008_af00, // VHOST_GET_FEATURES
@@ -184,7 +185,7 @@ fn rules(kind: ThreadKind) -> Result<Vec<Rule>> {
 }
 
 fn interface_ioctls() -> Result<Vec<Rule>> {
-    ioctls(&[&VHOST[..], &[VHOST_NET_SET_BACKEND, TUNSETOFFLOAD]].concat())
+    ioctls(&[&VHOST[..], &[VHOST_NET_SET_BACKEND, TUNSETOFFLOAD, TUNSETQUEUE]].concat())
 }
 
 fn device() -> Result<Vec<Rule>> {

@@ -14,6 +14,7 @@ use time::format_description::well_known::Rfc3339;
 use super::Manager;
 use super::dispatch::Arguments;
 use super::steps::require_created;
+use super::volumes::inject_files;
 use crate::error::{Error, Result};
 
 const MEBIBYTE: u64 = 1 << 20;
@@ -72,7 +73,7 @@ impl Manager {
     }
 
     /// Does `work` on the files of a container. One that does not run gets a guest for as long as that takes.
-    async fn with_files<T>(
+    pub(super) async fn with_files<T>(
         &self,
         container: Container,
         work: impl AsyncFnOnce(&Sandbox) -> Result<T>,
@@ -91,7 +92,11 @@ impl Manager {
         }
         let record = self.record(container.uuid)?;
         let spec = record.sandbox_spec(&self.options.kata).without_network();
-        sandbox.visit(&spec, &record.container, async || work(&sandbox).await).await
+        let visit = async || {
+            inject_files(&sandbox, &record).await?;
+            work(&sandbox).await
+        };
+        sandbox.visit(&spec, &record.container, visit).await
     }
 
     fn archive_bytes_max(&self) -> u64 {

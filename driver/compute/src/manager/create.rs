@@ -1,11 +1,11 @@
 //! `container_create`: image, ports, disk, and, where asked, the first start.
 
 use std::collections::BTreeSet;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use image::{Credentials, Image, ImageReference, PullPolicy};
-use model::{Changes, Container, Registry, RequestedNetwork, Status, TaskState, Usage};
+use image::Image;
+use model::{Changes, Container, RequestedNetwork, Status, TaskState, Usage, VolumeMapping};
+use oslo::RequestContext;
 use serde_json::Value;
 
 use super::Manager;
@@ -19,14 +19,13 @@ use crate::pinning;
 use crate::record::{ContainerRequest, Record};
 use crate::resources;
 
-pub(super) const IMAGE_DRIVER: &str = "docker";
 const RUNTIME: &str = "kata";
 const HOSTNAME_MAX: usize = 63;
 
 impl Manager {
     pub(super) async fn container_create(
         self: &Arc<Self>,
-        request: &str,
+        context: &RequestContext,
         mut container: Container,
         arguments: &Arguments,
     ) -> Result<()> {
@@ -34,17 +33,17 @@ impl Manager {
         let networks: Vec<RequestedNetwork> = arguments.get("requested_networks")?;
         let run: bool = arguments.get("run")?;
         tracing::info!("creating");
-        let result = self.create_and_run(request, &mut container, &networks, arguments, run).await;
+        let result = self.create_and_run(context, &mut container, &networks, arguments, run).await;
         if let Err(e) = &result {
             self.undo_create(&mut container, e).await;
         }
-        self.finish(request, &container, "create", &result).await;
+        self.finish(context.request(), &container, "create", &result).await;
         result
     }
 
     async fn create_and_run(
         self: &Arc<Self>,
-        request: &str,
+        context: &RequestContext,
         container: &mut Container,
         networks: &[RequestedNetwork],
         arguments: &Arguments,
@@ -54,13 +53,13 @@ impl Manager {
         let create = async {
             self.claim(container).await?;
             let began = self.begin(container, TaskState::ContainerCreating).await?;
-            let created = self.create(container, networks, arguments).await;
+            let created = self.create(context, container, networks, arguments).await;
             self.end(container, began).await;
             created
         };
-        self.event(request, &seen, "_do_container_create", create).await?;
+        self.event(context.request(), &seen, "_do_container_create", create).await?;
         if run {
-            self.start_locked(request, container).await?;
+            self.start_locked(context.request(), container).await?;
         }
         Ok(())
     }
@@ -93,20 +92,22 @@ impl Manager {
 
     async fn create(
         &self,
+        context: &RequestContext,
         container: &mut Container,
         networks: &[RequestedNetwork],
         arguments: &Arguments,
     ) -> Result<()> {
-        refuse_volumes(arguments)?;
         refuse_what_is_not_built(container)?;
+        let files = self.take_volumes(container.uuid, arguments).await?;
         if container.disk.unwrap_or(0) == 0 {
             let disk = self.options.default.default_disk;
             self.save(container, Changes { disk: Some(disk), ..Changes::default() }).await?;
         }
-        let image = self.container_image(container).await?;
+        let image = self.container_image(context, container).await?;
         tracing::info!("the image is ready");
         let mut record = self.new_record(container, &image)?;
         record.sandbox_spec(&self.options.kata).validate()?;
+        record.files = files;
         let exposed = exposed_ports::of(container)?;
         self.expose(container, &exposed).await?;
         record.attachments = networking::attach(&self.neutron, container, self.hostname(), networks).await?;
@@ -159,6 +160,9 @@ impl Manager {
         if let Err(e) = self.placement.delete_allocations(&container.uuid.to_string()).await {
             tracing::error!("the allocation is left behind: {e}");
         }
+        if let Err(e) = VolumeMapping::destroy_by_container(&self.database, container.uuid).await {
+            tracing::error!("the volumes are left behind: {e}");
+        }
         tracing::error!("{error}");
         let changes = Changes {
             host: Some(None),
@@ -171,43 +175,6 @@ impl Manager {
         if let Err(e) = self.save(container, changes).await {
             tracing::error!("the failure is not recorded: {e}");
         }
-    }
-
-    pub(super) async fn container_image(&self, container: &Container) -> Result<Image> {
-        let name = container.image.as_deref().unwrap_or_default();
-        let policy =
-            container.image_pull_policy.as_deref().filter(|policy| !policy.is_empty()).unwrap_or("always");
-        let policy = PullPolicy::from_str(policy).map_err(|e| Error::Invalid(e.to_string()))?;
-        let registry = match container.registry_id {
-            Some(id) => {
-                Some(Registry::get(&self.database, id, &self.options.default.auth_encryption_key).await?)
-            }
-            None => None,
-        };
-        self.find_image(name, policy, registry).await
-    }
-
-    /// The image `name`, from a registry of the user's if there is one.
-    pub(super) async fn find_image(
-        &self,
-        name: &str,
-        policy: PullPolicy,
-        registry: Option<Registry>,
-    ) -> Result<Image> {
-        let docker = &self.options.docker;
-        let domain = registry.as_ref().map(|registry| registry.domain.as_str());
-        let domain = domain.or(docker.default_registry.as_deref());
-        let reference = ImageReference::parse(name, domain)?;
-        let default_user = docker
-            .default_registry_username
-            .clone()
-            .filter(|_| docker.default_registry.as_deref() == Some(reference.registry()))
-            .map(|username| Credentials { username, password: docker.default_registry_password.clone() });
-        let own_user = registry.and_then(|registry| {
-            let password = registry.password.unwrap_or_default();
-            registry.username.map(|username| Credentials { username, password })
-        });
-        Ok(self.images.image(&reference, policy, own_user.or(default_user).as_ref()).await?)
     }
 
     pub(super) fn new_record(&self, container: &Container, image: &Image) -> Result<Record> {
@@ -240,27 +207,15 @@ impl Manager {
     }
 }
 
-/// Volumes are not built yet.
-pub(super) fn refuse_volumes(arguments: &Arguments) -> Result<()> {
-    let volumes = arguments.raw("requested_volumes").as_object();
-    let has_volumes =
-        volumes.is_some_and(|all| all.values().any(|list| list.as_array().is_some_and(|l| !l.is_empty())));
-    if has_volumes { Err(Error::NotSupported("a volume".into())) } else { Ok(()) }
-}
-
 /// Options whose meaning is not built are refused: a container that ignores them would not be what was asked for. So are
 /// those that make no sense.
 pub(super) fn refuse_what_is_not_built(container: &Container) -> Result<()> {
     RestartPolicy::of(container)?;
     HealthCheck::of(container)?;
     exposed_ports::of(container)?;
-    let refused = [
-        (container.image_driver.as_deref() == Some("glance"), "image driver glance"),
-        (container.runtime.as_deref().is_some_and(|runtime| runtime != RUNTIME), "a runtime other than kata"),
-    ];
-    match refused.into_iter().find(|(asked, _)| *asked) {
-        Some((_, what)) => Err(Error::NotSupported(what.to_owned())),
-        None => Ok(()),
+    match container.runtime.as_deref() {
+        Some(runtime) if runtime != RUNTIME => Err(Error::NotSupported("a runtime other than kata".into())),
+        _ => Ok(()),
     }
 }
 
@@ -289,7 +244,6 @@ pub(super) fn created_changes(
         addresses: Some(networking::addresses(attachments)),
         hostname: Some(hostname.to_owned()),
         ports: Some(ports.into_iter().collect()),
-        image_driver: Some(IMAGE_DRIVER.to_owned()),
         runtime: Some(RUNTIME.to_owned()),
         entrypoint: container.entrypoint.as_ref().map(|list| list.0.clone()).or(config.entrypoint().clone()),
         command: container.command.as_ref().map(|list| list.0.clone()).or(config.cmd().clone()),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use model::{ActionLog, Container, Outcome};
+use model::Container;
 use oslo::{Dispatch, RemoteError, RequestContext};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -70,13 +70,13 @@ impl Manager {
         method: &str,
         arguments: Arguments,
     ) -> Result<Value> {
-        let request = context.request_id.as_deref().unwrap_or_default();
+        let request = context.request();
         match method {
             "container_create" if arguments.is_capsule() => {
-                self.capsule_create(request, arguments.capsule()?, &arguments).await?;
+                self.capsule_create(context, arguments.capsule()?, &arguments).await?;
             }
             "container_delete" if arguments.is_capsule() => self.capsule_delete(arguments.capsule()?).await?,
-            "container_create" => self.container_create(request, arguments.container()?, &arguments).await?,
+            "container_create" => self.container_create(context, arguments.container()?, &arguments).await?,
             "container_start" => self.container_start(request, arguments.container()?).await?,
             "container_stop" => {
                 self.container_stop(request, arguments.container()?, arguments.get("timeout")?).await?;
@@ -89,7 +89,7 @@ impl Manager {
             }
             "container_rebuild" => {
                 let run: Option<bool> = arguments.get("run")?;
-                self.container_rebuild(request, arguments.container()?, run.unwrap_or(false)).await?;
+                self.container_rebuild(context, arguments.container()?, run.unwrap_or(false)).await?;
             }
             "container_delete" => {
                 self.container_delete(arguments.container()?, arguments.get("force")?).await?
@@ -128,22 +128,16 @@ impl Manager {
             "container_resize" => return self.container_resize(arguments.container()?, &arguments).await,
             "container_exec_resize" => self.container_exec_resize(&arguments).await?,
             "container_exec" => return self.container_exec(arguments.container()?, &arguments).await,
-            "image_pull" => self.image_pull(&arguments).await?,
-            "image_search" => return self.image_search(&arguments).await,
+            "image_pull" => self.image_pull(context, &arguments).await?,
+            "image_search" => return self.image_search(context, &arguments).await,
             "image_delete" => self.image_delete(&arguments).await?,
             "network_create" => return self.network_create(context, &arguments).await,
             "network_delete" => self.network_delete(&arguments).await?,
-            "container_commit" => return self.refuse_commit(request, arguments.container()?).await,
+            "container_commit" => {
+                return self.container_commit(context, arguments.container()?, &arguments).await;
+            }
             other => return Err(Error::NotSupported(format!("RPC method {other}"))),
         }
         Ok(Value::Null)
-    }
-
-    /// Says that `container_commit` is not supported: to the caller, and in the action that the API began.
-    async fn refuse_commit(&self, request: &str, container: Container) -> Result<Value> {
-        let error = Error::NotSupported("container_commit".into());
-        let log = ActionLog::new(&self.database, container.uuid, request);
-        log.finish("commit", &Outcome::Error(error.to_string())).await?;
-        Err(error)
     }
 }

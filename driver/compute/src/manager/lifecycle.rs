@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use model::{Changes, Container, ContainerType, ContainerUuid, Status, TaskState};
+use model::{Changes, Container, ContainerType, ContainerUuid, Status, TaskState, VolumeMapping};
+use oslo::RequestContext;
 use sandbox::{Sandbox, Situation};
 use serde_json::Value;
 use tracing::Instrument;
 
 use super::status::{observed, stopped};
 use super::steps::{Operation, require_created};
+use super::volumes::inject_files;
 use super::{Manager, background_span};
 use crate::error::Result;
 use crate::exposed_ports;
@@ -72,12 +74,14 @@ impl Manager {
         }
         tracing::info!("starting");
         let began = SystemTime::now();
-        networking::plug(&record.attachments, &uuid.to_string(), self.hostname()).await?;
+        let spec = record.sandbox_spec(&self.options.kata);
+        let owner = uuid.to_string();
+        networking::plug(&record.attachments, &owner, self.hostname(), spec.queue_pairs()).await?;
         let started = async {
-            let spec = record.sandbox_spec(&self.options.kata);
             let made = async {
                 sandbox.start(&spec).await?;
-                sandbox.make_container(&record.container).await
+                sandbox.make_container(&record.container).await?;
+                inject_files(&sandbox, &record).await
             };
             // Meanwhile Neutron wires the ports: no process runs before it can be reached.
             let active = networking::wait_active(&self.neutron, &record.attachments, self.plugging());
@@ -310,6 +314,7 @@ impl Manager {
     async fn delete_everything(&self, container: &Container) -> Result<()> {
         self.clean_up(container.uuid).await?;
         exposed_ports::close(&self.neutron, container.uuid).await?;
+        VolumeMapping::destroy_by_container(&self.database, container.uuid).await?;
         Ok(self.placement.delete_allocations(&container.uuid.to_string()).await?)
     }
 
@@ -351,7 +356,7 @@ impl Manager {
             }
             Some(TaskState::ContainerRebuilding) => {
                 let run = container.started_at.is_some();
-                self.container_rebuild(NO_REQUEST, container, run).await
+                self.container_rebuild(&RequestContext::default(), container, run).await
             }
             Some(TaskState::ContainerDeleting) => self.container_delete(container, Some(true)).await,
             _ => self.ended(container.uuid).await,

@@ -2,6 +2,7 @@
 
 mod archives;
 mod capsules;
+mod commit;
 mod create;
 mod dispatch;
 mod exec;
@@ -13,6 +14,7 @@ mod locks;
 mod networks;
 mod pause;
 mod ports;
+mod pull;
 mod rebuild;
 mod restart;
 mod security_groups;
@@ -22,11 +24,12 @@ mod sync;
 mod top;
 mod update;
 mod usage;
+mod volumes;
 mod zun_networks;
 
 use std::sync::Arc;
 
-use cloud::{Neutron, Placement};
+use cloud::{Glance, Neutron, Placement};
 use image::Store;
 use model::{Changes, Container, ContainerUuid, Database};
 use sandbox::{Host, Sandbox};
@@ -38,6 +41,7 @@ use crate::options::Options;
 use crate::pinning::Pins;
 use crate::record::Record;
 use crate::sandbox_record::SandboxRecord;
+use crate::services::Services;
 use health::HealthBook;
 use locks::Locks;
 pub use restart::Restarts;
@@ -55,6 +59,7 @@ pub struct Manager {
     images: Store,
     neutron: Neutron,
     placement: Placement,
+    glance: Glance,
     sessions: Arc<Sessions>,
     locks: Locks,
     health: HealthBook,
@@ -69,10 +74,10 @@ impl Manager {
         database: Database,
         host: Host,
         images: Store,
-        neutron: Neutron,
-        placement: Placement,
+        services: Services,
         sessions: Arc<Sessions>,
     ) -> Self {
+        let Services { neutron, placement, glance } = services;
         Self {
             options,
             database,
@@ -80,6 +85,7 @@ impl Manager {
             images,
             neutron,
             placement,
+            glance,
             sessions,
             locks: Locks::default(),
             health: HealthBook::default(),

@@ -72,7 +72,8 @@ impl Manager {
         record.write(sandbox.path())?;
         if let Situation::Live(_) = sandbox.situation().await {
             let one = std::slice::from_ref(attachment);
-            networking::plug(one, &container.uuid.to_string(), self.hostname()).await?;
+            let owner = container.uuid.to_string();
+            networking::plug(one, &owner, self.hostname(), sandbox.queue_pairs()?).await?;
             networking::wait_active(&self.neutron, one, self.plugging()).await?;
             sandbox.attach(&attachment.nic, self.options.kata.nic_limit()).await?;
             self.tell_guest(record, container.uuid).await?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use model::{Changes, Container, ContainerType, ContainerUuid, RequestedNetwork, Status, TaskState};
+use oslo::RequestContext;
 
 use super::Manager;
 use super::create::{created_changes, refuse_what_is_not_built};
@@ -13,7 +14,7 @@ use crate::pinning;
 impl Manager {
     pub(super) async fn container_rebuild(
         self: &Arc<Self>,
-        request: &str,
+        context: &RequestContext,
         container: Container,
         run: bool,
     ) -> Result<()> {
@@ -22,16 +23,16 @@ impl Manager {
         let seen = container.clone();
         let rebuild = async {
             let began = self.begin(&mut container, TaskState::ContainerRebuilding).await?;
-            let rebuilt = self.rebuild(&mut container).await;
+            let rebuilt = self.rebuild(context, &mut container).await;
             self.end(&mut container, began).await;
             rebuilt?;
-            if run { self.start_locked(request, &mut container).await } else { Ok(()) }
+            if run { self.start_locked(context.request(), &mut container).await } else { Ok(()) }
         };
-        let result = self.event(request, &seen, "_do_container_rebuild", rebuild).await;
+        let result = self.event(context.request(), &seen, "_do_container_rebuild", rebuild).await;
         if let Err(e) = &result {
             self.fail_rebuild(&mut container, e).await;
         }
-        self.finish(request, &container, "rebuild", &result).await;
+        self.finish(context.request(), &container, "rebuild", &result).await;
         result
     }
 
@@ -48,10 +49,10 @@ impl Manager {
     }
 
     /// What may fail without harm comes first: until the image is there, the container is as it was.
-    async fn rebuild(&self, container: &mut Container) -> Result<()> {
+    async fn rebuild(&self, context: &RequestContext, container: &mut Container) -> Result<()> {
         refuse_what_is_not_built(container)?;
         tracing::info!(image = container.image, "rebuilding");
-        let image = self.container_image(container).await?;
+        let image = self.container_image(context, container).await?;
         if pinning::is_dedicated(container) {
             let _turn = self.claims.lock().await;
             self.choose_cpus(container)?;
@@ -59,6 +60,7 @@ impl Manager {
         let mut record = self.new_record(container, &image)?;
         record.sandbox_spec(&self.options.kata).validate()?;
         record.attachments = self.kept_attachments(container).await?;
+        record.files = self.files_of(container.uuid).await?;
         let sandbox = self.sandbox(container.uuid);
         self.release(container.uuid).await?;
         sandbox.delete().await?;
@@ -119,7 +121,7 @@ impl Manager {
         if container.auto_heal.unwrap_or(false) {
             tracing::warn!("this host has nothing of it: it is rebuilt");
             let run = container.is_up() || container.status == Status::Restarting;
-            return self.container_rebuild("", container, run).await;
+            return self.container_rebuild(&RequestContext::default(), container, run).await;
         }
         let reason = format!("No such container: {} on this host", container.uuid);
         tracing::error!("{reason}");

@@ -46,11 +46,22 @@ impl Manager {
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let log = ActionLog::new(&self.database, container.uuid, request);
-        let name = format!("compute_{name}");
-        record(log.start_event(&name).await);
+        record(log.start_event(&event_name(name)).await);
         let result = work.await;
-        record(log.finish_event(&name, &outcome(&result)).await);
+        self.finish_event(request, container, name, &result).await;
         result
+    }
+
+    /// Finishes an event that was started.
+    pub(super) async fn finish_event<T>(
+        &self,
+        request: &str,
+        container: &Container,
+        name: &str,
+        result: &Result<T>,
+    ) {
+        let log = ActionLog::new(&self.database, container.uuid, request);
+        record(log.finish_event(&event_name(name), &outcome(result)).await);
     }
 
     /// Finishes the request's action with the result of its work.
@@ -104,6 +115,10 @@ pub(super) fn require_created(container: &Container) -> Result<()> {
         Some(_) => Ok(()),
         None => Err(Error::Invalid("Cannot operate an uncreated container.".into())),
     }
+}
+
+fn event_name(name: &str) -> String {
+    format!("compute_{name}")
 }
 
 fn outcome<T>(result: &Result<T>) -> Outcome {

@@ -20,10 +20,10 @@ pub struct Plugging {
     pub is_fatal: bool,
 }
 
-/// Puts a container's taps on their bridges. If one fails, none is left.
-pub async fn plug(attachments: &[Attachment], owner: &str, host: &str) -> Result<()> {
+/// Puts the taps of a container, whose guest has so many pairs of queues, on their bridges. If one fails, none is left.
+pub async fn plug(attachments: &[Attachment], owner: &str, host: &str, queue_pairs: u8) -> Result<()> {
     for attachment in attachments {
-        if let Err(e) = attachment.vif(owner, host).plug().await {
+        if let Err(e) = attachment.vif(owner, host).plug(queue_pairs).await {
             unplug(attachments).await;
             return Err(e.into());
         }

@@ -6,10 +6,11 @@ mod upstream;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cloud::{AuthOptions, ClientOptions};
 use config::Config;
-use image::{RegistryOptions, Store};
+use image::{RegistryOptions, Retention, Store};
 use model::DatabaseUrl;
 use oslo::{ConfigFiles, RabbitOptions, TransportUrl};
 use sandbox::{HostOptions, RateLimit};
@@ -20,6 +21,7 @@ pub use docker::{Docker, TlsFiles};
 
 const MEBIBYTE: u64 = 1 << 20;
 const GIBIBYTE: u64 = 1 << 30;
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// All options, by group.
 #[derive(Clone, Default, Deserialize)]
@@ -32,6 +34,7 @@ pub struct Options {
     pub docker: Docker,
     pub kata: Kata,
     pub keystone_auth: AuthOptions,
+    pub glance_client: ClientOptions,
     pub neutron_client: ClientOptions,
     pub placement_client: ClientOptions,
     pub oslo_messaging_rabbit: RabbitOptions,
@@ -54,6 +57,8 @@ pub struct Defaults {
     pub default_cpu: f32,
     pub default_memory: u64,
     pub default_disk: i32,
+    pub default_image_driver: String,
+    pub image_driver_list: String,
     pub auth_encryption_key: String,
     pub floating_cpu_set: String,
     pub my_ip: String,
@@ -138,8 +143,14 @@ pub struct Kata {
     pub insecure_registries: String,
     /// PEM file of further certificate authorities for registries.
     pub registry_ca_file: Option<PathBuf>,
+    /// Mirrors, each as `REGISTRY=HOST[:PORT]`, separated by commas.
+    pub registry_mirrors: String,
     /// GiB that an image's layers may have together, uncompressed.
     pub image_size_max: u64,
+    /// Days for which an image is kept that no container has; 0 is for ever.
+    pub image_unused_days: u64,
+    /// GiB that the images of this host may take together; 0 is no bound.
+    pub image_store_size: u64,
     /// MiB of an archive that is copied from or to a container: it travels in one message of the broker's.
     pub archive_size_max: u64,
     /// Seconds within which one who may attach to a container, or start an exec, must do so.
@@ -186,6 +197,16 @@ impl Kata {
         }
     }
 
+    /// How long images are kept.
+    pub fn retention(&self) -> Retention {
+        let given = |number: u64| Some(number).filter(|number| *number > 0);
+        Retention {
+            unused: given(self.image_unused_days)
+                .map(|days| DAY.saturating_mul(days.try_into().unwrap_or(u32::MAX))),
+            bytes: given(self.image_store_size).map(|gibibytes| gibibytes.saturating_mul(GIBIBYTE)),
+        }
+    }
+
     /// What a container may move through each of its disks.
     pub fn disk_limit(&self) -> RateLimit {
         RateLimit {
@@ -207,6 +228,13 @@ impl Kata {
     }
 }
 
+impl Defaults {
+    /// The image drivers that this host may use.
+    pub fn image_drivers(&self) -> impl Iterator<Item = &str> {
+        list(&self.image_driver_list)
+    }
+}
+
 impl Default for Defaults {
     fn default() -> Self {
         Self {
@@ -222,6 +250,8 @@ impl Default for Defaults {
             default_cpu: 1.0,
             default_memory: 512,
             default_disk: 10,
+            default_image_driver: "docker".into(),
+            image_driver_list: "glance,docker".into(),
             auth_encryption_key: "notgood but just long enough i t".into(),
             floating_cpu_set: String::new(),
             my_ip: host_facts::my_ip().to_string(),
@@ -282,7 +312,10 @@ impl Default for Kata {
             log_files: 3,
             insecure_registries: String::new(),
             registry_ca_file: None,
+            registry_mirrors: String::new(),
             image_size_max: 20,
+            image_unused_days: 30,
+            image_store_size: 0,
             archive_size_max: 64,
             console_token_ttl: 600,
             vif_plugging_timeout: 300,
@@ -347,12 +380,14 @@ impl Options {
     /// The images of this host.
     pub fn image_store(&self) -> Result<Store, String> {
         let kata = &self.kata;
-        let names = kata.insecure_registries.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let mirrors = list(&kata.registry_mirrors)
+            .map(|mirror| mirror.parse().map_err(|e| format!("[kata] registry_mirrors: {e}")));
         let read = |path: &PathBuf| {
             std::fs::read(path).map_err(|e| format!("[kata] registry_ca_file {}: {e}", path.display()))
         };
         let options = RegistryOptions {
-            plain_http: names.map(str::to_owned).collect(),
+            plain_http: list(&kata.insecure_registries).map(str::to_owned).collect(),
+            mirrors: mirrors.collect::<Result<_, String>>()?,
             certificates: kata.registry_ca_file.iter().map(read).collect::<Result<_, _>>()?,
             image_bytes_max: kata.image_size_max * GIBIBYTE,
         };
@@ -368,6 +403,11 @@ impl Options {
     pub fn database_url(&self) -> Result<DatabaseUrl, String> {
         self.database.connection.parse().map_err(|e: model::UnsupportedUrl| e.to_string())
     }
+}
+
+/// The parts of a text that commas separate.
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 
 #[cfg(test)]

@@ -21,8 +21,9 @@ use Meaning::{Honoured, Needless, Refused};
 
 const NO_DOCKER: &str = "there is no Docker";
 const KATA_ONLY: &str = "every container runs in a sandbox of its own";
-const NO_VOLUMES: &str = "volumes are not supported yet";
-const NO_GLANCE: &str = "images of Glance are not supported yet";
+const NO_VOLUMES: &str = "Cinder volumes are not supported yet";
+const NO_CLIENT_CERTIFICATES: &str = "certificates of clients are not supported";
+const ONE_REGION: &str = "[keystone_auth] region_name counts for all services";
 const SYSTEM_AUTHORITIES: &str = "add the authority to the system's own certificates";
 
 /// Group, name and meaning of each.
@@ -37,14 +38,14 @@ pub const OPTIONS: &[(&str, &str, Meaning)] = &[
     ("DEFAULT", "default_availability_zone", Honoured),
     ("DEFAULT", "default_cpu", Honoured),
     ("DEFAULT", "default_disk", Honoured),
-    ("DEFAULT", "default_image_driver", Needless(NO_GLANCE)),
+    ("DEFAULT", "default_image_driver", Honoured),
     ("DEFAULT", "default_memory", Honoured),
     ("DEFAULT", "default_memory_swap", Needless("a guest has no swap")),
     ("DEFAULT", "default_sleep_time", Needless(NO_DOCKER)),
     ("DEFAULT", "default_timeout", Needless(NO_DOCKER)),
     ("DEFAULT", "floating_cpu_set", Honoured),
     ("DEFAULT", "host", Honoured),
-    ("DEFAULT", "image_driver_list", Needless(NO_GLANCE)),
+    ("DEFAULT", "image_driver_list", Honoured),
     ("DEFAULT", "my_block_storage_ip", Needless(NO_VOLUMES)),
     ("DEFAULT", "my_ip", Honoured),
     ("DEFAULT", "periodic_interval_max", Honoured),
@@ -91,14 +92,22 @@ pub const OPTIONS: &[(&str, &str, Meaning)] = &[
     ("docker", "docker_remote_api_version", Honoured),
     ("docker", "execute_timeout", Honoured),
     ("docker", "key_file", Honoured),
-    ("glance", "*", Needless(NO_GLANCE)),
-    ("glance_client", "*", Needless(NO_GLANCE)),
+    ("glance", "images_directory", Needless("[kata] state_path is where images are kept")),
+    ("glance_client", "api_version", Needless("version 2 of its API is spoken")),
+    ("glance_client", "ca_file", Refused(SYSTEM_AUTHORITIES)),
+    ("glance_client", "cert_file", Refused(NO_CLIENT_CERTIFICATES)),
+    ("glance_client", "endpoint_override", Honoured),
+    ("glance_client", "endpoint_type", Honoured),
+    ("glance_client", "insecure", Refused(SYSTEM_AUTHORITIES)),
+    ("glance_client", "key_file", Refused(NO_CLIENT_CERTIFICATES)),
+    ("glance_client", "region_name", Needless(ONE_REGION)),
+    ("glance_client", "valid_interfaces", Honoured),
     ("keystone_auth", "auth_type", Honoured),
     ("keystone_auth", "auth_url", Honoured),
     ("keystone_auth", "cafile", Refused(SYSTEM_AUTHORITIES)),
-    ("keystone_auth", "certfile", Refused("certificates of clients are not supported")),
+    ("keystone_auth", "certfile", Refused(NO_CLIENT_CERTIFICATES)),
     ("keystone_auth", "insecure", Refused(SYSTEM_AUTHORITIES)),
-    ("keystone_auth", "keyfile", Refused("certificates of clients are not supported")),
+    ("keystone_auth", "keyfile", Refused(NO_CLIENT_CERTIFICATES)),
     ("keystone_auth", "password", Honoured),
     ("keystone_auth", "project_domain_id", Honoured),
     ("keystone_auth", "project_domain_name", Honoured),
@@ -111,12 +120,12 @@ pub const OPTIONS: &[(&str, &str, Meaning)] = &[
     ("network", "driver_name", Needless("interfaces are plugged without kuryr")),
     ("neutron", "ovs_bridge", Needless("Neutron says with each port to which bridge it goes")),
     ("neutron_client", "ca_file", Refused(SYSTEM_AUTHORITIES)),
-    ("neutron_client", "cert_file", Refused("certificates of clients are not supported")),
+    ("neutron_client", "cert_file", Refused(NO_CLIENT_CERTIFICATES)),
     ("neutron_client", "endpoint_override", Honoured),
     ("neutron_client", "endpoint_type", Honoured),
     ("neutron_client", "insecure", Refused(SYSTEM_AUTHORITIES)),
-    ("neutron_client", "key_file", Refused("certificates of clients are not supported")),
-    ("neutron_client", "region_name", Needless("[keystone_auth] region_name counts for all services")),
+    ("neutron_client", "key_file", Refused(NO_CLIENT_CERTIFICATES)),
+    ("neutron_client", "region_name", Needless(ONE_REGION)),
     ("neutron_client", "valid_interfaces", Honoured),
     ("oslo_messaging_rabbit", "amqp_auto_delete", Honoured),
     ("oslo_messaging_rabbit", "amqp_durable_queues", Honoured),
@@ -133,12 +142,12 @@ pub const OPTIONS: &[(&str, &str, Meaning)] = &[
     ("pci", "alias", Refused("PCI devices are not supported")),
     ("pci", "passthrough_whitelist", Refused("PCI devices are not supported")),
     ("placement_client", "ca_file", Refused(SYSTEM_AUTHORITIES)),
-    ("placement_client", "cert_file", Refused("certificates of clients are not supported")),
+    ("placement_client", "cert_file", Refused(NO_CLIENT_CERTIFICATES)),
     ("placement_client", "endpoint_override", Honoured),
     ("placement_client", "endpoint_type", Honoured),
     ("placement_client", "insecure", Refused(SYSTEM_AUTHORITIES)),
-    ("placement_client", "key_file", Refused("certificates of clients are not supported")),
-    ("placement_client", "region_name", Needless("[keystone_auth] region_name counts for all services")),
+    ("placement_client", "key_file", Refused(NO_CLIENT_CERTIFICATES)),
+    ("placement_client", "region_name", Needless(ONE_REGION)),
     ("placement_client", "valid_interfaces", Honoured),
     ("volume", "*", Needless(NO_VOLUMES)),
 ];
@@ -203,7 +212,7 @@ mod tests {
         let lines = review(&given(&usual)).unwrap();
         let expected = [
             "[docker] api_url means nothing here: there is no Docker",
-            "[volume] fstype means nothing here: volumes are not supported yet",
+            "[volume] fstype means nothing here: Cinder volumes are not supported yet",
         ];
         assert_eq!(lines, expected);
         let error = review(&given(&[("compute", "host_shared_with_nova", "True")])).unwrap_err();

@@ -75,8 +75,8 @@ impl Client {
     }
 
     /// Puts an interface into a free slot.
-    pub async fn insert_nic(&self, nic: InsertNic, tap: &File, data_path: Option<&File>) -> Result<()> {
-        let files: Vec<_> = [Some(tap), data_path].into_iter().flatten().map(File::as_fd).collect();
+    pub async fn insert_nic(&self, nic: InsertNic, taps: &[File], data_paths: &[File]) -> Result<()> {
+        let files: Vec<_> = taps.iter().chain(data_paths).map(File::as_fd).collect();
         match self.ask_with(&Request::InsertNic(nic), &files).await? {
             Answer::Done => Ok(()),
             _ => Err(ClientError::Confused),
@@ -139,9 +139,18 @@ impl Client {
         }
     }
 
+    /// Packs what a container has changed in its image into `archive`.
+    pub async fn pack_changes(&self, pack: Pack, archive: &File) -> Result<()> {
+        self.order_archive(&Request::Pack(pack), archive).await
+    }
+
     /// Unpacks `archive` in a container.
     pub async fn unpack(&self, unpack: Unpack, archive: &File) -> Result<()> {
-        match self.ask_with(&Request::Unpack(unpack), &[archive.as_fd()]).await? {
+        self.order_archive(&Request::Unpack(unpack), archive).await
+    }
+
+    async fn order_archive(&self, request: &Request, archive: &File) -> Result<()> {
+        match self.ask_with(request, &[archive.as_fd()]).await? {
             Answer::Done => Ok(()),
             Answer::BadArchive(reason) => Err(ClientError::Archive(reason)),
             _ => Err(ClientError::Confused),

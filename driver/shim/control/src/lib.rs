@@ -20,10 +20,12 @@ pub use files::{RunDir, SandboxDir, open_untrusted, write_atomically};
 pub use log::{LogEntry, LogStream};
 pub use message::{
     Answer, ContainerProcess, ContainerUser, CreateContainer, DeviceTraffic, Exec, ExecResult, FileStat,
-    Flow, InsertDisk, InsertNic, Interact, NetworkCounters, Pack, ProcessInput, Request, Resize, Signal,
-    SignalTarget, Stats, Storage, StorageDriver, Unpack, Update, WindowSize, read_line, write_line,
+    Flow, InsertDisk, InsertNic, Interact, NetworkCounters, Pack, Packed, ProcessInput, Request, Resize,
+    Signal, SignalTarget, Stats, Storage, StorageDriver, Unpack, Update, WindowSize, read_line, write_line,
 };
 pub use oci_spec::runtime::Process;
 pub use passing::{receive_request, send_request};
-pub use plan::{DiskSlot, LogLimits, Network, Nic, NicAddress, NicRoute, Origin, RateLimit, SandboxPlan};
+pub use plan::{
+    DiskSlot, LogLimits, Network, Nic, NicAddress, NicRoute, Origin, RateLimit, SandboxPlan, queue_pairs,
+};
 pub use state::{ContainerExit, Phase, SandboxState, Stage};

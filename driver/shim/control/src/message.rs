@@ -49,7 +49,8 @@ pub enum Request {
     /// Run a process in a container and connect to it. After the answer the connection is as [`Request::Attach`]'s, and
     /// lasts until the process has ended. Closing this direction closes its input, and a terminal hangs up.
     Interact(Box<Interact>),
-    /// Pack files of a container into the file that comes with the request. Answer: [`Answer::Packed`].
+    /// Pack files of a container into the file that comes with the request. Answer: [`Answer::Packed`], or for its changes
+    /// [`Answer::Done`].
     Pack(Pack),
     /// Unpack the archive that comes with the request in a container.
     Unpack(Unpack),
@@ -112,14 +113,16 @@ pub struct InsertDisk {
     pub limit: RateLimit,
 }
 
-/// An interface to put into a slot: a tap, which comes as an open file, and where the host's kernel moves its packets, an
-/// open `/dev/vhost-net`.
+/// An interface to put into a slot. Its tap comes as open files, one for each of its queues, and where the host's kernel
+/// moves the packets an open `/dev/vhost-net` for each follows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InsertNic {
     /// The guest's hardware address.
     pub mac: String,
     /// What the tap is called on the host.
     pub tap: String,
+    /// How many of its queues come.
+    pub queues: u8,
     /// What the guest may move, in each direction.
     pub limit: RateLimit,
 }
@@ -238,10 +241,19 @@ pub struct Interact {
 pub struct Pack {
     /// The container.
     pub container: String,
-    /// As the container sees it.
-    pub path: String,
+    /// Which of its files.
+    pub what: Packed,
     /// Longest archive in bytes.
     pub bytes_max: u64,
+}
+
+/// Which files of a container are packed.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Packed {
+    /// What is at a path, as the container sees it.
+    Path(String),
+    /// What it has changed in its image, as a layer. Meanwhile its processes stand still.
+    Changes,
 }
 
 /// Where to unpack.

@@ -9,9 +9,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 
 use crate::message::{Request, read_line};
+use crate::plan::QUEUE_PAIRS_MAX;
 
-/// Most files that come with a request: an interface's tap and its kernel data path.
-const FILES_MAX: usize = 2;
+/// Most files that come with a request: an interface's queues, each with its kernel data path.
+const FILES_MAX: usize = 2 * QUEUE_PAIRS_MAX as usize;
 
 /// Sends a request, and `files` with its first byte.
 pub async fn send_request(

@@ -38,6 +38,21 @@ pub struct SandboxPlan {
     pub log: LogLimits,
 }
 
+/// Most pairs of queues that an interface has.
+pub const QUEUE_PAIRS_MAX: u8 = 8;
+
+impl SandboxPlan {
+    /// Pairs of queues that each interface has.
+    pub fn queue_pairs(&self) -> u8 {
+        queue_pairs(self.vcpus)
+    }
+}
+
+/// Pairs of queues that each interface of a guest has that begins with so many virtual CPUs: a pair each, as Nova does it.
+pub fn queue_pairs(vcpus: u8) -> u8 {
+    vcpus.clamp(1, QUEUE_PAIRS_MAX)
+}
+
 /// How a guest comes up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

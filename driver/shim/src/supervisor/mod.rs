@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use agent_protocol::messages::DestroySandboxRequest;
 use agent_protocol::service::AgentServiceClient;
 use shim_control::{
-    ContainerExit, ContainerProcess, CreateContainer, Exec, ExecResult, FileStat, Interact, Pack, Phase,
-    Process, ProcessInput, Resize, RunDir, SandboxDir, SandboxPlan, SandboxState, Signal, Stage, Stats,
-    Unpack, Update,
+    ContainerExit, ContainerProcess, CreateContainer, Exec, ExecResult, FileStat, Interact, Pack, Packed,
+    Phase, Process, ProcessInput, Resize, RunDir, SandboxDir, SandboxPlan, SandboxState, Signal, Stage,
+    Stats, Unpack, Update,
 };
 use time::OffsetDateTime;
 use tokio::net::UnixStream;
@@ -311,8 +311,12 @@ impl Supervisor {
     }
 
     /// Packs files of a container into `archive`.
-    pub async fn pack(&self, pack: &Pack, archive: OwnedFd) -> Result<archive::Outcome<FileStat>> {
-        archive::pack(self.agent()?, pack, archive.into()).await
+    pub async fn pack(&self, pack: &Pack, archive: OwnedFd) -> Result<archive::Outcome<Option<FileStat>>> {
+        let agent = self.agent()?;
+        match &pack.what {
+            Packed::Path(path) => Ok(archive::pack(agent, pack, path, archive.into()).await?.map(Some)),
+            Packed::Changes => Ok(archive::pack_changes(agent, pack, archive.into()).await?.map(|()| None)),
+        }
     }
 
     /// Unpacks `archive` in a container.

@@ -21,9 +21,9 @@ impl Supervisor {
     }
 
     /// Puts an interface into a free slot.
-    pub async fn insert_nic(&self, nic: InsertNic, tap: OwnedFd, data_path: Option<OwnedFd>) -> Result<()> {
+    pub async fn insert_nic(&self, nic: InsertNic, files: Vec<OwnedFd>) -> Result<()> {
         self.agent()?;
-        self.media.lock().await.insert_nic(&self.machine, nic, tap, data_path)
+        self.media.lock().await.insert_nic(&self.machine, nic, files)
     }
 
     /// Takes an interface out of its slot.

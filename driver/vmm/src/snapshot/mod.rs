@@ -29,6 +29,8 @@ pub struct Shape {
     pub disk_slots: Vec<DiskAccess>,
     /// Permanent addresses of the slots for interfaces.
     pub nic_slots: Vec<[u8; 6]>,
+    /// Pairs of queues of each.
+    pub queue_pairs: u8,
     /// The guest's context identifier, if it has a socket device.
     pub cid: Option<u32>,
 }
@@ -43,6 +45,7 @@ impl Shape {
             memory_max_mib: config.memory_max_mib,
             disk_slots: config.disk_slots.clone(),
             nic_slots: config.nic_slots.iter().map(|mac| mac.0).collect(),
+            queue_pairs: config.queue_pairs,
             cid: config.vsock.as_ref().map(|vsock| vsock.cid),
         }
     }

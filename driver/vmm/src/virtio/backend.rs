@@ -118,11 +118,11 @@ impl Backend {
     }
 
     /// Ends the worker and forgets the queues.
-    pub fn reset(&mut self) {
+    pub fn reset(&mut self) -> Result<()> {
         self.stop();
-        if let (Owner::Rest(_, queues), Ok(unused)) = (&mut self.owner, new_queues(self.queue_sizes)) {
-            *queues = unused;
-        }
+        let unused = new_queues(self.queue_sizes)?;
+        *self.queues().ok_or_else(lost)? = unused;
+        self.device()?.set_queue_pairs(1)
     }
 
     /// The device, while no worker has it.

@@ -10,40 +10,15 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::QueueT;
 
 use super::backend::Backend;
-use super::{ConfigSpace, Interrupt, Medium, Traffic, TrafficCounter, TransportState, VirtioDevice, Workers};
+use super::{
+    ConfigSpace, Interrupt, Medium, Traffic, TrafficCounter, TransportState, VirtioDevice, Workers, register,
+};
 use crate::memory::Memory;
 use crate::{Error, Result};
 
 const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
 const VENDOR: u32 = 0x615a_4b61;
-
-mod register {
-    pub const MAGIC: u64 = 0x000;
-    pub const VERSION: u64 = 0x004;
-    pub const DEVICE_ID: u64 = 0x008;
-    pub const VENDOR_ID: u64 = 0x00c;
-    pub const DEVICE_FEATURES: u64 = 0x010;
-    pub const DEVICE_FEATURES_SEL: u64 = 0x014;
-    pub const DRIVER_FEATURES: u64 = 0x020;
-    pub const DRIVER_FEATURES_SEL: u64 = 0x024;
-    pub const QUEUE_SEL: u64 = 0x030;
-    pub const QUEUE_NUM_MAX: u64 = 0x034;
-    pub const QUEUE_NUM: u64 = 0x038;
-    pub const QUEUE_READY: u64 = 0x044;
-    pub const QUEUE_NOTIFY: u64 = 0x050;
-    pub const INTERRUPT_STATUS: u64 = 0x060;
-    pub const INTERRUPT_ACK: u64 = 0x064;
-    pub const STATUS: u64 = 0x070;
-    pub const QUEUE_DESC_LOW: u64 = 0x080;
-    pub const QUEUE_DESC_HIGH: u64 = 0x084;
-    pub const QUEUE_DRIVER_LOW: u64 = 0x090;
-    pub const QUEUE_DRIVER_HIGH: u64 = 0x094;
-    pub const QUEUE_DEVICE_LOW: u64 = 0x0a0;
-    pub const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
-    pub const CONFIG_GENERATION: u64 = 0x0fc;
-    pub const CONFIG: u64 = 0x100;
-}
 
 const ACKNOWLEDGE: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE;
 const DRIVER: u32 = ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
@@ -164,10 +139,12 @@ impl MmioTransport {
     pub fn state(&mut self) -> Result<TransportState> {
         let (selected_queue, accepted, status) = (self.selected_queue as u64, self.accepted, self.status);
         let queues = self.backend.queues().ok_or_else(|| Error::Snapshot("a device still runs".into()))?;
+        let queues = queues.iter().map(|queue| queue.state().into()).collect();
         Ok(TransportState {
             device_type: self.device_type,
             offered: self.offered,
-            queues: queues.iter().map(|queue| queue.state().into()).collect(),
+            queues,
+            queue_pairs: self.backend.device()?.queue_pairs(),
             selected_queue,
             device_features_page: self.device_features_page,
             driver_features_page: self.driver_features_page,
@@ -188,6 +165,7 @@ impl MmioTransport {
         let queues = self.backend.queues().filter(|_| fits);
         *queues.ok_or_else(|| Error::Snapshot(format!("device {} is another one", self.device_type)))? =
             state.queues.iter().map(|queue| queue.to_queue()).collect::<Result<_>>()?;
+        self.backend.device()?.set_queue_pairs(state.queue_pairs)?;
         self.selected_queue = usize::try_from(state.selected_queue).unwrap_or(usize::MAX);
         self.device_features_page = state.device_features_page;
         self.driver_features_page = state.driver_features_page;
@@ -306,7 +284,9 @@ impl MmioTransport {
     }
 
     fn reset(&mut self) {
-        self.backend.reset();
+        if let Err(e) = self.backend.reset() {
+            tracing::error!(device_type = self.device_type, "a device cannot be reset: {e}");
+        }
         self.interrupt.reset();
         self.selected_queue = 0;
         self.device_features_page = 0;

@@ -16,6 +16,7 @@ mod mmio;
 mod net;
 mod poll;
 mod rate;
+mod register;
 mod requests;
 mod rng;
 mod state;
@@ -69,6 +70,14 @@ pub trait VirtioDevice: Send {
     /// Counts what goes through a slot.
     fn traffic(&self) -> TrafficCounter {
         TrafficCounter::default()
+    }
+    /// Pairs of queues that an interface's driver makes use of (virtio 1.2 §5.1.6.5.6).
+    fn queue_pairs(&self) -> u16 {
+        1
+    }
+    /// Brings a device that is not served to so many pairs.
+    fn set_queue_pairs(&mut self, _: u16) -> Result<()> {
+        Ok(())
     }
     /// Fills an empty slot.
     fn insert(&mut self, _: Medium) -> Result<()> {

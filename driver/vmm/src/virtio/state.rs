@@ -14,6 +14,8 @@ pub struct TransportState {
     pub offered: u64,
     /// The queues.
     pub queues: Vec<SavedQueue>,
+    /// Pairs of them that an interface's driver makes use of.
+    pub queue_pairs: u16,
     /// `QueueSel`.
     pub selected_queue: u64,
     /// `DeviceFeaturesSel`.

@@ -36,7 +36,7 @@ impl Manager {
             if row.status == Status::Stopped {
                 continue;
             }
-            if row.status == Status::Creating {
+            if matches!(row.status, Status::Creating | Status::Restarting) {
                 self.run_member(capsule, ContainerType::CapsuleContainer, &member).await?;
             }
             self.watch_member(capsule, member);
@@ -70,9 +70,12 @@ impl Manager {
         let id = &member.container.id;
         let mut row = self.member_row(capsule, kind, id).await?;
         let sandbox = self.sandbox(capsule);
-        // What it left when it ended.
-        sandbox.end_container(id).await?;
-        sandbox.run(&member.container).await?;
+        // It may run already, where this service was ended before the row said so.
+        if !sandbox.situation().await.runs(id) {
+            // What it left when it ended.
+            sandbox.end_container(id).await?;
+            sandbox.run(&member.container).await?;
+        }
         tracing::info!(member = id, "running");
         let detail =
             Changes { status_detail: Some(Some("Up 0 seconds".into())), ..Changes::status(Status::Running) };

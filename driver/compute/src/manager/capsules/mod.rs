@@ -8,10 +8,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use model::{Changes, Container, ContainerType, RequestedNetwork, Status, TaskState};
+use oslo::RequestContext;
 
 use super::Manager;
-use super::create::{hostname, refuse_volumes, refuse_what_is_not_built};
+use super::create::{hostname, refuse_what_is_not_built};
 use super::dispatch::Arguments;
+use super::volumes::refuse_volumes;
 use crate::capsule_record::{CapsuleRecord, Member};
 use crate::error::{Error, Result};
 use crate::exposed_ports::{self, ExposedPort};
@@ -21,7 +23,7 @@ use crate::networking;
 impl Manager {
     pub(super) async fn capsule_create(
         self: &Arc<Self>,
-        request: &str,
+        context: &RequestContext,
         mut capsule: Container,
         arguments: &Arguments,
     ) -> Result<()> {
@@ -29,20 +31,21 @@ impl Manager {
         tracing::info!("creating a capsule");
         let seen = capsule.clone();
         let create = async {
-            self.prepare_capsule(&mut capsule, &networks, arguments).await?;
+            self.prepare_capsule(context, &mut capsule, &networks, arguments).await?;
             self.run_members(capsule.uuid).await
         };
-        let result = self.event(request, &seen, "_do_container_create", create).await;
+        let result = self.event(context.request(), &seen, "_do_container_create", create).await;
         if let Err(e) = &result {
             self.undo_create_capsule(&mut capsule, e).await;
         }
-        self.finish(request, &capsule, "create", &result).await;
+        self.finish(context.request(), &capsule, "create", &result).await;
         result
     }
 
     /// Makes the capsule and brings its sandbox up.
     async fn prepare_capsule(
         self: &Arc<Self>,
+        context: &RequestContext,
         capsule: &mut Container,
         networks: &[RequestedNetwork],
         arguments: &Arguments,
@@ -52,7 +55,7 @@ impl Manager {
         let began = self.begin(capsule, TaskState::ContainerCreating).await?;
         let made = async {
             refuse_volumes(arguments)?;
-            self.make_capsule(capsule, networks).await?;
+            self.make_capsule(context, capsule, networks).await?;
             self.start_capsule(capsule).await
         };
         let made = made.await;
@@ -60,12 +63,17 @@ impl Manager {
         made
     }
 
-    async fn make_capsule(&self, capsule: &mut Container, networks: &[RequestedNetwork]) -> Result<()> {
+    async fn make_capsule(
+        &self,
+        context: &RequestContext,
+        capsule: &mut Container,
+        networks: &[RequestedNetwork],
+    ) -> Result<()> {
         let mut record = CapsuleRecord {
             owner: capsule.project_id.clone().unwrap_or_default(),
             hostname: hostname(capsule),
-            init: self.new_members(capsule, ContainerType::CapsuleInitContainer).await?,
-            containers: self.new_members(capsule, ContainerType::CapsuleContainer).await?,
+            init: self.new_members(context, capsule, ContainerType::CapsuleInitContainer).await?,
+            containers: self.new_members(context, capsule, ContainerType::CapsuleContainer).await?,
             attachments: Vec::new(),
             restarts: Restarts::default(),
         };
@@ -111,17 +119,18 @@ impl Manager {
     }
 
     /// The capsule's containers of a kind, with their images.
-    async fn new_members(&self, capsule: &Container, kind: ContainerType) -> Result<Vec<Member>> {
+    async fn new_members(
+        &self,
+        context: &RequestContext,
+        capsule: &Container,
+        kind: ContainerType,
+    ) -> Result<Vec<Member>> {
         let mut members = Vec::new();
         for mut row in capsule.list_of_capsule(&self.database, kind).await? {
             refuse_what_is_not_built(&row)?;
-            let image = self.container_image(&row).await?;
+            let image = self.container_image(context, &mut row).await?;
             let container = self.new_record(&row, &image)?.container;
-            let changes = Changes {
-                container_id: Some(Some(container.id.clone())),
-                image_driver: Some(super::create::IMAGE_DRIVER.to_owned()),
-                ..Changes::default()
-            };
+            let changes = Changes { container_id: Some(Some(container.id.clone())), ..Changes::default() };
             self.save(&mut row, changes).await?;
             members.push(Member { container, restarts: Restarts::default() });
         }

@@ -4,15 +4,15 @@ use std::os::fd::AsRawFd;
 
 use io_uring::{IoUring, opcode, types};
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR,
-    VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
+    VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::request::{Operation, Piece, Request, SECTOR};
+use super::request::{Extent, Operation, Piece, Request, SECTOR};
 use crate::config::{DiskAccess, DiskConfig};
 use crate::hardware::event_fd;
 use crate::memory::Memory;
@@ -28,10 +28,19 @@ const COMPLETIONS: u64 = 2;
 const THROTTLE: u64 = 3;
 /// Most data buffers of one request: what is left of a full chain after header and status.
 const SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
-/// Where in the configuration space the number of sectors is, and that of buffers (virtio 1.2 §5.2.4).
+/// Most sectors whose space is given back, or that become zeros, by one request: 2 GiB.
+const EXTENT_SECTORS: u32 = 4 << 20;
+/// Where in the configuration space the number of sectors is (virtio 1.2 §5.2.4).
 const CAPACITY: usize = 0;
-const SEG_MAX: usize = 12;
-const CONFIG_SIZE: usize = 16;
+/// The other numbers there: buffers of a request; sectors and ranges of a discard, and what it is best aligned to; sectors
+/// and ranges of zeros.
+const LIMITS: [(usize, u32); 6] =
+    [(12, SEGMENTS), (36, EXTENT_SECTORS), (40, 1), (44, BLOCK_SECTORS), (48, EXTENT_SECTORS), (52, 1)];
+/// Says that zeros may give their space back.
+const MAY_UNMAP: usize = 56;
+const CONFIG_SIZE: usize = 60;
+/// A block of the host's file system, which has or lacks space as a whole.
+const BLOCK_SECTORS: u32 = 8;
 
 /// A slot for a disk on a raw file.
 pub struct Block {
@@ -53,7 +62,10 @@ impl Block {
     /// An empty slot: the driver sees a disk of no size.
     pub fn new(access: DiskAccess) -> Self {
         let mut config = [0; CONFIG_SIZE];
-        config[SEG_MAX..].copy_from_slice(&SEGMENTS.to_le_bytes());
+        for (place, number) in LIMITS {
+            config[place..place + 4].copy_from_slice(&number.to_le_bytes());
+        }
+        config[MAY_UNMAP] = 1;
         Self { access, disk: None, config: ConfigSpace::new(&config), traffic: TrafficCounter::default() }
     }
 }
@@ -86,7 +98,7 @@ impl VirtioDevice for Block {
         let common = (1 << VIRTIO_BLK_F_FLUSH) | (1 << VIRTIO_BLK_F_SEG_MAX);
         match self.access {
             DiskAccess::ReadOnly => common | (1 << VIRTIO_BLK_F_RO),
-            DiskAccess::ReadWrite => common,
+            DiskAccess::ReadWrite => common | (1 << VIRTIO_BLK_F_DISCARD) | (1 << VIRTIO_BLK_F_WRITE_ZEROES),
         }
     }
 
@@ -227,6 +239,12 @@ impl<'a> Server<'a> {
                 let entry = opcode::Writev::new(fd, vectors.as_ptr(), vectors.len() as u32).offset(offset);
                 self.submit(entry.build(), request, vectors)
             }
+            Operation::Release(extent) if !read_only => {
+                self.allocate(extent, libc::FALLOC_FL_PUNCH_HOLE, request)
+            }
+            Operation::Zero(extent) if !read_only => {
+                self.allocate(extent, libc::FALLOC_FL_ZERO_RANGE, request)
+            }
             Operation::Flush if read_only => self.finish(&request, VIRTIO_BLK_S_OK, 0),
             Operation::Flush => {
                 let entry = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC);
@@ -237,9 +255,22 @@ impl<'a> Server<'a> {
                 let written = write_pieces(&self.active.memory, &request.data, &serial)?;
                 self.finish(&request, VIRTIO_BLK_S_OK, written)
             }
-            Operation::Read(_) | Operation::Write(_) => self.finish(&request, VIRTIO_BLK_S_IOERR, 0),
+            Operation::Read(_) | Operation::Write(_) | Operation::Release(_) | Operation::Zero(_) => {
+                self.finish(&request, VIRTIO_BLK_S_IOERR, 0)
+            }
             Operation::Unsupported => self.finish(&request, VIRTIO_BLK_S_UNSUPP, 0),
         }
+    }
+
+    /// Changes which bytes of the file have space, but not its size.
+    fn allocate(&mut self, extent: Extent, mode: libc::c_int, request: Request) -> Result<()> {
+        let Extent { offset, length } = extent;
+        if !self.disk.in_range(offset, length) {
+            return self.finish(&request, VIRTIO_BLK_S_IOERR, 0);
+        }
+        let fd = types::Fd(self.disk.file.as_raw_fd());
+        let entry = opcode::Fallocate::new(fd, length).offset(offset).mode(mode | libc::FALLOC_FL_KEEP_SIZE);
+        self.submit(entry.build(), request, Vec::new())
     }
 
     fn vectors(&self, pieces: &[Piece]) -> Result<Vec<libc::iovec>> {
@@ -278,7 +309,10 @@ impl<'a> Server<'a> {
             self.ring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
         for (id, result) in results {
             let Some(InFlight { request, .. }) = self.in_flight.remove(&id) else { continue };
-            let expected = if request.operation == Operation::Flush { 0 } else { request.length() };
+            let expected = match request.operation {
+                Operation::Read(_) | Operation::Write(_) => request.length(),
+                _ => 0,
+            };
             let whole = u64::try_from(result).is_ok_and(|done| done == expected);
             if !whole {
                 tracing::debug!(operation = ?request.operation, result, expected, "a disk request failed");
@@ -292,7 +326,12 @@ impl<'a> Server<'a> {
                 Operation::Write(_) if whole => self.traffic.outgoing(expected),
                 _ => {}
             }
-            let status = if whole { VIRTIO_BLK_S_OK } else { VIRTIO_BLK_S_IOERR };
+            let status = match result {
+                _ if whole => VIRTIO_BLK_S_OK,
+                // The host's file system has no holes; the driver then does without.
+                error if error == -libc::EOPNOTSUPP => VIRTIO_BLK_S_UNSUPP,
+                _ => VIRTIO_BLK_S_IOERR,
+            };
             self.finish(&request, status, read)?;
         }
         Ok(())

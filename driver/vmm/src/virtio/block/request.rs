@@ -1,7 +1,8 @@
 //! Reads one request out of guest memory without trusting any of it.
 
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
 use virtio_queue::DescriptorChain;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -11,6 +12,8 @@ use crate::memory::Memory;
 /// Unit of a disk's addresses, in bytes.
 pub const SECTOR: u64 = 512;
 const HEADER_SIZE: usize = 16;
+/// `struct virtio_blk_discard_write_zeroes`.
+const EXTENT_SIZE: usize = 16;
 
 /// What the driver asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,12 +22,25 @@ pub enum Operation {
     Read(u64),
     /// Write from this byte on.
     Write(u64),
+    /// Give these bytes' space back; they read as zeros.
+    Release(Extent),
+    /// Make these bytes zeros that keep their space.
+    Zero(Extent),
     /// Bring earlier writes to stable storage.
     Flush,
     /// Read the serial number.
     Serial,
     /// Something that was not offered.
     Unsupported,
+}
+
+/// Consecutive bytes of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// The first.
+    pub offset: u64,
+    /// How many.
+    pub length: u64,
 }
 
 /// A piece of guest memory that lies wholly in one region.
@@ -63,6 +79,8 @@ pub enum Malformed {
     NoStatus,
     #[error("the sector number overflows")]
     Sector,
+    #[error("not one range of sectors is named")]
+    Extent,
 }
 
 impl Request {
@@ -82,9 +100,15 @@ impl Request {
                 false => return Err(Malformed::Order),
             }
         }
-        let header = take_header(memory, &mut readable)?;
+        let header = take(memory, &mut readable).ok_or(Malformed::ShortHeader)?;
         let status = take_status(&mut writable)?;
-        let operation = operation(header)?;
+        let operation = match operation(header)? {
+            Kind::Plain(operation) => operation,
+            Kind::OfExtent(kind) => {
+                let extent = take(memory, &mut readable).filter(|_| readable.is_empty());
+                of_extent(kind, extent.ok_or(Malformed::Extent)?)?
+            }
+        };
         let data = if matches!(operation, Operation::Write(_)) { readable } else { writable };
         Ok(Self { head, operation, data, status })
     }
@@ -95,15 +119,14 @@ impl Request {
     }
 }
 
-fn take_header(memory: &Memory, readable: &mut Vec<Piece>) -> Result<[u8; HEADER_SIZE], Malformed> {
-    let mut header = [0; HEADER_SIZE];
+/// Takes the next bytes that the driver has written; none if there are not so many.
+fn take<const N: usize>(memory: &Memory, readable: &mut Vec<Piece>) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
     let mut filled = 0;
-    while filled < HEADER_SIZE {
-        let Some(piece) = readable.first_mut() else { return Err(Malformed::ShortHeader) };
-        let length = piece.length.min(HEADER_SIZE - filled);
-        memory
-            .read_slice(&mut header[filled..filled + length], piece.address)
-            .map_err(|_| Malformed::OutsideMemory)?;
+    while filled < N {
+        let piece = readable.first_mut()?;
+        let length = piece.length.min(N - filled);
+        memory.read_slice(&mut bytes[filled..filled + length], piece.address).ok()?;
         filled += length;
         piece.address.0 += length as u64;
         piece.length -= length;
@@ -111,7 +134,7 @@ fn take_header(memory: &Memory, readable: &mut Vec<Piece>) -> Result<[u8; HEADER
             readable.remove(0);
         }
     }
-    Ok(header)
+    Some(bytes)
 }
 
 /// The status is the last writable byte.
@@ -125,14 +148,37 @@ fn take_status(writable: &mut Vec<Piece>) -> Result<GuestAddress, Malformed> {
     Ok(status)
 }
 
-fn operation(header: [u8; HEADER_SIZE]) -> Result<Operation, Malformed> {
+/// What a header says.
+enum Kind {
+    Plain(Operation),
+    /// A range of sectors follows it.
+    OfExtent(u32),
+}
+
+fn operation(header: [u8; HEADER_SIZE]) -> Result<Kind, Malformed> {
     let [a, b, c, d, _, _, _, _, sector @ ..] = header;
     let offset = u64::from_le_bytes(sector).checked_mul(SECTOR).ok_or(Malformed::Sector);
-    Ok(match u32::from_le_bytes([a, b, c, d]) {
+    Ok(Kind::Plain(match u32::from_le_bytes([a, b, c, d]) {
         VIRTIO_BLK_T_IN => Operation::Read(offset?),
         VIRTIO_BLK_T_OUT => Operation::Write(offset?),
         VIRTIO_BLK_T_FLUSH => Operation::Flush,
         VIRTIO_BLK_T_GET_ID => Operation::Serial,
+        kind @ (VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES) => return Ok(Kind::OfExtent(kind)),
+        _ => Operation::Unsupported,
+    }))
+}
+
+/// A discard, or a write of zeros, of which the driver may say that the space need not be kept (virtio 1.2 §5.2.6.1).
+fn of_extent(kind: u32, bytes: [u8; EXTENT_SIZE]) -> Result<Operation, Malformed> {
+    let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, flags @ ..] = bytes;
+    let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
+    let length = u64::from(u32::from_le_bytes([n0, n1, n2, n3])) * SECTOR;
+    let extent = Extent { offset: sector.checked_mul(SECTOR).ok_or(Malformed::Sector)?, length };
+    Ok(match (kind, u32::from_le_bytes(flags)) {
+        (VIRTIO_BLK_T_DISCARD, 0) | (VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP) => {
+            Operation::Release(extent)
+        }
+        (VIRTIO_BLK_T_WRITE_ZEROES, 0) => Operation::Zero(extent),
         _ => Operation::Unsupported,
     })
 }
@@ -151,9 +197,18 @@ mod tests {
 
     fn parse(type_: u32, sector: u64, buffers: &[(u64, u32, u16)]) -> Result<Request, Malformed> {
         let memory = Memory::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap();
+        parse_in(&memory, type_, sector, buffers)
+    }
+
+    fn parse_in(
+        memory: &Memory,
+        type_: u32,
+        sector: u64,
+        buffers: &[(u64, u32, u16)],
+    ) -> Result<Request, Malformed> {
         memory.write_obj(type_, GuestAddress(0x10000)).unwrap();
         memory.write_obj(sector, GuestAddress(0x10008)).unwrap();
-        let mock = MockSplitQueue::new(&memory, 16);
+        let mock = MockSplitQueue::new(memory, 16);
         let last = buffers.len() - 1;
         let descriptors: Vec<_> = buffers
             .iter()
@@ -165,8 +220,8 @@ mod tests {
             .collect();
         mock.build_desc_chain(&descriptors).unwrap();
         let mut queue: virtio_queue::Queue = mock.create_queue().unwrap();
-        let chain = queue.pop_descriptor_chain(&memory).unwrap();
-        Request::parse(&memory, chain)
+        let chain = queue.pop_descriptor_chain(memory).unwrap();
+        Request::parse(memory, chain)
     }
 
     #[test]
@@ -189,6 +244,29 @@ mod tests {
         assert_eq!(request.status, GuestAddress(0x20200));
     }
 
+    /// A request of this type on one range of sectors, with these flags.
+    fn parse_extent(type_: u32, sector: u64, flags: u32) -> Result<Operation, Malformed> {
+        let memory = Memory::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap();
+        let extent = [&sector.to_le_bytes()[..], &8u32.to_le_bytes(), &flags.to_le_bytes()].concat();
+        memory.write_slice(&extent, GuestAddress(0x20000)).unwrap();
+        parse_in(&memory, type_, 0, &[(0x10000, 16, 0), (0x20000, 16, 0), (0x30000, 1, WRITE)])
+            .map(|request| request.operation)
+    }
+
+    #[test]
+    fn space_is_given_back_or_kept_as_the_driver_says() {
+        let extent = Extent { offset: 512 * 3, length: 4096 };
+        let unmap = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
+        assert_eq!(parse_extent(VIRTIO_BLK_T_DISCARD, 3, 0), Ok(Operation::Release(extent)));
+        assert_eq!(parse_extent(VIRTIO_BLK_T_WRITE_ZEROES, 3, unmap), Ok(Operation::Release(extent)));
+        assert_eq!(parse_extent(VIRTIO_BLK_T_WRITE_ZEROES, 3, 0), Ok(Operation::Zero(extent)));
+        // A discard has no such flag, and there are no others.
+        for (type_, flags) in [(VIRTIO_BLK_T_DISCARD, unmap), (VIRTIO_BLK_T_WRITE_ZEROES, 2)] {
+            assert_eq!(parse_extent(type_, 3, flags), Ok(Operation::Unsupported));
+        }
+        assert_eq!(parse_extent(VIRTIO_BLK_T_DISCARD, u64::MAX, 0), Err(Malformed::Sector));
+    }
+
     #[test]
     fn hostile_chains_are_refused() {
         let status = (0x30000, 1, WRITE);
@@ -209,6 +287,8 @@ mod tests {
             ),
             (VIRTIO_BLK_T_IN, 0, vec![(0x10000, 16, 0), status, (0x20000, 512, 0)], Malformed::Order),
             (VIRTIO_BLK_T_IN, u64::MAX, vec![(0x10000, 16, 0), status], Malformed::Sector),
+            (VIRTIO_BLK_T_DISCARD, 0, vec![(0x10000, 16, 0), (0x20000, 15, 0), status], Malformed::Extent),
+            (VIRTIO_BLK_T_DISCARD, 0, vec![(0x10000, 16, 0), (0x20000, 32, 0), status], Malformed::Extent),
         ] {
             assert_eq!(parse(type_, sector, &buffers).unwrap_err(), error, "{buffers:?}");
         }

@@ -1,6 +1,8 @@
 //! The network device (virtio 1.2 §5.1), a slot for a tap. Packets carry the virtio header that the tap
 //! understands, so that checksums and segmentation are left to whom the packet reaches last.
 
+mod control;
+mod kernel_path;
 mod offered;
 mod server;
 mod vhost;
@@ -11,16 +13,20 @@ use std::os::fd::AsRawFd;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
-    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC,
+    VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF,
 };
 use vmm_sys_util::ioctl::{ioctl_with_ref, ioctl_with_val};
 use vmm_sys_util::ioctl_iow_nr;
 
+use self::control::Control;
+use self::kernel_path::KernelQueue;
 use self::server::Server;
 use self::vhost::Vhost;
 use super::{Active, ConfigSpace, Medium, RateLimit, VirtioDevice};
-use crate::config::{MacAddress, NicConfig};
+use crate::config::{MacAddress, NicConfig, TapQueue};
+use crate::layout::MAX_QUEUE_PAIRS;
 use crate::{Error, Result};
 
 ioctl_iow_nr!(TUNSETOFFLOAD, 0x54, 208, libc::c_uint);
@@ -35,23 +41,97 @@ const TAP_OFFLOADS: [(u32, u32); 3] = [
     (VIRTIO_NET_F_GUEST_TSO6, libc::TUN_F_TSO6),
 ];
 
+/// Sizes of the queues: pairs, each to receive and to send, and the one for control.
+const QUEUE_SIZES: [u16; 2 * MAX_QUEUE_PAIRS as usize + 1] = [256; 2 * MAX_QUEUE_PAIRS as usize + 1];
+/// Where the configuration space has the number of pairs, behind the address and the link's state (virtio 1.2 §5.1.4).
+const PAIRS_PLACE: usize = 8;
+
 /// A network interface, or a slot for one.
 pub struct Net {
     nic: Option<Nic>,
     mac: MacAddress,
+    /// Pairs of queues that the device has.
+    pairs_max: u16,
+    /// Pairs that its driver makes use of.
+    pairs: u16,
 }
 
-struct Nic {
-    tap: File,
-    vhost: Option<Vhost>,
-    limit: RateLimit,
+/// What moves the packets.
+enum Nic {
+    /// The host's kernel.
+    Kernel(Vec<KernelQueue>),
+    /// This process.
+    Process(File, RateLimit),
 }
 
 impl Net {
-    /// An empty slot. Its driver gets `mac`, and whoever sets up what is put in gives it the right one.
-    pub fn new(mac: MacAddress) -> Self {
-        Self { nic: None, mac }
+    /// An empty slot with 1 to 8 pairs of queues. Its driver gets `mac`, and whoever sets up what is put in gives it the right
+    /// one.
+    pub fn new(mac: MacAddress, pairs: u8) -> Self {
+        Self { nic: None, mac, pairs_max: pairs.clamp(1, MAX_QUEUE_PAIRS).into(), pairs: 1 }
     }
+
+    fn has_control(&self) -> bool {
+        self.pairs_max > 1
+    }
+}
+
+impl Nic {
+    /// An interface for a guest with so many pairs of queues.
+    fn new(config: NicConfig, pairs: u16) -> Result<Self> {
+        let NicConfig { queues, limit } = config;
+        queues.iter().try_for_each(|queue| prepare(&queue.tap))?;
+        let (is_unlimited, is_one_each) = (limit == RateLimit::default(), queues.len() == usize::from(pairs));
+        if is_unlimited && is_one_each && queues.iter().all(|queue| queue.vhost.is_some()) {
+            let with_path = |TapQueue { tap, vhost }| Some(KernelQueue::new(tap, Vhost::new(vhost?)));
+            return Ok(Self::Kernel(queues.into_iter().filter_map(with_path).collect()));
+        }
+        let first =
+            queues.into_iter().next().ok_or_else(|| Error::Slot("the interface has no tap".into()))?;
+        Ok(Self::Process(first.tap, limit))
+    }
+
+    /// Serves by this process what the kernel cannot.
+    fn leave_kernel(&mut self) {
+        if let Self::Kernel(queues) = self
+            && let Some(first) = std::mem::take(queues).into_iter().next()
+        {
+            *self = Self::Process(first.into_tap(), RateLimit::default());
+        }
+    }
+
+    fn serve(&mut self, active: &mut Active, control: &mut Control) -> Result<()> {
+        if let Self::Kernel(queues) = self
+            && !can_serve(queues, active)
+        {
+            self.leave_kernel();
+        }
+        match self {
+            Self::Kernel(queues) => {
+                queues.iter().take(1).try_for_each(|first| set_offloads(first.tap(), active.features))?;
+                kernel_path::serve(queues, active, control)
+            }
+            Self::Process(tap, limit) => {
+                set_offloads(tap, active.features)?;
+                Server::new(tap, active, control, *limit)?.run()
+            }
+        }
+    }
+}
+
+/// Whether the kernel can serve all the queues of a driver.
+fn can_serve(queues: &mut [KernelQueue], active: &Active) -> bool {
+    queues.iter_mut().all(|queue| match queue.prepare(active) {
+        Ok(true) => true,
+        Ok(false) => {
+            tracing::warn!("the kernel lacks features of this guest's driver; its packets are moved here");
+            false
+        }
+        Err(e) => {
+            tracing::warn!("packets are moved here: {e}");
+            false
+        }
+    })
 }
 
 /// Prepares a tap: non-blocking, headers of virtio 1.
@@ -83,7 +163,9 @@ impl VirtioDevice for Net {
     }
 
     fn features(&self) -> u64 {
-        (1 << VIRTIO_NET_F_MAC)
+        let several = if self.has_control() { 1 << VIRTIO_NET_F_CTRL_VQ | 1 << VIRTIO_NET_F_MQ } else { 0 };
+        several
+            | (1 << VIRTIO_NET_F_MAC)
             | (1 << VIRTIO_NET_F_MRG_RXBUF)
             | (1 << VIRTIO_NET_F_CSUM)
             | (1 << VIRTIO_NET_F_HOST_TSO4)
@@ -94,25 +176,40 @@ impl VirtioDevice for Net {
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
-        &[256, 256]
+        &QUEUE_SIZES[..2 * usize::from(self.pairs_max) + usize::from(self.has_control())]
     }
 
     fn config_space(&self) -> ConfigSpace {
-        ConfigSpace::new(&self.mac.0)
+        let mut bytes = self.mac.0.to_vec();
+        if self.has_control() {
+            bytes.resize(PAIRS_PLACE, 0);
+            bytes.extend(self.pairs_max.to_le_bytes());
+        }
+        ConfigSpace::new(&bytes)
     }
 
+    /// A driver that may ask is answered, though the slot be empty.
     fn is_present(&self) -> bool {
-        self.nic.is_some()
+        self.nic.is_some() || self.has_control()
+    }
+
+    fn queue_pairs(&self) -> u16 {
+        self.pairs
+    }
+
+    fn set_queue_pairs(&mut self, pairs: u16) -> Result<()> {
+        if !(1..=self.pairs_max).contains(&pairs) {
+            return Err(Error::Snapshot(format!("an interface of {} pairs has {pairs}", self.pairs_max)));
+        }
+        self.pairs = pairs;
+        Ok(())
     }
 
     fn insert(&mut self, medium: Medium) -> Result<()> {
         match medium {
             Medium::Nic(_) if self.nic.is_some() => Err(Error::Slot("it has an interface already".into())),
-            Medium::Nic(NicConfig { tap, vhost, limit }) => {
-                prepare(&tap)?;
-                // The kernel's path knows no limits.
-                let vhost = if limit == RateLimit::default() { vhost.map(Vhost::new) } else { None };
-                self.nic = Some(Nic { tap, vhost, limit });
+            Medium::Nic(config) => {
+                self.nic = Some(Nic::new(config, self.pairs_max)?);
                 Ok(())
             }
             Medium::Disk(_) => Err(Error::Slot("it takes an interface, not a disk".into())),
@@ -124,17 +221,46 @@ impl VirtioDevice for Net {
     }
 
     fn serve(&mut self, active: &mut Active) -> Result<()> {
-        let Some(Nic { tap, vhost, limit }) = &mut self.nic else { return Ok(()) };
-        set_offloads(tap, active.features)?;
-        if let Some(vhost) = vhost {
-            match vhost.prepare(&active.memory, active.features) {
-                Ok(true) => return vhost.serve(tap, active),
-                Ok(false) => tracing::warn!(
-                    "the kernel lacks features of this guest's driver; its packets are moved here"
-                ),
-                Err(e) => tracing::warn!("packets are moved here: {e}"),
-            }
+        let mut control = Control::new(active.features, self.pairs_max, self.pairs);
+        let served = match &mut self.nic {
+            Some(nic) => nic.serve(active, &mut control),
+            None => kernel_path::serve(&mut [], active, &mut control),
+        };
+        self.pairs = control.pairs;
+        served
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
+
+    fn has_several(device: &Net) -> bool {
+        device.features() & (1 << VIRTIO_NET_F_MQ | 1 << VIRTIO_NET_F_CTRL_VQ) != 0
+    }
+
+    #[test]
+    fn a_device_of_one_pair_has_nothing_to_control() {
+        let device = Net::new(MAC, 1);
+        assert_eq!(
+            (device.queue_sizes().len(), has_several(&device), device.is_present()),
+            (2, false, false)
+        );
+    }
+
+    #[test]
+    fn a_driver_finds_several_pairs_and_begins_with_one() {
+        let mut device = Net::new(MAC, 4);
+        assert_eq!((device.queue_sizes().len(), has_several(&device), device.is_present()), (9, true, true));
+        let mut pairs = [0; 2];
+        device.config_space().read(PAIRS_PLACE as u64, &mut pairs);
+        assert_eq!((pairs, device.queue_pairs()), ([4, 0], 1));
+        device.set_queue_pairs(4).unwrap();
+        assert_eq!(device.queue_pairs(), 4);
+        for untrue in [0, 5] {
+            assert!(device.set_queue_pairs(untrue).is_err());
         }
-        Server::new(tap, active, *limit)?.run()
     }
 }

@@ -7,6 +7,7 @@ use virtio_queue::QueueT;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::epoll::EventSet;
 
+use super::control::Control;
 use super::offered::Offered;
 use crate::Result;
 use crate::memory::Memory;
@@ -16,12 +17,11 @@ use crate::virtio::{Active, RateLimit};
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
-const TOKEN_RECEIVE: u64 = 0;
-const TOKEN_TRANSMIT: u64 = 1;
-const TOKEN_TAP: u64 = 2;
-const TOKEN_STOP: u64 = 3;
-const TOKEN_RECEIVING: u64 = 4;
-const TOKEN_SENDING: u64 = 5;
+/// Tokens of what is no queue; a queue's is its index.
+const TOKEN_TAP: u64 = 100;
+const TOKEN_STOP: u64 = 101;
+const TOKEN_RECEIVING: u64 = 102;
+const TOKEN_SENDING: u64 = 103;
 
 /// The header with the largest packet that segmentation offload makes.
 const PACKET_MAX: usize = 12 + 65550;
@@ -31,10 +31,12 @@ const NUM_BUFFERS: usize = 10;
 const USED_ELEMENT: u64 = 8;
 const USED_ELEMENTS: u64 = 4;
 
-/// Moves packets between a tap and the guest.
+/// Moves packets between a tap and the guest. Of several queues the guest sends by all, and gets what it receives in the
+/// first.
 pub struct Server<'a> {
     tap: &'a File,
     active: &'a mut Active,
+    control: &'a mut Control,
     /// Buffers of the driver that one packet may be spread over.
     buffers_max: usize,
     offered: Offered,
@@ -48,12 +50,18 @@ pub struct Server<'a> {
 
 impl<'a> Server<'a> {
     /// Serves the guest's driver through `tap`, no faster than `limit`.
-    pub fn new(tap: &'a File, active: &'a mut Active, limit: RateLimit) -> Result<Self> {
+    pub fn new(
+        tap: &'a File,
+        active: &'a mut Active,
+        control: &'a mut Control,
+        limit: RateLimit,
+    ) -> Result<Self> {
         let mergeable = active.features & (1 << VIRTIO_NET_F_MRG_RXBUF) != 0;
         let (receiving, sending) = (Throttle::new(limit)?, Throttle::new(limit)?);
         Ok(Self {
             tap,
             active,
+            control,
             buffers_max: if mergeable { usize::MAX } else { 1 },
             offered: Offered::default(),
             buffer: vec![0; PACKET_MAX],
@@ -66,8 +74,9 @@ impl<'a> Server<'a> {
     /// Serves until it is told to stop; the queues are then as if no buffer had been taken that was not used.
     pub fn run(&mut self) -> Result<()> {
         let poll = Poll::new()?;
-        poll.add(&self.active.notifications[RECEIVE], TOKEN_RECEIVE, EventSet::IN)?;
-        poll.add(&self.active.notifications[TRANSMIT], TOKEN_TRANSMIT, EventSet::IN)?;
+        for queue in [RECEIVE].into_iter().chain(self.senders()).chain(self.control.queue) {
+            poll.add(&self.active.notifications[queue], queue as u64, EventSet::IN)?;
+        }
         poll.add(self.tap, TOKEN_TAP, EventSet::IN | EventSet::EDGE_TRIGGERED)?;
         poll.add(&self.active.stop, TOKEN_STOP, EventSet::IN)?;
         poll.add(&self.receiving, TOKEN_RECEIVING, EventSet::IN)?;
@@ -79,25 +88,34 @@ impl<'a> Server<'a> {
                         self.offered.put_back(&mut self.active.queues[RECEIVE]);
                         return Ok(());
                     }
-                    TOKEN_TRANSMIT => {
-                        drain(&self.active.notifications[TRANSMIT]);
-                        self.transmit()?;
-                    }
-                    TOKEN_RECEIVE => {
-                        drain(&self.active.notifications[RECEIVE]);
-                        self.receive()?;
-                    }
-                    TOKEN_SENDING => {
-                        self.sending.drain()?;
-                        self.transmit()?;
-                    }
+                    TOKEN_TAP => self.receive()?,
                     TOKEN_RECEIVING => {
                         self.receiving.drain()?;
                         self.receive()?;
                     }
-                    _ => self.receive()?,
+                    TOKEN_SENDING => {
+                        self.sending.drain()?;
+                        self.senders().try_for_each(|queue| self.transmit(queue))?;
+                    }
+                    queue => self.serve_queue(queue as usize)?,
                 }
             }
+        }
+    }
+
+    /// Queues by which the guest may send.
+    fn senders(&self) -> impl Iterator<Item = usize> + use<> {
+        let ready = |queue: &usize| self.active.queues[*queue].ready();
+        let queues = (TRANSMIT..self.active.queues.len()).step_by(2).filter(ready);
+        queues.collect::<Vec<_>>().into_iter()
+    }
+
+    fn serve_queue(&mut self, queue: usize) -> Result<()> {
+        drain(&self.active.notifications[queue]);
+        match queue {
+            RECEIVE => self.receive(),
+            queue if Some(queue) == self.control.queue => self.control.serve(self.active, |_, _| Ok(())),
+            queue => self.transmit(queue),
         }
     }
 
@@ -150,10 +168,10 @@ impl<'a> Server<'a> {
         Ok(Some(length))
     }
 
-    fn transmit(&mut self) -> Result<()> {
+    fn transmit(&mut self, queue: usize) -> Result<()> {
         let memory = self.active.memory.clone();
         while self.sending.is_open()?
-            && let Some(chain) = self.active.pop(TRANSMIT, &memory)?
+            && let Some(chain) = self.active.pop(queue, &memory)?
         {
             let head = chain.head_index();
             let pieces: Option<Vec<_>> = chain
@@ -165,9 +183,9 @@ impl<'a> Server<'a> {
                 self.sending.count(length);
                 send(self.tap, &pieces);
             }
-            self.active.give_back(TRANSMIT, head, 0)?;
+            self.active.give_back(queue, head, 0)?;
         }
-        self.active.notify_driver(TRANSMIT)
+        self.active.notify_driver(queue)
     }
 }
 
@@ -226,6 +244,7 @@ mod tests {
     struct Guest {
         memory: Memory,
         active: Active,
+        control: Control,
         wire: UnixDatagram,
         tap: File,
     }
@@ -243,7 +262,8 @@ mod tests {
             };
             let (wire, tap) = UnixDatagram::pair().unwrap();
             tap.set_nonblocking(true).unwrap();
-            Self { memory, active, wire, tap: File::from(std::os::fd::OwnedFd::from(tap)) }
+            let (control, tap) = (Control::new(features, 1, 1), File::from(std::os::fd::OwnedFd::from(tap)));
+            Self { memory, active, control, wire, tap }
         }
 
         /// Offers `count` buffers of `size` bytes in all.
@@ -270,8 +290,9 @@ mod tests {
         }
     }
 
-    fn server<'a>(tap: &'a File, active: &'a mut Active) -> Server<'a> {
-        Server::new(tap, active, RateLimit::default()).unwrap()
+    fn server(guest: &mut Guest) -> Server<'_> {
+        let Guest { tap, active, control, .. } = guest;
+        Server::new(tap, active, control, RateLimit::default()).unwrap()
     }
 
     fn packet(length: usize) -> Vec<u8> {
@@ -286,7 +307,7 @@ mod tests {
         guest.offer(8, 1000);
         guest.wire.send(&packet(2500)).unwrap();
         guest.wire.send(&packet(60)).unwrap();
-        server(&guest.tap, &mut guest.active).receive().unwrap();
+        server(&mut guest).receive().unwrap();
         assert_eq!(guest.used(), [1000, 1000, 500, 60]);
         assert_eq!(guest.memory_at(0, 12), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 3, 0]);
         assert_eq!(guest.memory_at(1000, 1500), packet(2500)[1000..]);
@@ -297,11 +318,11 @@ mod tests {
     fn a_packet_waits_whole_until_there_are_buffers_enough() {
         let mut guest = Guest::new(MERGEABLE);
         guest.wire.send(&packet(2500)).unwrap();
-        server(&guest.tap, &mut guest.active).receive().unwrap();
+        server(&mut guest).receive().unwrap();
         assert!(guest.used().is_empty(), "there is no buffer at all");
         guest.offer(2, 1000);
         let (memory, ring) = (guest.memory.clone(), guest.active.queues[0].avail_ring());
-        let mut server = server(&guest.tap, &mut guest.active);
+        let mut server = server(&mut guest);
         server.receive().unwrap();
         assert_eq!(server.held, Some(2500));
         // The driver overwrites what it offered, and offers a third.
@@ -321,7 +342,7 @@ mod tests {
         guest.offer(8, 1000);
         guest.wire.send(&packet(2500)).unwrap();
         guest.wire.send(&packet(900)).unwrap();
-        server(&guest.tap, &mut guest.active).receive().unwrap();
+        server(&mut guest).receive().unwrap();
         assert_eq!(guest.used(), [0, 900]);
     }
 
@@ -340,7 +361,7 @@ mod tests {
             .collect();
         mock.build_desc_chain(&descriptors).unwrap();
         guest.wire.send(&packet(900)).unwrap();
-        server(&guest.tap, &mut guest.active).receive().unwrap();
+        server(&mut guest).receive().unwrap();
         assert_eq!(guest.used(), [900]);
         assert_eq!(guest.memory_at(12, 888), packet(900)[12..]);
     }
@@ -350,7 +371,7 @@ mod tests {
         let mut guest = Guest::new(MERGEABLE);
         guest.offer(8, 1000);
         guest.wire.send(&packet(2500)).unwrap();
-        let mut server = server(&guest.tap, &mut guest.active);
+        let mut server = server(&mut guest);
         server.receive().unwrap();
         server.offered.put_back(&mut server.active.queues[RECEIVE]);
         assert_eq!(guest.active.queues[RECEIVE].next_avail(), 3);

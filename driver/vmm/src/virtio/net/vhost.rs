@@ -12,12 +12,11 @@ use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
-use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
 use super::check;
 use crate::memory::Memory;
-use crate::virtio::poll::Poll;
 use crate::virtio::{Active, LentLine};
 use crate::{Error, Result};
 
@@ -29,6 +28,8 @@ const OF_QUEUES: u64 = (1 << VIRTIO_F_VERSION_1)
 /// Where a used ring has its index (virtio 1.2 §2.7.8).
 const USED_INDEX: u64 = 2;
 const NO_BACKEND: RawFd = -1;
+/// Queues that one device serves.
+const PAIR: usize = 2;
 
 /// An open `/dev/vhost-net`.
 #[derive(Debug)]
@@ -59,16 +60,21 @@ impl Vhost {
         Ok(true)
     }
 
-    /// Serves, once it is prepared, until `active.stop` is signalled. The queues are then where the kernel has left them.
-    pub fn serve(&self, tap: &File, active: &mut Active) -> Result<()> {
-        let memory = active.memory.clone();
-        let backend = Backend { device: &self.device, memory: &memory };
-        let line = active.interrupt.lend();
-        let served = backend.serve(tap, active, &line);
-        drop(line);
-        // What came of it in the last moment must not be lost.
-        active.interrupt.queue();
-        served
+    /// Lets the kernel serve a pair of queues with a tap's queue, once it is prepared. `line` tells the guest.
+    pub fn start(&self, tap: &File, active: &Active, pair: usize, line: &LentLine) -> Result<()> {
+        let backend = Backend { device: &self.device, memory: &active.memory };
+        let queues = active.queues.iter().zip(&active.notifications).skip(pair * PAIR).take(PAIR);
+        for (index, (queue, notification)) in queues.enumerate() {
+            backend.give(index, queue, notification, line).map_err(failed("give a queue to"))?;
+        }
+        (0..PAIR).try_for_each(|index| backend.set_backend(index, tap.as_raw_fd()))
+    }
+
+    /// Takes a pair of queues back, which are then where the kernel has left them.
+    pub fn stop(&self, active: &mut Active, pair: usize) -> Result<()> {
+        let backend = Backend { device: &self.device, memory: &active.memory };
+        let queues = active.queues.iter_mut().skip(pair * PAIR).take(PAIR);
+        queues.enumerate().try_for_each(|(index, queue)| backend.take(index, queue))
     }
 }
 
@@ -93,37 +99,30 @@ impl<'a> VhostKernBackend for Backend<'a> {
 }
 
 impl Backend<'_> {
-    fn serve(&self, tap: &File, active: &mut Active, line: &LentLine) -> Result<()> {
-        let started = self.start(tap, active, line);
-        let waited = started.and_then(|()| wait_for_stop(active));
-        let stopped =
-            (0..active.queues.len()).try_for_each(|index| self.stop(index, &mut active.queues[index]));
-        waited.and(stopped)
+    fn give(
+        &self,
+        index: usize,
+        queue: &Queue,
+        notification: &EventFd,
+        line: &LentLine,
+    ) -> vhost::Result<()> {
+        let addresses = VringConfigData {
+            queue_max_size: queue.max_size(),
+            queue_size: queue.size(),
+            flags: 0,
+            desc_table_addr: queue.desc_table(),
+            used_ring_addr: queue.used_ring(),
+            avail_ring_addr: queue.avail_ring(),
+            log_addr: None,
+        };
+        self.set_vring_num(index, queue.size())?;
+        self.set_vring_base(index, queue.next_avail())?;
+        self.set_vring_addr(index, &addresses)?;
+        self.set_vring_call(index, line.event())?;
+        self.set_vring_kick(index, notification)
     }
 
-    fn start(&self, tap: &File, active: &Active, line: &LentLine) -> Result<()> {
-        for (index, queue) in active.queues.iter().enumerate() {
-            let addresses = VringConfigData {
-                queue_max_size: queue.max_size(),
-                queue_size: queue.size(),
-                flags: 0,
-                desc_table_addr: queue.desc_table(),
-                used_ring_addr: queue.used_ring(),
-                avail_ring_addr: queue.avail_ring(),
-                log_addr: None,
-            };
-            self.set_vring_num(index, queue.size())
-                .and_then(|()| self.set_vring_base(index, queue.next_avail()))
-                .and_then(|()| self.set_vring_addr(index, &addresses))
-                .and_then(|()| self.set_vring_call(index, line.event()))
-                .and_then(|()| self.set_vring_kick(index, &active.notifications[index]))
-                .map_err(failed("give a queue to"))?;
-        }
-        (0..active.queues.len()).try_for_each(|index| self.set_backend(index, tap.as_raw_fd()))
-    }
-
-    /// Takes a queue back.
-    fn stop(&self, index: usize, queue: &mut Queue) -> Result<()> {
+    fn take(&self, index: usize, queue: &mut Queue) -> Result<()> {
         self.set_backend(index, NO_BACKEND)?;
         let next = self.get_vring_base(index).map_err(failed("take a queue from"))?;
         queue.set_next_avail(next as u16);
@@ -138,13 +137,6 @@ impl Backend<'_> {
         let status = unsafe { ioctl_with_ref(self.device, VHOST_NET_SET_BACKEND(), &file) };
         check(status, "connect a tap to vhost-net")
     }
-}
-
-fn wait_for_stop(active: &Active) -> Result<()> {
-    let poll = Poll::new()?;
-    poll.add(&active.stop, 0, EventSet::IN)?;
-    while poll.wait()?.next().is_none() {}
-    Ok(())
 }
 
 fn regions(memory: &Memory) -> Result<Vec<VhostUserMemoryRegionInfo>> {

@@ -1,0 +1,131 @@
+//! Images of Glance: found by name, fetched as archives.
+
+use std::fs::File;
+
+use cloud::{Glance, GlanceImage};
+use image::Progress;
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+
+/// Before an image's identifier in the names of archives.
+const PREFIX: &str = "glance:";
+const ACTIVE: &str = "active";
+
+/// How a name is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Match {
+    /// It is the image's.
+    Exact,
+    /// It is a part of the image's.
+    Part,
+}
+
+/// What an image's archive is called among this host's images.
+pub fn archive_name(id: Uuid) -> String {
+    format!("{PREFIX}{id}")
+}
+
+/// The image of which an archive is.
+fn id_of(archive_name: &str) -> Option<Uuid> {
+    archive_name.strip_prefix(PREFIX)?.parse().ok()
+}
+
+/// The images that `wanted` names: an identifier, or a name with or without a tag (`zun/image/glance/utils.py`).
+pub async fn find(glance: &Glance, wanted: &str, compared: Match) -> Result<Vec<GlanceImage>> {
+    match wanted.parse() {
+        Ok(id) => Ok(glance.get(id).await?.into_iter().collect()),
+        Err(_) => Ok(choose(glance.list().await?, wanted, compared)),
+    }
+}
+
+fn choose(images: Vec<GlanceImage>, wanted: &str, compared: Match) -> Vec<GlanceImage> {
+    let (name, tag) = match wanted.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (wanted, None),
+    };
+    let fits = |image: &GlanceImage| match compared {
+        Match::Exact => image.name.as_deref() == Some(name),
+        Match::Part => image.name.as_deref().is_some_and(|whole| whole.contains(name)),
+    };
+    let mut named: Vec<_> = images.into_iter().filter(fits).collect();
+    let only = named.len() == 1;
+    if let Some(tag) = tag {
+        // One that has no tags is meant whatever the tag, if it is the only one.
+        named.retain(|image| image.tags.iter().any(|own| own == tag) || (only && image.tags.is_empty()));
+    }
+    named
+}
+
+/// The only image that was found for a name.
+pub fn the_one(name: &str, mut found: Vec<GlanceImage>) -> Result<GlanceImage> {
+    match (found.pop(), found.len()) {
+        (Some(image), 0) => Ok(image),
+        (None, _) => Err(Error::Image(image::Error::NotFound(name.to_owned()))),
+        (Some(_), _) => Err(Error::Conflict(format!(
+            "Multiple images exist with same name {name}. Please use the image id instead."
+        ))),
+    }
+}
+
+/// Writes an image's archive into `file`.
+pub async fn download(
+    glance: &Glance,
+    image: &GlanceImage,
+    file: File,
+    progress: &Progress,
+) -> image::Result<File> {
+    let failed = |reason: String| image::Error::Fetch { image: image.id.to_string(), reason };
+    if image.status != ACTIVE {
+        return Err(failed(format!("its status is {}", image.status)));
+    }
+    let mut file = tokio::fs::File::from_std(file);
+    let receiver = progress.receive(&mut file, image.size.unwrap_or(0));
+    tracing::info!(image = %image.id, bytes = image.size, "fetching an image of Glance");
+    glance.download(image, receiver).await.map_err(|e| failed(e.to_string()))?;
+    Ok(file.into_std().await)
+}
+
+/// Writes the archive of this name into `file`.
+pub async fn fetch(glance: &Glance, name: &str, file: File, progress: &Progress) -> image::Result<File> {
+    let missing = || image::Error::NotFound(name.to_owned());
+    let failed = |e: cloud::Error| image::Error::Fetch { image: name.to_owned(), reason: e.to_string() };
+    let id = id_of(name).ok_or_else(missing)?;
+    let found = glance.get(id).await.map_err(failed)?.ok_or_else(missing)?;
+    download(glance, &found, file, progress).await
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn image(name: &str, tags: &[&str]) -> GlanceImage {
+        serde_json::from_value(
+            json!({ "id": Uuid::new_v4(), "name": name, "status": "active", "tags": tags }),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn names_are_compared_as_upstream_does() {
+        let images = || vec![image("app", &["v1"]), image("app", &["v2"]), image("my/app", &[])];
+        let found = |wanted, compared| choose(images(), wanted, compared).len();
+        assert_eq!(found("app", Match::Exact), 2);
+        assert_eq!(found("app", Match::Part), 3);
+        assert_eq!((found("app:v2", Match::Exact), found("app:v3", Match::Exact)), (1, 0));
+        assert_eq!(found("my/app:any", Match::Exact), 1, "it has no tags");
+        assert_eq!(found("host:5000/app", Match::Exact), 0);
+        let error = the_one("app", choose(images(), "app", Match::Exact)).unwrap_err();
+        assert!(error.to_string().contains("Multiple images exist with same name app"), "{error}");
+        assert!(the_one("x", Vec::new()).unwrap_err().to_string().contains('x'));
+    }
+
+    #[test]
+    fn an_archives_name_leads_back_to_its_image() {
+        let id = Uuid::new_v4();
+        assert_eq!(id_of(&archive_name(id)), Some(id));
+        assert_eq!(id_of("docker.io/library/glance:latest"), None);
+    }
+}

@@ -1,0 +1,202 @@
+//! The image of a container: from a registry, or from Glance.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use cloud::{Glance, UserToken};
+use image::{Credentials, Image, ImageReference, Progress, PullPolicy};
+use model::{Changes, Container, Registry};
+use oslo::RequestContext;
+use tokio::time::{Instant, interval_at};
+
+use super::Manager;
+use crate::error::{Error, Result};
+use crate::glance;
+
+/// Between two words on how far a pull has come.
+const TELL_INTERVAL: Duration = Duration::from_secs(2);
+const MEBIBYTE: u64 = 1 << 20;
+
+/// Where an image comes from (`zun/image`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageDriver {
+    /// A registry.
+    Docker,
+    /// Glance.
+    Glance,
+}
+
+impl FromStr for ImageDriver {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "docker" => Ok(Self::Docker),
+            "glance" => Ok(Self::Glance),
+            other => Err(Error::NotSupported(format!("image driver {other}"))),
+        }
+    }
+}
+
+impl fmt::Display for ImageDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Docker => "docker",
+            Self::Glance => "glance",
+        })
+    }
+}
+
+impl Manager {
+    /// The image of a container, whose row tells what driver it came from and, while it is on its way, how far it has come.
+    pub(super) async fn container_image(
+        &self,
+        context: &RequestContext,
+        container: &mut Container,
+    ) -> Result<Image> {
+        let driver = self.image_driver(container.image_driver.as_deref())?;
+        let progress = self.images.progress().of_one();
+        let asked = container.clone();
+        let mut pull = Box::pin(self.pull(context, &asked, driver, &progress));
+        let mut ticks = interval_at(Instant::now() + TELL_INTERVAL, TELL_INTERVAL);
+        let pulled = loop {
+            tokio::select! {
+                pulled = &mut pull => break pulled,
+                _ = ticks.tick() => self.tell(container, told(&progress)).await,
+            }
+        };
+        let changes = Changes {
+            image_driver: Some(driver.to_string()),
+            status_detail: Some(asked.status_detail.clone()),
+            ..Changes::default()
+        };
+        self.save(container, changes).await?;
+        pulled
+    }
+
+    async fn tell(&self, container: &mut Container, detail: String) {
+        tracing::info!(image = container.image, "{detail}");
+        let changes = Changes { status_detail: Some(Some(detail)), ..Changes::default() };
+        if let Err(e) = self.save(container, changes).await {
+            tracing::warn!("how far the pull has come is not recorded: {e}");
+        }
+    }
+
+    /// The driver of this name, or the default one, if this host may use it.
+    pub(super) fn image_driver(&self, name: Option<&str>) -> Result<ImageDriver> {
+        let default = &self.options.default;
+        let name = name.filter(|name| !name.is_empty()).unwrap_or(&default.default_image_driver);
+        if !default.image_drivers().any(|known| known == name) {
+            let reason = format!("image driver {name} is not in [DEFAULT] image_driver_list of this host");
+            return Err(Error::Invalid(reason));
+        }
+        name.parse()
+    }
+
+    async fn pull(
+        &self,
+        context: &RequestContext,
+        container: &Container,
+        driver: ImageDriver,
+        progress: &Progress,
+    ) -> Result<Image> {
+        let name = container.image.as_deref().unwrap_or_default();
+        let policy =
+            container.image_pull_policy.as_deref().filter(|policy| !policy.is_empty()).unwrap_or("always");
+        let policy = PullPolicy::from_str(policy).map_err(|e| Error::Invalid(e.to_string()))?;
+        match driver {
+            ImageDriver::Glance => self.glance_image(context, name, policy, progress).await,
+            ImageDriver::Docker => {
+                let registry = self.registry_of(container).await?;
+                self.registry_image(name, policy, registry, progress).await
+            }
+        }
+    }
+
+    /// The registry of the user's that a container's image is in, if it is in one.
+    pub(super) async fn registry_of(&self, container: &Container) -> Result<Option<Registry>> {
+        let Some(id) = container.registry_id else { return Ok(None) };
+        Ok(Some(Registry::get(&self.database, id, &self.options.default.auth_encryption_key).await?))
+    }
+
+    /// The image `name`, from a registry of the user's if there is one.
+    pub(super) async fn registry_image(
+        &self,
+        name: &str,
+        policy: PullPolicy,
+        registry: Option<Registry>,
+        progress: &Progress,
+    ) -> Result<Image> {
+        let docker = &self.options.docker;
+        let domain = registry.as_ref().map(|registry| registry.domain.as_str());
+        let domain = domain.or(docker.default_registry.as_deref());
+        let reference = ImageReference::parse(name, domain)?;
+        let credentials = self.credentials(Some(reference.registry()), registry);
+        Ok(self.images.image(&reference, policy, credentials.as_ref(), progress).await?)
+    }
+
+    /// Who asks the registry `asked`: whoever the user's own registry names, or `[docker]` for the default one.
+    pub(super) fn credentials(&self, asked: Option<&str>, own: Option<Registry>) -> Option<Credentials> {
+        let docker = &self.options.docker;
+        let own_user = own.and_then(|registry| {
+            let password = registry.password.unwrap_or_default();
+            registry.username.map(|username| Credentials { username, password })
+        });
+        let is_default = asked.is_some() && docker.default_registry.as_deref() == asked;
+        let default_user = docker.default_registry_username.clone().filter(|_| is_default);
+        let password = || docker.default_registry_password.clone();
+        own_user.or_else(|| default_user.map(|username| Credentials { username, password: password() }))
+    }
+
+    /// The image `name` of Glance, as its user sees it: what is here already is of no use to whom Glance does not show it.
+    pub(super) async fn glance_image(
+        &self,
+        context: &RequestContext,
+        name: &str,
+        policy: PullPolicy,
+        progress: &Progress,
+    ) -> Result<Image> {
+        let client = self.glance_as(context);
+        let found = glance::the_one(name, glance::find(&client, name, glance::Match::Exact).await?)?;
+        let fetch = async |file| glance::download(&client, &found, file, progress).await;
+        Ok(self.images.archived(&glance::archive_name(found.id), policy, fetch).await?)
+    }
+
+    /// Glance, in the name of whoever asks; in our own where nobody does.
+    pub(super) fn glance_as(&self, context: &RequestContext) -> Glance {
+        match context.auth_token.as_deref().filter(|token| !token.is_empty()) {
+            Some(token) => self.glance.as_user(UserToken::new(token)),
+            None => self.glance.clone(),
+        }
+    }
+}
+
+/// How far a pull has come, in words that fit where users look.
+fn told(progress: &Progress) -> String {
+    match progress.announced() {
+        0 => "Pulling the image".into(),
+        bytes => {
+            let mebibytes = |bytes: u64| bytes.div_ceil(MEBIBYTE);
+            format!("Pulling the image: {} of {} MiB", mebibytes(progress.fetched()), mebibytes(bytes))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drivers_have_zuns_names() {
+        for driver in [ImageDriver::Docker, ImageDriver::Glance] {
+            assert_eq!(driver.to_string().parse::<ImageDriver>().unwrap(), driver);
+        }
+        assert!("ftp".parse::<ImageDriver>().unwrap_err().to_string().starts_with("image driver ftp"));
+    }
+
+    #[test]
+    fn progress_is_told_in_mebibytes() {
+        assert_eq!(told(&Progress::default()), "Pulling the image");
+    }
+}

@@ -1,0 +1,24 @@
+use cloud::{Glance, Keystone, Neutron, Placement, Result};
+
+use crate::options::Options;
+
+/// The services of the cloud that a compute host asks, as its own user.
+pub struct Services {
+    /// Neutron.
+    pub neutron: Neutron,
+    /// Placement.
+    pub placement: Placement,
+    /// Glance.
+    pub glance: Glance,
+}
+
+impl Services {
+    /// Clients of all, on one session.
+    pub fn new(keystone: &Keystone, options: &Options) -> Result<Self> {
+        Ok(Self {
+            neutron: Neutron::new(keystone.clone(), options.neutron_client.clone())?,
+            placement: Placement::new(keystone.clone(), options.placement_client.clone())?,
+            glance: Glance::new(keystone.clone(), options.glance_client.clone())?,
+        })
+    }
+}

@@ -1,0 +1,212 @@
+//! Images of which no container has been made for long go, and the longest unused first while all take too much.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// What was asked for so lately may be for a container of which nobody knows yet.
+const GRACE: Duration = Duration::from_secs(600);
+
+/// How long images are kept that no container has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Longest time since one was last asked for; none is for ever.
+    pub unused: Option<Duration>,
+    /// Most bytes that the file systems of all images take together, those of containers included; none is no bound.
+    pub bytes: Option<u64>,
+}
+
+/// An image that may go.
+struct Candidate {
+    id: Digest,
+    file_system: PathBuf,
+    last_asked_for: SystemTime,
+}
+
+impl Store {
+    /// Removes what `retention` does not keep at the time `now`, and gives the images' identifiers. `in_use` says of a file
+    /// system whether a container has it. While an image is asked for or pulled nothing is done.
+    pub fn collect(
+        &self,
+        retention: Retention,
+        now: SystemTime,
+        in_use: impl Fn(&Path) -> bool,
+    ) -> Result<Vec<Digest>> {
+        let Some(_alone) = self.alone() else { return Ok(Vec::new()) };
+        self.remove_nameless(now, &in_use)?;
+        let mut candidates = self.candidates()?;
+        candidates.retain(|candidate| !in_use(&candidate.file_system));
+        candidates.sort_by_key(|candidate| candidate.last_asked_for);
+        let mut removed = Vec::new();
+        for candidate in candidates {
+            let unused = now.duration_since(candidate.last_asked_for).unwrap_or_default();
+            let is_old = retention.unused.is_some_and(|most| unused > most);
+            if unused > GRACE && (is_old || self.takes_more_than(retention.bytes)?) {
+                self.remove(&candidate.id, &in_use)?;
+                removed.push(candidate.id);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// One for each image; several references may name it.
+    fn candidates(&self) -> Result<Vec<Candidate>> {
+        let mut found: HashMap<Digest, Candidate> = HashMap::new();
+        for (path, record) in self.records()? {
+            let last_asked_for = modified(&path)?;
+            let file_system = self.rootfs_path(&record.chain);
+            let candidate = Candidate { id: record.config.clone(), file_system, last_asked_for };
+            let known = found.entry(record.config).or_insert(candidate);
+            known.last_asked_for = known.last_asked_for.max(last_asked_for);
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// Removes file systems that no image has any more: their containers outlived it, or a crash came before its name.
+    fn remove_nameless(&self, now: SystemTime, in_use: &impl Fn(&Path) -> bool) -> Result<()> {
+        let records = self.records()?;
+        let named: HashSet<_> = records.iter().map(|(_, record)| self.rootfs_path(&record.chain)).collect();
+        for path in self.file_systems()? {
+            let age = now.duration_since(modified(&path)?).unwrap_or_default();
+            if !named.contains(&path) && !in_use(&path) && age > GRACE {
+                match chain_of(&path) {
+                    Some(chain) => self.remove_file_system(&chain)?,
+                    None => fs::remove_file(&path).map_err(Error::io("remove", &path))?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn takes_more_than(&self, bytes: Option<u64>) -> Result<bool> {
+        let Some(most) = bytes else { return Ok(false) };
+        let size =
+            |path: PathBuf| fs::metadata(&path).map(|found| found.len()).map_err(Error::io("find", path));
+        let taken: u64 = self.file_systems()?.into_iter().map(size).sum::<Result<_>>()?;
+        Ok(taken > most)
+    }
+}
+
+/// Of which layers a file system is, by its name.
+fn chain_of(file_system: &Path) -> Option<Digest> {
+    format!("sha256:{}", file_system.file_stem()?.to_str()?).parse().ok()
+}
+
+fn modified(path: &Path) -> Result<SystemTime> {
+    fs::metadata(path).and_then(|found| found.modified()).map_err(Error::io("find", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::RegistryOptions;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const BYTES: u64 = 1000;
+
+    struct Images {
+        _folder: tempfile::TempDir,
+        store: Store,
+        now: SystemTime,
+    }
+
+    impl Images {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Store::open(folder.path().to_owned(), RegistryOptions::default()).unwrap();
+            Self { _folder: folder, store, now: SystemTime::now() }
+        }
+
+        /// An image that was last asked for so many hours ago.
+        fn add(&self, name: &str, hours: u32) {
+            self.store.add_test_image(&format!("r.io/{name}:1"), name, name, &vec![0; BYTES as usize]);
+            let record = self.store.record_path(&name_of(name));
+            let used = self.now - HOUR * hours;
+            fs::File::options().write(true).open(record).unwrap().set_modified(used).unwrap();
+        }
+
+        fn collect(&self, unused: Option<Duration>, bytes: Option<u64>, used: &[&str]) -> Vec<Digest> {
+            let used: Vec<_> = used.iter().map(|name| self.file_system(name)).collect();
+            let retention = Retention { unused, bytes };
+            self.store.collect(retention, self.now, |path| used.iter().any(|one| one == path)).unwrap()
+        }
+
+        fn file_system(&self, name: &str) -> PathBuf {
+            self.store.rootfs_path(&Digest::of(name.as_bytes()))
+        }
+    }
+
+    fn name_of(name: &str) -> String {
+        format!("r.io/{name}:1")
+    }
+
+    fn ids(names: &[&str]) -> Vec<Digest> {
+        names.iter().map(|name| Digest::of(name.as_bytes())).collect()
+    }
+
+    #[test]
+    fn what_was_not_asked_for_in_time_goes_unless_a_container_has_it() {
+        let images = Images::new();
+        [("old", 50), ("used", 60), ("young", 10)].into_iter().for_each(|(name, age)| images.add(name, age));
+        assert_eq!(images.collect(None, None, &[]), []);
+        assert_eq!(images.collect(Some(HOUR * 48), None, &["used"]), ids(&["old"]));
+        assert!(!images.file_system("old").exists() && images.file_system("used").exists());
+        assert!(
+            images.store.find(&name_of("old")).is_none() && images.store.find(&name_of("young")).is_some()
+        );
+        assert_eq!(images.collect(Some(HOUR * 48), None, &[]), ids(&["used"]));
+    }
+
+    #[test]
+    fn the_longest_unused_go_until_the_rest_fits() {
+        let images = Images::new();
+        for (name, age) in [("a", 40), ("b", 50), ("c", 10), ("used", 60), ("just", 0)] {
+            images.add(name, age);
+        }
+        assert_eq!(images.collect(None, Some(3 * BYTES), &["used"]), ids(&["b", "a"]));
+        assert_eq!(images.collect(None, Some(3 * BYTES), &["used"]), []);
+        // What was asked for a moment ago stays, though it does not fit.
+        assert_eq!(images.collect(None, Some(0), &["used"]), ids(&["c"]));
+        assert!(images.file_system("just").exists());
+    }
+
+    #[test]
+    fn file_systems_without_an_image_go() {
+        let images = Images::new();
+        images.add("a", 1);
+        let nameless = images.file_system("nameless");
+        fs::write(&nameless, "").unwrap();
+        images.collect(None, None, &[]);
+        assert!(nameless.exists(), "it may be about to get its name");
+        let later = Images { now: images.now + HOUR, ..images };
+        later.collect(None, None, &["nameless"]);
+        assert!(nameless.exists(), "a container has it");
+        later.collect(None, None, &[]);
+        assert!(!nameless.exists() && later.file_system("a").exists());
+    }
+
+    #[tokio::test]
+    async fn nothing_goes_while_an_image_is_asked_for() {
+        let images = Images::new();
+        images.add("old", 50);
+        let pulling = images.store.asking().await;
+        assert_eq!(images.collect(Some(HOUR), None, &[]), []);
+        drop(pulling);
+        assert_eq!(images.collect(Some(HOUR), None, &[]), ids(&["old"]));
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_for_is_used() {
+        let images = Images::new();
+        images.add("old", 50);
+        let reference = crate::ImageReference::parse(&name_of("old"), None).unwrap();
+        let progress = images.store.progress();
+        images.store.image(&reference, crate::PullPolicy::Never, None, progress).await.unwrap();
+        assert_eq!(images.collect(Some(HOUR), None, &[]), []);
+    }
+}

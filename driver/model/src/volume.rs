@@ -1,0 +1,104 @@
+use serde::Deserialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::ContainerUuid;
+use crate::database::{Database, Result, now};
+use crate::versioned;
+
+/// A volume and its place in a container (`zun/objects/volume_mapping.py`; tables `volume_mapping` and `volume`). What it
+/// holds may be secret: it is not for logs.
+#[derive(Clone, PartialEq, Eq, Deserialize, sqlx::FromRow)]
+pub struct VolumeMapping {
+    /// The volume's row, which the API has written.
+    pub volume_id: i32,
+    /// Who has what is in it.
+    pub volume_provider: String,
+    /// Where the container sees it.
+    pub container_path: Option<String>,
+    /// What is in it, in base64, where its provider is Zun itself.
+    pub contents: Option<String>,
+    /// The project that it is for.
+    pub project_id: Option<String>,
+    /// The user that asked for it.
+    pub user_id: Option<String>,
+}
+
+impl VolumeMapping {
+    const NAME: &'static str = "VolumeMapping";
+
+    /// Reads a mapping from a message.
+    pub fn from_wire(value: &Value) -> std::result::Result<Self, versioned::DecodeError> {
+        versioned::decode(Self::NAME, "1", value)
+    }
+
+    /// Writes the row that gives the volume to a container.
+    pub async fn create(&self, database: &Database, container: ContainerUuid) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO volume_mapping (created_at, uuid, project_id, user_id, volume_id, container_path, container_uuid) \
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(now())
+        .bind(Uuid::new_v4().to_string())
+        .bind(&self.project_id)
+        .bind(&self.user_id)
+        .bind(self.volume_id)
+        .bind(&self.container_path)
+        .bind(container.to_string())
+        .execute(database)
+        .await?;
+        Ok(())
+    }
+
+    /// The volumes of a container, in the order in which they were asked for.
+    pub async fn list_by_container(database: &Database, container: ContainerUuid) -> Result<Vec<Self>> {
+        let rows = sqlx::query_as(
+            "SELECT m.volume_id, v.volume_provider, m.container_path, v.contents, m.project_id, m.user_id \
+             FROM volume_mapping m JOIN volume v ON v.id = m.volume_id WHERE m.container_uuid = ? ORDER BY m.id",
+        );
+        Ok(rows.bind(container.to_string()).fetch_all(database).await?)
+    }
+
+    /// Removes the rows of a container's volumes. A volume's own row stays while another container has it.
+    pub async fn destroy_by_container(database: &Database, container: ContainerUuid) -> Result<()> {
+        let mut transaction = database.begin().await?;
+        let volumes: Vec<(i32,)> =
+            sqlx::query_as("SELECT volume_id FROM volume_mapping WHERE container_uuid = ?")
+                .bind(container.to_string())
+                .fetch_all(&mut *transaction)
+                .await?;
+        sqlx::query("DELETE FROM volume_mapping WHERE container_uuid = ?")
+            .bind(container.to_string())
+            .execute(&mut *transaction)
+            .await?;
+        for (volume,) in volumes {
+            sqlx::query(
+                "DELETE FROM volume WHERE id = ? AND NOT EXISTS \
+                 (SELECT 1 FROM volume_mapping WHERE volume_mapping.volume_id = volume.id)",
+            )
+            .bind(volume)
+            .execute(&mut *transaction)
+            .await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_mapping_of_the_api_is_read() {
+        let data = json!({ "cinder_volume_id": null, "auto_remove": false, "contents": "aGVsbG8=", "user_id": "u",
+            "project_id": "p", "volume_provider": "local", "volume_id": 7, "container_path": "/etc/app.conf" });
+        let wire = versioned::versioned("VolumeMapping", "1.5", data);
+        let mapping = VolumeMapping::from_wire(&wire).unwrap();
+        assert_eq!((mapping.volume_id, mapping.volume_provider.as_str()), (7, "local"));
+        assert_eq!(mapping.container_path.as_deref(), Some("/etc/app.conf"));
+        assert_eq!(mapping.contents.as_deref(), Some("aGVsbG8="));
+        assert!(VolumeMapping::from_wire(&versioned::versioned("Volume", "1.0", json!({}))).is_err());
+    }
+}

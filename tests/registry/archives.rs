@@ -1,0 +1,76 @@
+//! Images that come as archives, from tools that others use.
+
+use std::fs::File;
+use std::io;
+
+use cloud_tests::registry::{Layout, corrupt};
+use image::{Error, Finding, PullPolicy};
+
+use super::{content, store};
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs skopeo and umoci; tests/run installs them"]
+async fn archives_of_each_kind_hold_the_same_image() {
+    let image = Layout::busybox().with_file("/new", b"new").with_file("/old", b"old").without("/old");
+    let here = store("127.0.0.1:1", Vec::new());
+    let mut seen = Vec::new();
+    for kind in ["docker-archive", "oci-archive"] {
+        let archive = image.archive(kind);
+        let fetch = async |mut file: File| {
+            io::copy(&mut File::open(&archive).unwrap(), &mut file).unwrap();
+            Ok(file)
+        };
+        let made = here.store.archived(kind, PullPolicy::Always, fetch).await.unwrap();
+        let unpacked = content(&made);
+        assert_eq!(std::fs::read(unpacked.path().join("new")).unwrap(), b"new");
+        assert!(!unpacked.path().join("old").exists() && unpacked.path().join("bin/busybox").exists());
+        seen.push(made.rootfs);
+    }
+    assert_eq!(seen[0], seen[1], "the same layers make the same file system");
+    let known = async |_| -> Result<File, Error> { panic!("it is here") };
+    let again = here.store.archived("oci-archive", PullPolicy::Never, known).await.unwrap();
+    assert_eq!(again.rootfs, seen[0]);
+    let unknown = here.store.archived("other", PullPolicy::Never, known).await.unwrap_err();
+    assert!(matches!(unknown, Error::NotPresent(_)), "{unknown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs skopeo and umoci; tests/run installs them"]
+async fn an_archive_that_cannot_be_had_leaves_nothing() {
+    let here = store("127.0.0.1:1", Vec::new());
+    let broken = async |_| Err(Error::Fetch { image: "a".into(), reason: "the line is cut".into() });
+    let error = here.store.archived("a", PullPolicy::Always, broken).await.unwrap_err();
+    assert!(error.to_string().contains("the line is cut"), "{error}");
+    let image = Layout::busybox();
+    let archive = image.archive("docker-archive");
+    corrupt(&archive);
+    let fetch = async |mut file: File| {
+        io::copy(&mut File::open(&archive).unwrap(), &mut file).unwrap();
+        Ok(file)
+    };
+    let error = here.store.archived("a", PullPolicy::Always, fetch).await.unwrap_err();
+    assert!(matches!(error, Error::Layer { .. }), "{error}");
+    assert_eq!(here.files(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs skopeo and umoci; tests/run installs them"]
+async fn a_damaged_file_system_of_an_archive_is_made_again_from_it() {
+    let here = store("127.0.0.1:1", Vec::new());
+    let image = Layout::busybox();
+    let archive = image.archive("oci-archive");
+    let fetch = async |_: &str, mut file: File| {
+        io::copy(&mut File::open(&archive).unwrap(), &mut file).unwrap();
+        Ok(file)
+    };
+    let image = here.store.archived("a", PullPolicy::Always, async |file| fetch("a", file).await).await;
+    corrupt(&image.unwrap().rootfs);
+    for expected in ["Healed", "Whole"] {
+        let mut findings = Vec::new();
+        here.store.scrub(fetch, |scrubbed| findings.push(scrubbed.finding)).await.unwrap();
+        assert!(matches!(
+            (&findings[..], expected),
+            ([Finding::Healed], "Healed") | ([Finding::Whole], "Whole")
+        ));
+    }
+}
