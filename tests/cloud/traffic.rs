@@ -4,6 +4,8 @@ use cloud_tests::cloud::{Cloud, Network, in_cloud};
 use cloud_tests::eventually;
 use serde_json::Value;
 
+use crate::service::Killed;
+
 const SMALL: [&str; 6] = ["--cpu", "1", "--memory", "128", "--image-pull-policy", "ifnotpresent"];
 /// Seconds between the packets of a steady ping.
 const PING_INTERVAL: f64 = 0.2;
@@ -220,12 +222,10 @@ fn traffic_goes_on_while_networks_and_services_come_and_go() {
         goes_on(cloud, &pinging);
         assert!(longest_silence(cloud, &pinging) < 1.0, "{} s of silence", longest_silence(cloud, &pinging));
 
-        for service in ["neutron-agent", "zun-kata-compute"] {
-            cloud.shell(&format!(
-                "kill -9 $(cat /run/zun-kata-devstack/run/{service}.pid); devstack/host start"
-            ));
-            goes_on(cloud, &pinging);
-        }
+        cloud.crash_neutron_agent();
+        goes_on(cloud, &pinging);
+        Killed::now(cloud).revive();
+        goes_on(cloud, &pinging);
         // Neither has anything to do with packets of ports that are wired.
         assert!(longest_silence(cloud, &pinging) < 1.0, "{} s of silence", longest_silence(cloud, &pinging));
 

@@ -162,6 +162,12 @@ impl Cloud {
         Command::new("timeout").arg("120").arg(program).args(arguments).output().unwrap().into()
     }
 
+    /// Kills Neutron's agent of the compute host, and starts it again.
+    pub fn crash_neutron_agent(&self) {
+        let said: Said = Command::new(top().join("devstack/crash-neutron-agent")).output().unwrap().into();
+        said.ok();
+    }
+
     /// A shell command on the compute host that must succeed.
     pub fn shell(&self, command: &str) -> String {
         self.on_host(&["bash", "-c", command]).ok()

@@ -62,8 +62,8 @@ struct Page {
 
 impl Glance {
     /// A client on the session.
-    pub fn new(keystone: Keystone, options: ClientOptions) -> Result<Self> {
-        Rest::new(keystone, "Glance", "image", options, None).map(Self)
+    pub fn new(keystone: Keystone, options: ClientOptions) -> Self {
+        Self(Rest::new(keystone, "Glance", "image", options, None))
     }
 
     /// The same in the name of a user.

@@ -4,6 +4,7 @@ use openstack::{IdOrName, InterfaceType};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::rest;
 
 /// A section with keystoneauth's options for a password: `[keystone_auth]`.
 #[derive(Clone, Deserialize)]
@@ -90,6 +91,7 @@ impl std::fmt::Debug for UserToken {
 #[derive(Debug, Clone)]
 pub struct Keystone {
     session: Session,
+    client: reqwest::Client,
 }
 
 impl Keystone {
@@ -115,7 +117,13 @@ impl Keystone {
         if !options.region_name.is_empty() {
             session.set_region(&options.region_name);
         }
-        Ok(Self { session })
+        let client = rest::client().map_err(|source| Error::Transport { service: "Keystone", source })?;
+        Ok(Self { session, client })
+    }
+
+    /// What calls to other services are made with.
+    pub(crate) fn client(&self) -> &reqwest::Client {
+        &self.client
     }
 
     /// A valid token. The library hands tokens out only on requests, so one is prepared that is never sent.

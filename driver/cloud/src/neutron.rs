@@ -142,8 +142,8 @@ struct Identified {
 
 impl Neutron {
     /// A client on the session.
-    pub fn new(keystone: Keystone, options: ClientOptions) -> Result<Self> {
-        Rest::new(keystone, "Neutron", "network", options, None).map(Self)
+    pub fn new(keystone: Keystone, options: ClientOptions) -> Self {
+        Self(Rest::new(keystone, "Neutron", "network", options, None))
     }
 
     /// Makes a port.

@@ -61,8 +61,8 @@ struct Traits {
 
 impl Placement {
     /// A client on the session.
-    pub fn new(keystone: Keystone, options: ClientOptions) -> Result<Self> {
-        Rest::new(keystone, "Placement", "placement", options, Some(MICROVERSION)).map(Self)
+    pub fn new(keystone: Keystone, options: ClientOptions) -> Self {
+        Self(Rest::new(keystone, "Placement", "placement", options, Some(MICROVERSION)))
     }
 
     /// The newest version of its API.

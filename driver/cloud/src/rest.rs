@@ -17,6 +17,12 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two pieces of an answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A client for all services: making one reads all of the system's certificates.
+pub(crate) fn client() -> std::result::Result<Client, reqwest::Error> {
+    Client::builder().read_timeout(READ_TIMEOUT).connect_timeout(CONNECT_TIMEOUT).build()
+}
+
 /// Longest answer that is read.
 const ANSWER_MAX: usize = 16 << 20;
 
@@ -50,7 +56,6 @@ pub(crate) struct Rest {
     keystone: Keystone,
     /// In whose name calls are made; none is the service's own.
     user: Option<UserToken>,
-    client: Client,
     service: &'static str,
     service_type: &'static str,
     options: ClientOptions,
@@ -68,13 +73,8 @@ impl Rest {
         service_type: &'static str,
         options: ClientOptions,
         microversion: Option<&'static str>,
-    ) -> Result<Self> {
-        let client = Client::builder()
-            .read_timeout(READ_TIMEOUT)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .build()
-            .map_err(|source| Error::Transport { service, source })?;
-        Ok(Self { keystone, user: None, client, service, service_type, options, microversion })
+    ) -> Self {
+        Self { keystone, user: None, service, service_type, options, microversion }
     }
 
     /// The same in the name of a user.
@@ -171,7 +171,8 @@ impl Rest {
             None => self.keystone.token().await?,
         };
         let request = self
-            .client
+            .keystone
+            .client()
             .request(method, format!("{base}{path}"))
             .header("X-Auth-Token", token)
             .header("Accept", "application/json");

@@ -81,12 +81,12 @@ async fn database(options: &Options) -> Verdict {
 }
 
 async fn placement(options: &Options, keystone: Keystone) -> Verdict {
-    let placement = Placement::new(keystone, options.placement_client.clone()).map_err(text)?;
+    let placement = Placement::new(keystone, options.placement_client.clone());
     Ok(format!("version {}", placement.version().await.map_err(text)?))
 }
 
 async fn neutron(options: &Options, keystone: Keystone) -> Verdict {
-    let neutron = Neutron::new(keystone, options.neutron_client.clone()).map_err(text)?;
+    let neutron = Neutron::new(keystone, options.neutron_client.clone());
     let agents = neutron.live_agents(&options.default.host).await.map_err(text)?;
     match agents.as_slice() {
         [] => Err(format!("no agent of it is alive on host {}", options.default.host)),

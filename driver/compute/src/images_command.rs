@@ -78,10 +78,7 @@ async fn fetch_archive(
     progress: &Progress,
 ) -> image::Result<File> {
     let failed = |reason: String| image::Error::Fetch { image: name.to_owned(), reason };
-    let client = async {
-        let keystone = Keystone::connect(&options.keystone_auth).await?;
-        Glance::new(keystone, options.glance_client.clone())
-    };
-    let client = client.await.map_err(|e| failed(e.to_string()))?;
+    let keystone = Keystone::connect(&options.keystone_auth).await.map_err(|e| failed(e.to_string()))?;
+    let client = Glance::new(keystone, options.glance_client.clone());
     glance::fetch(&client, name, file, progress).await
 }

@@ -64,7 +64,7 @@ async fn serve(options: Options) -> Result<(), String> {
         keystone = ready => keystone,
         _ = stopped.wait_for(|stop| *stop) => return Ok(()),
     };
-    let services = Services::new(&keystone, &options).map_err(|e| e.to_string())?;
+    let services = Services::new(&keystone, &options);
 
     let manager = Manager::new(Arc::clone(&options), database, host, images, services, sessions);
     let manager = Arc::new(manager);

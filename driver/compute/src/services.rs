@@ -1,4 +1,4 @@
-use cloud::{Glance, Keystone, Neutron, Placement, Result};
+use cloud::{Glance, Keystone, Neutron, Placement};
 
 use crate::options::Options;
 
@@ -14,11 +14,11 @@ pub struct Services {
 
 impl Services {
     /// Clients of all, on one session.
-    pub fn new(keystone: &Keystone, options: &Options) -> Result<Self> {
-        Ok(Self {
-            neutron: Neutron::new(keystone.clone(), options.neutron_client.clone())?,
-            placement: Placement::new(keystone.clone(), options.placement_client.clone())?,
-            glance: Glance::new(keystone.clone(), options.glance_client.clone())?,
-        })
+    pub fn new(keystone: &Keystone, options: &Options) -> Self {
+        Self {
+            neutron: Neutron::new(keystone.clone(), options.neutron_client.clone()),
+            placement: Placement::new(keystone.clone(), options.placement_client.clone()),
+            glance: Glance::new(keystone.clone(), options.glance_client.clone()),
+        }
     }
 }
