@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -162,10 +163,12 @@ impl Cloud {
         Command::new("timeout").arg("120").arg(program).args(arguments).output().unwrap().into()
     }
 
-    /// Kills Neutron's agent of the compute host, and starts it again.
-    pub fn crash_neutron_agent(&self) {
+    /// Kills Neutron's agent of the compute host and starts it again. Gives how long it took until it had looked at all ports.
+    pub fn crash_neutron_agent(&self) -> Duration {
+        let began = Instant::now();
         let said: Said = Command::new(top().join("devstack/crash-neutron-agent")).output().unwrap().into();
         said.ok();
+        began.elapsed()
     }
 
     /// A shell command on the compute host that must succeed.
