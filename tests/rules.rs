@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crates of this workspace that each may use. One that is not named may use all.
-const RULES: [(&str, &[&str]); 13] = [
+const RULES: [(&str, &[&str]); 14] = [
     ("agent-protocol", &[]),
     ("cloud", &[]),
     ("image", &[]),
@@ -21,7 +21,8 @@ const RULES: [(&str, &[&str]); 13] = [
     ("sandbox", &["shim-control"]),
     ("shim-control", &[]),
     ("vmm", &[]),
-    ("zun-kata-compute", &["cloud", "image", "model", "network", "oslo", "sandbox"]),
+    ("volume", &[]),
+    ("zun-kata-compute", &["cloud", "image", "model", "network", "oslo", "sandbox", "volume"]),
     ("cloud-tests", &["agent-protocol", "image", "model", "network", "oslo", "sandbox", "vmm"]),
 ];
 

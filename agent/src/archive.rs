@@ -1,11 +1,11 @@
 //! Part of a container's files as a tar archive, in a process whose root is the container's: no link leads out of it.
 
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{chdir, chroot};
+use nix::unistd::{chdir, chroot, syncfs};
 use serde_json::{Value, json};
 use tar::Archive;
 
@@ -115,7 +115,8 @@ fn unpack(path: &Path, archive: impl io::Read) -> io::Result<()> {
             ));
         }
     }
-    Ok(())
+    // Whoever is told that it is there will not hand it over again.
+    Ok(syncfs(File::open(&path)?)?)
 }
 
 fn named(path: &Path) -> impl FnOnce(io::Error) -> io::Error {

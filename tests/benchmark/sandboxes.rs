@@ -53,6 +53,7 @@ impl Sandboxes {
             hostname: "guest".into(),
             containers: 1,
             network: GuestNetwork::default(),
+            volumes: Vec::new(),
             ends_with: None,
             template_group: group.map(str::to_owned),
             nic_limit: RateLimit::default(),

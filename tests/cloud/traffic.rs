@@ -201,7 +201,9 @@ fn traffic_goes_on_while_networks_and_services_come_and_go() {
         let (network, other) = (cloud.network("10.81.0.0/24"), cloud.network("10.82.0.0/24"));
         let target = run(cloud, &network, &[], "sleep 100000");
         let [address, _] = addresses(cloud, &target);
-        let pinging = run(cloud, &network, &[], &format!("ping -i {PING_INTERVAL} {address}"));
+        // While its address changes a packet may have no way, of which ping ends.
+        let ping = format!("ping -i {PING_INTERVAL} {address}; sleep 100000");
+        let pinging = run(cloud, &network, &[], &ping);
         goes_on(cloud, &pinging);
 
         let change = |verb: &str| {

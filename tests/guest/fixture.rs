@@ -52,6 +52,7 @@ impl Fixture {
             hostname: "guest".into(),
             containers: 1,
             network: GuestNetwork::default(),
+            volumes: Vec::new(),
             ends_with: Some("c".into()),
             template_group: None,
             nic_limit: RateLimit::default(),

@@ -198,6 +198,7 @@ async fn directories_that_an_image_lacks_are_made() {
     let container = ContainerSpec {
         directory: "/new/place".into(),
         volumes: vec!["/data".into(), "/var/www".into()],
+        mounts: Vec::new(),
         ..fixture.container("c", &["sh", "-c", "pwd; stat -c '%a %u' /data /new; ls -d /var/www"])
     };
     sandbox.run(&container).await.unwrap();

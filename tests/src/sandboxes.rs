@@ -45,6 +45,7 @@ pub fn container(id: &str, words: &[&str], image: &Path) -> ContainerSpec {
         interactive: false,
         image: image.to_owned(),
         volumes: Vec::new(),
+        mounts: Vec::new(),
         disk_limit: RateLimit::default(),
         shares: Vec::new(),
         privileged: false,

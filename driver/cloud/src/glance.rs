@@ -63,7 +63,7 @@ struct Page {
 impl Glance {
     /// A client on the session.
     pub fn new(keystone: Keystone, options: ClientOptions) -> Self {
-        Self(Rest::new(keystone, "Glance", "image", options, None))
+        Self(Rest::new(keystone, "Glance", &["image"], options, None))
     }
 
     /// The same in the name of a user.

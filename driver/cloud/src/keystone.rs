@@ -1,6 +1,6 @@
 use openstack::auth::Password;
 use openstack::session::Session;
-use openstack::{IdOrName, InterfaceType};
+use openstack::{ErrorKind, IdOrName, InterfaceType};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -141,13 +141,30 @@ impl Keystone {
         Ok(self.session.auth_type().refresh(self.session.client().inner()).await?)
     }
 
-    /// A service's address in the catalogue.
-    pub(crate) async fn endpoint(&self, service_type: &str, interface: InterfaceType) -> Result<String> {
+    /// A service's address in the catalogue, under the first of its names that is there. The catalogue came with the token: a
+    /// service that is not in it may be there by now.
+    pub(crate) async fn endpoint(&self, service_types: &[&str], interface: InterfaceType) -> Result<String> {
+        match self.known_endpoint(service_types, interface).await {
+            Err(Error::Keystone(e)) if e.kind() == ErrorKind::EndpointNotFound => {
+                self.renew().await?;
+                self.known_endpoint(service_types, interface).await
+            }
+            known => known,
+        }
+    }
+
+    async fn known_endpoint(&self, service_types: &[&str], interface: InterfaceType) -> Result<String> {
         let mut filters = self.session.endpoint_filters().clone();
         filters.set_interfaces(interface);
         let client = self.session.client().inner();
-        let url = self.session.auth_type().get_endpoint(client, service_type, &filters).await?;
-        Ok(url.as_str().trim_end_matches('/').to_owned())
+        let mut missing = None;
+        for service_type in service_types {
+            match self.session.auth_type().get_endpoint(client, service_type, &filters).await {
+                Ok(url) => return Ok(url.as_str().trim_end_matches('/').to_owned()),
+                Err(e) => missing = missing.or(Some(e)),
+            }
+        }
+        Err(missing.map_or_else(|| Error::Options("a service has no name".into()), Error::Keystone))
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cinder;
 mod error;
 mod glance;
 mod keystone;
@@ -9,6 +10,7 @@ mod neutron;
 mod placement;
 mod rest;
 
+pub use cinder::{Cinder, CinderVolume, VolumeAttachment};
 pub use error::{Error, Result};
 pub use glance::{Glance, GlanceImage};
 pub use keystone::{AuthOptions, Keystone, UserToken};

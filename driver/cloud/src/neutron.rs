@@ -143,7 +143,7 @@ struct Identified {
 impl Neutron {
     /// A client on the session.
     pub fn new(keystone: Keystone, options: ClientOptions) -> Self {
-        Self(Rest::new(keystone, "Neutron", "network", options, None))
+        Self(Rest::new(keystone, "Neutron", &["network"], options, None))
     }
 
     /// Makes a port.

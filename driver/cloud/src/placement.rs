@@ -62,7 +62,7 @@ struct Traits {
 impl Placement {
     /// A client on the session.
     pub fn new(keystone: Keystone, options: ClientOptions) -> Self {
-        Self(Rest::new(keystone, "Placement", "placement", options, Some(MICROVERSION)))
+        Self(Rest::new(keystone, "Placement", &["placement"], options, Some(MICROVERSION)))
     }
 
     /// The newest version of its API.

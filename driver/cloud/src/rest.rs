@@ -57,10 +57,13 @@ pub(crate) struct Rest {
     /// In whose name calls are made; none is the service's own.
     user: Option<UserToken>,
     service: &'static str,
-    service_type: &'static str,
+    /// By which names catalogues have it, the first that is there counts.
+    service_types: &'static [&'static str],
     options: ClientOptions,
     /// Value of the `OpenStack-API-Version` header.
     microversion: Option<&'static str>,
+    /// Whether each call says that a service makes it.
+    as_service: bool,
 }
 
 /// No body to send.
@@ -70,16 +73,21 @@ impl Rest {
     pub fn new(
         keystone: Keystone,
         service: &'static str,
-        service_type: &'static str,
+        service_types: &'static [&'static str],
         options: ClientOptions,
         microversion: Option<&'static str>,
     ) -> Self {
-        Self { keystone, user: None, service, service_type, options, microversion }
+        Self { keystone, user: None, service, service_types, options, microversion, as_service: false }
     }
 
     /// The same in the name of a user.
     pub fn as_user(&self, token: UserToken) -> Self {
         Self { user: Some(token), ..self.clone() }
+    }
+
+    /// The same, with the service's token beside the caller's: it may do what only services may.
+    pub fn into_service(self) -> Self {
+        Self { as_service: true, ..self }
     }
 
     /// Sends a request and reads its answer. A token that the service refuses is renewed once.
@@ -163,7 +171,7 @@ impl Rest {
 
     async fn request(&self, method: Method, path: &str) -> Result<RequestBuilder> {
         let base = match self.options.endpoint_override.as_str() {
-            "" => self.keystone.endpoint(self.service_type, self.options.interface()).await?,
+            "" => self.keystone.endpoint(self.service_types, self.options.interface()).await?,
             address => address.trim_end_matches('/').to_owned(),
         };
         let token = match &self.user {
@@ -176,9 +184,14 @@ impl Rest {
             .request(method, format!("{base}{path}"))
             .header("X-Auth-Token", token)
             .header("Accept", "application/json");
-        Ok(match self.microversion {
+        let request = match self.microversion {
             Some(version) => request.header("OpenStack-API-Version", version),
             None => request,
+        };
+        Ok(if self.as_service {
+            request.header("X-Service-Token", self.keystone.token().await?)
+        } else {
+            request
         })
     }
 
@@ -204,7 +217,9 @@ fn error_message(body: &[u8]) -> String {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let candidates =
         ["/NeutronError/message", "/NeutronError", "/errors/0/detail", "/error/message", "/message"];
-    let found = candidates.iter().find_map(|path| value.pointer(path)?.as_str());
+    // Cinder's only member has the error's name.
+    let only = value.as_object().and_then(|object| object.values().next()?.get("message")?.as_str());
+    let found = candidates.iter().find_map(|path| value.pointer(path)?.as_str()).or(only);
     found.map_or_else(
         || String::from_utf8_lossy(body).chars().take(300).collect(),
         |text| text.trim().to_owned(),
@@ -221,6 +236,7 @@ mod tests {
             r#"{"NeutronError": {"type": "X", "message": "no room", "detail": ""}}"#,
             r#"{"errors": [{"status": 409, "detail": "no room\n"}]}"#,
             r#"{"error": {"code": 401, "message": "no room"}}"#,
+            r#"{"badRequest": {"code": 400, "message": "no room"}}"#,
             "no room",
         ] {
             assert_eq!(error_message(body.as_bytes()), "no room");

@@ -50,6 +50,7 @@ impl CapsuleRecord {
             hostname: self.hostname.clone(),
             containers: u8::try_from(self.containers.len().max(1)).unwrap_or(u8::MAX),
             network: networking::guest_network(&self.attachments),
+            volumes: Vec::new(),
             ends_with: None,
             template_group: kata.template_scope.group(&self.owner),
             nic_limit: kata.nic_limit(),

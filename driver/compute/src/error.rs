@@ -1,5 +1,6 @@
 use model::ContainerUuid;
 use oslo::RemoteError;
+use uuid::Uuid;
 
 const ZUN_EXCEPTIONS: &str = "zun.common.exception";
 
@@ -18,6 +19,10 @@ pub enum Error {
     Cloud(#[from] cloud::Error),
     #[error(transparent)]
     Plug(#[from] network::Error),
+    #[error(transparent)]
+    Connect(volume::Error),
+    #[error("volume {volume}: {source}")]
+    Volume { volume: Uuid, source: Box<Error> },
     #[error("{0} is not supported by zun-kata-compute")]
     NotSupported(String),
     #[error("{0}")]
@@ -43,7 +48,21 @@ pub enum Error {
 /// The result of this service's operations.
 pub type Result<T> = std::result::Result<T, Error>;
 
+impl From<volume::Error> for Error {
+    fn from(error: volume::Error) -> Self {
+        match error {
+            volume::Error::Protocol(_) | volume::Error::Feature(_) => Self::NotSupported(error.to_string()),
+            error => Self::Connect(error),
+        }
+    }
+}
+
 impl Error {
+    /// The same, with the volume that it is about.
+    pub fn of_volume(self, volume: Uuid) -> Self {
+        Self::Volume { volume, source: Box::new(self) }
+    }
+
     /// Zun's exception for it, and the HTTP status that the API makes of that.
     fn exception(&self) -> (&'static str, u16) {
         match self {
@@ -51,6 +70,7 @@ impl Error {
             Self::Image(image::Error::Invalid { .. } | image::Error::Platform(_)) => ("Invalid", 400),
             Self::Image(image::Error::Search(_)) | Self::NotSupported(_) => ("OperationNotSupported", 500),
             Self::Sandbox(e) => sandbox_exception(e),
+            Self::Volume { source, .. } => source.exception(),
             Self::Invalid(_) | Self::Decode(_) => ("Invalid", 400),
             Self::Database(model::Error::NoContainer(_)) => ("ContainerNotFound", 404),
             Self::Conflict(_) => ("Conflict", 409),
@@ -64,9 +84,10 @@ impl Error {
 /// What was asked of a sandbox that none can give is the caller's affair: the API shows it the words.
 fn sandbox_exception(error: &sandbox::Error) -> (&'static str, u16) {
     match error {
-        sandbox::Error::Memory { .. } | sandbox::Error::Cpus { .. } | sandbox::Error::Nics { .. } => {
-            ("Invalid", 400)
-        }
+        sandbox::Error::Memory { .. }
+        | sandbox::Error::Cpus { .. }
+        | sandbox::Error::Nics { .. }
+        | sandbox::Error::Volumes { .. } => ("Invalid", 400),
         sandbox::Error::Archive(_) => ("Invalid", 400),
         sandbox::Error::Growth(_) => ("Conflict", 409),
         _ => ("ZunException", 500),

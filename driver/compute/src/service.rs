@@ -66,7 +66,8 @@ async fn serve(options: Options) -> Result<(), String> {
     };
     let services = Services::new(&keystone, &options);
 
-    let manager = Manager::new(Arc::clone(&options), database, host, images, services, sessions);
+    let connector = options.connector().map_err(|e| e.to_string())?;
+    let manager = Manager::new(Arc::clone(&options), database, host, images, services, connector, sessions);
     let manager = Arc::new(manager);
     manager.load_pins().map_err(|e| e.to_string())?;
     recovery::recover(&manager).await;

@@ -1,4 +1,4 @@
-use cloud::{Glance, Keystone, Neutron, Placement};
+use cloud::{Cinder, Glance, Keystone, Neutron, Placement};
 
 use crate::options::Options;
 
@@ -10,6 +10,8 @@ pub struct Services {
     pub placement: Placement,
     /// Glance.
     pub glance: Glance,
+    /// Cinder.
+    pub cinder: Cinder,
 }
 
 impl Services {
@@ -19,6 +21,7 @@ impl Services {
             neutron: Neutron::new(keystone.clone(), options.neutron_client.clone()),
             placement: Placement::new(keystone.clone(), options.placement_client.clone()),
             glance: Glance::new(keystone.clone(), options.glance_client.clone()),
+            cinder: Cinder::new(keystone.clone(), options.cinder_client.clone()),
         }
     }
 }

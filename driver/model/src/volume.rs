@@ -7,13 +7,19 @@ use crate::database::{Database, Result, now};
 use crate::versioned;
 
 /// A volume and its place in a container (`zun/objects/volume_mapping.py`; tables `volume_mapping` and `volume`). What it
-/// holds may be secret: it is not for logs.
+/// holds, and where it is, may be secret: it is not for logs.
 #[derive(Clone, PartialEq, Eq, Deserialize, sqlx::FromRow)]
 pub struct VolumeMapping {
     /// The volume's row, which the API has written.
     pub volume_id: i32,
     /// Who has what is in it.
     pub volume_provider: String,
+    /// Cinder's identifier of it, where its provider is Cinder.
+    pub cinder_volume_id: Option<String>,
+    /// Whether it was made for its container and goes with it.
+    pub auto_remove: Option<bool>,
+    /// Where its host finds it, once it is attached: JSON as Cinder's drivers write it.
+    pub connection_info: Option<String>,
     /// Where the container sees it.
     pub container_path: Option<String>,
     /// What is in it, in base64, where its provider is Zun itself.
@@ -53,10 +59,23 @@ impl VolumeMapping {
     /// The volumes of a container, in the order in which they were asked for.
     pub async fn list_by_container(database: &Database, container: ContainerUuid) -> Result<Vec<Self>> {
         let rows = sqlx::query_as(
-            "SELECT m.volume_id, v.volume_provider, m.container_path, v.contents, m.project_id, m.user_id \
+            "SELECT m.volume_id, v.volume_provider, v.cinder_volume_id, v.auto_remove, v.connection_info, \
+             m.container_path, v.contents, m.project_id, m.user_id \
              FROM volume_mapping m JOIN volume v ON v.id = m.volume_id WHERE m.container_uuid = ? ORDER BY m.id",
         );
         Ok(rows.bind(container.to_string()).fetch_all(database).await?)
+    }
+
+    /// Writes on which host the volume is, and how that finds it.
+    pub async fn save_connection(&self, database: &Database, host: &str, info: &Value) -> Result<()> {
+        sqlx::query("UPDATE volume SET connection_info = ?, host = ?, updated_at = ? WHERE id = ?")
+            .bind(info.to_string())
+            .bind(host)
+            .bind(now())
+            .bind(self.volume_id)
+            .execute(database)
+            .await?;
+        Ok(())
     }
 
     /// Removes the rows of a container's volumes. A volume's own row stays while another container has it.
@@ -99,6 +118,7 @@ mod tests {
         assert_eq!((mapping.volume_id, mapping.volume_provider.as_str()), (7, "local"));
         assert_eq!(mapping.container_path.as_deref(), Some("/etc/app.conf"));
         assert_eq!(mapping.contents.as_deref(), Some("aGVsbG8="));
+        assert_eq!((mapping.cinder_volume_id, mapping.auto_remove), (None, Some(false)));
         assert!(VolumeMapping::from_wire(&versioned::versioned("Volume", "1.0", json!({}))).is_err());
     }
 }

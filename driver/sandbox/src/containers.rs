@@ -11,7 +11,8 @@ use shim_control::{
 use crate::error::{Error, Result};
 use crate::host::{Sandbox, Situation, failure};
 use crate::logs::{self, LogQuery};
-use crate::oci::{ContainerDisks, ContainerSpec};
+use crate::oci::ContainerSpec;
+use crate::place::ContainerDisks;
 use crate::size::Size;
 use crate::tap::TapCounters;
 use crate::{disk, files};
@@ -49,7 +50,12 @@ impl Sandbox {
     /// Makes a container whose process waits.
     pub async fn make_container(&self, container: &ContainerSpec) -> Result<()> {
         let ContainerSpec { id, image, disk_limit: limit, .. } = container;
+        let mut volumes = Vec::new();
+        for mount in &container.mounts {
+            volumes.push(self.client().find_disk(&mount.volume).await?);
+        }
         let disks = ContainerDisks {
+            volumes,
             image: self.insert_disk(image_name(id), image, DiskSlot::ReadOnly, *limit).await?,
             writable: self
                 .insert_disk(writable_name(id), &self.writable(id), DiskSlot::ReadWrite, *limit)
@@ -73,7 +79,7 @@ impl Sandbox {
         Ok(client.eject_disk(&writable_name(id)).await?)
     }
 
-    async fn insert_disk(
+    pub(crate) async fn insert_disk(
         &self,
         name: String,
         path: &Path,

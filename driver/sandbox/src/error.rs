@@ -17,6 +17,8 @@ pub enum Error {
     Growth(String),
     #[error("{asked} network interfaces are more than the {most} that a sandbox can have")]
     Nics { asked: usize, most: u8 },
+    #[error("{asked} volumes are more than the {most} that a sandbox can have")]
+    Volumes { asked: usize, most: usize },
     #[error("{asked} containers are more than the {most} that a sandbox can have")]
     Containers { asked: u8, most: u8 },
     #[error("the sandbox has a container {0} already")]

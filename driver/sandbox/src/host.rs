@@ -11,13 +11,14 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal as UnixSignal, kill};
 use nix::unistd::Pid;
 use shim_control::{
-    Client, ClientError, ContainerExit, LogLimits, Origin, Phase, SandboxDir, SandboxPlan, SandboxState,
+    Client, ClientError, ContainerExit, DiskSlot, LogLimits, Origin, Phase, SandboxDir, SandboxPlan,
+    SandboxState,
 };
 use tokio::sync::Semaphore;
 
 use crate::cgroup::{Cgroups, Limits};
 use crate::error::{Error, Result};
-use crate::launch::{self, Allotment, SandboxSpec};
+use crate::launch::{self, Allotment, SandboxSpec, VolumeDisk};
 use crate::pinning::CpuPinning;
 use crate::size::Size;
 use crate::templates::Templates;
@@ -204,6 +205,9 @@ impl Sandbox {
     }
 
     async fn join(&self, spec: &SandboxSpec) -> Result<()> {
+        for VolumeDisk { name, path, limit } in &spec.volumes {
+            self.insert_disk(name.clone(), path, DiskSlot::ReadWrite, *limit).await?;
+        }
         for nic in &spec.network.nics {
             self.attach(nic, spec.nic_limit).await?;
         }

@@ -28,8 +28,8 @@ const READY_TIMEOUT: Duration = Duration::from_secs(90);
 const CONTAINERS_MAX: u8 = 4;
 /// Slots for disks of each container: its image, and what it writes.
 const CONTAINER_SLOTS: [DiskSlot; 2] = [DiskSlot::ReadOnly, DiskSlot::ReadWrite];
-/// Slots for volumes that each sandbox has.
-const VOLUME_SLOTS: [DiskSlot; 2] = [DiskSlot::ReadWrite; 2];
+/// Most volumes of a sandbox: so many slots for them has each.
+pub const VOLUMES_MAX: usize = 3;
 /// Slots for interfaces that each sandbox has.
 const NIC_SLOTS: u8 = 4;
 
@@ -46,6 +46,8 @@ pub struct SandboxSpec {
     pub containers: u8,
     /// The network.
     pub network: GuestNetwork,
+    /// Disks that its containers may mount.
+    pub volumes: Vec<VolumeDisk>,
     /// The container whose end ends the sandbox.
     pub ends_with: Option<String>,
     /// The group of sandboxes with which it may share a template; none boots and shares nothing.
@@ -54,6 +56,17 @@ pub struct SandboxSpec {
     pub nic_limit: RateLimit,
     /// CPUs of the host that it has to itself, one for each vCPU; it cannot come to have more.
     pub pinning: Option<CpuPinning>,
+}
+
+/// A disk of a sandbox's that is no container's own.
+#[derive(Debug, Clone)]
+pub struct VolumeDisk {
+    /// What it is called in the sandbox.
+    pub name: String,
+    /// The block device or raw file of this host.
+    pub path: PathBuf,
+    /// What may be moved.
+    pub limit: RateLimit,
 }
 
 /// What of the host a sandbox has for itself.
@@ -70,6 +83,9 @@ impl SandboxSpec {
         Size { cpus: self.cpus, memory_mib: self.memory_mib }.validate()?;
         if self.containers > CONTAINERS_MAX {
             return Err(Error::Containers { asked: self.containers, most: CONTAINERS_MAX });
+        }
+        if self.volumes.len() > VOLUMES_MAX {
+            return Err(Error::Volumes { asked: self.volumes.len(), most: VOLUMES_MAX });
         }
         if self.network.nics.len() > usize::from(NIC_SLOTS) {
             return Err(Error::Nics { asked: self.network.nics.len(), most: NIC_SLOTS });
@@ -102,7 +118,11 @@ impl SandboxSpec {
             user: host.user,
             cgroup: host.cgroup,
             origin: Origin::Boot,
-            disk_slots: [CONTAINER_SLOTS.repeat(self.containers.into()), VOLUME_SLOTS.to_vec()].concat(),
+            disk_slots: [
+                CONTAINER_SLOTS.repeat(self.containers.into()),
+                vec![DiskSlot::ReadWrite; VOLUMES_MAX],
+            ]
+            .concat(),
             nic_slots: NIC_SLOTS,
             ends_with: self.ends_with.clone(),
             log: options.log_limits(),

@@ -1,7 +1,7 @@
 //! The OCI specification of a container in a sandbox.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::{Deserialize, Serialize};
@@ -9,10 +9,9 @@ use serde_json::{Value, json};
 use shim_control::{ContainerUser, CreateContainer, ProcessInput, RateLimit, Storage, StorageDriver};
 
 use crate::error::{Error, Result};
+use crate::place::{ContainerDisks, Place, beneath};
 use crate::size::Size;
 
-/// Where the guest keeps what containers have, Kata's own place.
-const CONTAINERS: &str = "/run/kata-containers/containers";
 const SANDBOX: &str = "/run/kata-containers/sandbox";
 const CPU_PERIOD: u64 = 100_000;
 const MEBIBYTE: u64 = 1 << 20;
@@ -109,6 +108,9 @@ pub struct ContainerSpec {
     pub image: PathBuf,
     /// Directories that its image declares as volumes.
     pub volumes: Vec<PathBuf>,
+    /// Volumes of its sandbox, and where it sees them.
+    #[serde(default)]
+    pub mounts: Vec<VolumeMount>,
     /// What it may move through each of its disks.
     pub disk_limit: RateLimit,
     /// What it shares with the other containers of its sandbox, beside the network.
@@ -119,6 +121,15 @@ pub struct ContainerSpec {
     pub oci: Value,
 }
 
+/// A volume that a container sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeMount {
+    /// What the disk is called in the sandbox.
+    pub volume: String,
+    /// Where the container has its file system.
+    pub destination: PathBuf,
+}
+
 /// A namespace that the containers of a sandbox may have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -127,14 +138,6 @@ pub enum SharedNamespace {
     Pid,
     /// They can use each other's System V and POSIX message queues and semaphores.
     Ipc,
-}
-
-/// Where the guest has a container's disks.
-pub struct ContainerDisks {
-    /// The image.
-    pub image: PathBuf,
-    /// What the container writes.
-    pub writable: PathBuf,
 }
 
 /// The environment with later entries in place of earlier ones, and a search path if there is none.
@@ -212,6 +215,9 @@ impl ContainerSpec {
                 "resources": resources_json(Size { cpus: self.cpus, memory_mib: self.memory_mib }),
             },
         });
+        if let Some(mounts) = value["mounts"].as_array_mut() {
+            mounts.extend(self.volume_mounts(place));
+        }
         if self.privileged {
             json_patch::merge(&mut value, &privileges());
         }
@@ -241,6 +247,18 @@ impl ContainerSpec {
         made.collect()
     }
 
+    fn volume_mounts(&self, place: &Place) -> impl Iterator<Item = Value> {
+        let mount = |(number, mount): (usize, &VolumeMount)| {
+            json!({
+                "destination": mount.destination,
+                "type": "bind",
+                "source": place.volume(number),
+                "options": ["rbind", "rprivate"],
+            })
+        };
+        self.mounts.iter().enumerate().map(mount)
+    }
+
     /// Its own namespaces. The network's and, if it is shared, that of IPC are the guest's, and of PIDs the sandbox's.
     fn namespaces(&self) -> impl Iterator<Item = &'static str> {
         let own = |shared| !self.shares.contains(&shared);
@@ -263,19 +281,6 @@ fn privileges() -> Value {
         "process": { "capabilities": { "bounding": all, "effective": all, "permitted": all } },
         "linux": { "maskedPaths": [], "readonlyPaths": [] },
     })
-}
-
-/// Where `path` is, as seen from `root`: nothing climbs above it.
-fn beneath(root: &Path, path: &Path) -> PathBuf {
-    let mut inside = Vec::new();
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => inside.push(name),
-            Component::ParentDir => drop(inside.pop()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    root.iter().chain(inside).collect()
 }
 
 /// What a container of this size may use.
@@ -318,54 +323,6 @@ fn mounts(kernel: &str) -> Value {
     ])
 }
 
-/// Where a container's file systems are in the guest.
-struct Place {
-    lower: PathBuf,
-    writable: PathBuf,
-    upper: PathBuf,
-    work: PathBuf,
-    rootfs: PathBuf,
-}
-
-impl Place {
-    fn of(id: &str) -> Self {
-        let base = Path::new(CONTAINERS).join(id);
-        let writable = base.join("writable");
-        Self {
-            lower: base.join("image"),
-            upper: writable.join("upper"),
-            work: writable.join("work"),
-            writable,
-            rootfs: base.join("rootfs"),
-        }
-    }
-
-    fn storages(&self, disks: &ContainerDisks) -> Vec<Storage> {
-        let block = |disk: &Path, fstype: &str, options: &[&str], target: &Path| Storage {
-            driver: StorageDriver::Block(disk.into()),
-            fstype: fstype.into(),
-            options: options.iter().map(|option| (*option).into()).collect(),
-            mount_point: target.to_owned(),
-        };
-        let directories = BTreeSet::from([self.upper.clone(), self.work.clone()]);
-        vec![
-            block(&disks.image, "squashfs", &["ro"], &self.lower),
-            // What is deleted gives its space back to the host.
-            block(&disks.writable, "ext4", &["noatime", "discard"], &self.writable),
-            Storage {
-                driver: StorageDriver::Overlay(directories.into_iter().collect()),
-                fstype: "overlay".into(),
-                options: vec![
-                    format!("lowerdir={}", self.lower.display()),
-                    format!("upperdir={}", self.upper.display()),
-                    format!("workdir={}", self.work.display()),
-                ],
-                mount_point: self.rootfs.clone(),
-            },
-        ]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -384,6 +341,7 @@ mod tests {
             interactive: false,
             image: "/image".into(),
             volumes: vec!["/data/../../x".into()],
+            mounts: Vec::new(),
             disk_limit: RateLimit::default(),
             shares: Vec::new(),
             privileged: false,
@@ -392,7 +350,11 @@ mod tests {
     }
 
     fn request(spec: &ContainerSpec) -> CreateContainer {
-        let disks = ContainerDisks { image: "/dev/vda".into(), writable: "/dev/vdb".into() };
+        let disks = ContainerDisks {
+            image: "/dev/vda".into(),
+            writable: "/dev/vdb".into(),
+            volumes: spec.mounts.iter().map(|_| "/dev/vdi".into()).collect(),
+        };
         spec.to_request(&disks).unwrap()
     }
 
@@ -406,8 +368,23 @@ mod tests {
         assert_eq!(request.input, ProcessInput::Closed);
         let made: Vec<_> =
             request.storages[3..].iter().map(|storage| storage.mount_point.as_path()).collect();
-        let rootfs = Path::new(CONTAINERS).join("c/rootfs");
+        let rootfs = Place::of("c").rootfs;
         assert_eq!(made, [rootfs.join("x"), rootfs], "none is outside");
+    }
+
+    #[test]
+    fn a_volume_is_mounted_from_its_disk_and_bound_to_its_destination() {
+        let mounts = vec![VolumeMount { volume: "volume-1".into(), destination: "/data".into() }];
+        let request = request(&ContainerSpec { mounts, ..spec() });
+        let place = Place::of("c").volume(0);
+        let storage = request.storages.iter().find(|storage| storage.mount_point == place).unwrap();
+        assert_eq!(storage.driver, StorageDriver::Block("/dev/vdi".into()));
+        let value = serde_json::to_value(&request.spec).unwrap();
+        let mount = value["mounts"].as_array().unwrap().last().unwrap();
+        assert_eq!(
+            (mount["destination"].as_str(), mount["source"].as_str()),
+            (Some("/data"), place.to_str())
+        );
     }
 
     #[test]
@@ -451,7 +428,8 @@ mod tests {
             (None, Some("sh"))
         );
         let oci = json!({ "process": { "args": 7 } });
-        let disks = ContainerDisks { image: "/dev/vda".into(), writable: "/dev/vdb".into() };
+        let disks =
+            ContainerDisks { image: "/dev/vda".into(), writable: "/dev/vdb".into(), volumes: Vec::new() };
         let error = ContainerSpec { oci, ..spec() }.to_request(&disks).unwrap_err().to_string();
         assert!(error.contains("the container's specification cannot be made"), "{error}");
     }

@@ -30,6 +30,7 @@ pub async fn prove_kvm(host: &Host) -> Result<Duration> {
         hostname: "probe".into(),
         containers: 0,
         network: GuestNetwork::default(),
+        volumes: Vec::new(),
         ends_with: None,
         template_group: None,
         nic_limit: RateLimit::default(),

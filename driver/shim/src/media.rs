@@ -50,6 +50,14 @@ impl Media {
         Ok(device(number))
     }
 
+    /// Where the guest has a disk.
+    pub fn find_disk(&self, name: &str) -> Result<PathBuf> {
+        match self.find(name) {
+            Some(Slot::Disk { number, .. }) => Ok(device(number)),
+            _ => Err(Error::Slot(format!("{name} is in none"))),
+        }
+    }
+
     /// Takes a disk out.
     pub fn eject_disk(&mut self, machine: &Machine, name: &str) -> Result<()> {
         let Some(slot @ Slot::Disk { number, .. }) = self.find(name) else { return Ok(()) };
@@ -197,6 +205,8 @@ mod tests {
         let error = |name| media.free(name, "a disk", wanted).unwrap_err().to_string();
         assert!(error("a").contains("a is in one already"));
         assert!(error("b").contains("none is free for a disk"));
+        assert_eq!(media.find_disk("a").unwrap(), PathBuf::from("/dev/vdb"));
+        assert!(media.find_disk("b").unwrap_err().to_string().contains("b is in none"));
         let slot = media.find("a").unwrap();
         media.fill(slot, None);
         assert_eq!(media.free("a", "a disk", wanted).unwrap(), 1);

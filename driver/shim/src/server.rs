@@ -132,6 +132,7 @@ async fn reply(request: Request, files: Vec<OwnedFd>, supervisor: &Arc<Superviso
             let image = file()?;
             Answer::Disk(supervisor.insert_disk(disk, image).await?)
         }
+        Request::FindDisk(name) => Answer::Disk(supervisor.find_disk(&name).await?),
         Request::EjectDisk(name) => {
             supervisor.eject_disk(&name).await?;
             Answer::Done

@@ -92,6 +92,7 @@ impl Manager {
         }
         let record = self.record(container.uuid)?;
         let spec = record.sandbox_spec(&self.options.kata).without_network();
+        let spec = self.with_volumes(spec, &container).await?;
         let visit = async || {
             inject_files(&sandbox, &record).await?;
             work(&sandbox).await

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use image::Image;
-use model::{Changes, Container, RequestedNetwork, Status, TaskState, Usage, VolumeMapping};
+use model::{Changes, Container, RequestedNetwork, Status, TaskState, Usage};
 use oslo::RequestContext;
 use serde_json::Value;
 
@@ -12,6 +12,7 @@ use super::Manager;
 use super::dispatch::Arguments;
 use super::health::HealthCheck;
 use super::restart::RestartPolicy;
+use super::volumes::{files_of, mounts_of};
 use crate::error::{Error, Result};
 use crate::exposed_ports::{self, ExposedPort};
 use crate::networking::{self, Attachment};
@@ -98,7 +99,8 @@ impl Manager {
         arguments: &Arguments,
     ) -> Result<()> {
         refuse_what_is_not_built(container)?;
-        let files = self.take_volumes(container.uuid, arguments).await?;
+        let volumes = self.take_volumes(container.uuid, arguments).await?;
+        let (files, mounts) = (files_of(&volumes)?, mounts_of(&volumes)?);
         if container.disk.unwrap_or(0) == 0 {
             let disk = self.options.default.default_disk;
             self.save(container, Changes { disk: Some(disk), ..Changes::default() }).await?;
@@ -108,6 +110,8 @@ impl Manager {
         let mut record = self.new_record(container, &image)?;
         record.sandbox_spec(&self.options.kata).validate()?;
         record.files = files;
+        record.container.mounts = mounts;
+        self.attach_volumes(container.uuid, &volumes).await?;
         let exposed = exposed_ports::of(container)?;
         self.expose(container, &exposed).await?;
         record.attachments = networking::attach(&self.neutron, container, self.hostname(), networks).await?;
@@ -160,12 +164,14 @@ impl Manager {
         if let Err(e) = self.placement.delete_allocations(&container.uuid.to_string()).await {
             tracing::error!("the allocation is left behind: {e}");
         }
-        if let Err(e) = VolumeMapping::destroy_by_container(&self.database, container.uuid).await {
+        let detached = self.detach_volumes(container).await;
+        if let Err(e) = &detached {
             tracing::error!("the volumes are left behind: {e}");
         }
         tracing::error!("{error}");
         let changes = Changes {
-            host: Some(None),
+            // Whoever deletes it comes here, and what is left behind is tried again.
+            host: detached.is_ok().then_some(None),
             container_id: Some(None),
             addresses: Some(model::Addresses::new()),
             task_state: Some(None),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use model::{Changes, Container, ContainerType, ContainerUuid, Status, TaskState, VolumeMapping};
+use model::{Changes, Container, ContainerType, ContainerUuid, Status, TaskState};
 use oslo::RequestContext;
 use sandbox::{Sandbox, Situation};
 use serde_json::Value;
@@ -74,7 +74,7 @@ impl Manager {
         }
         tracing::info!("starting");
         let began = SystemTime::now();
-        let spec = record.sandbox_spec(&self.options.kata);
+        let spec = self.with_volumes(record.sandbox_spec(&self.options.kata), container).await?;
         let owner = uuid.to_string();
         networking::plug(&record.attachments, &owner, self.hostname(), spec.queue_pairs()).await?;
         let started = async {
@@ -312,9 +312,10 @@ impl Manager {
     }
 
     async fn delete_everything(&self, container: &Container) -> Result<()> {
+        self.end_in_order(container).await?;
         self.clean_up(container.uuid).await?;
         exposed_ports::close(&self.neutron, container.uuid).await?;
-        VolumeMapping::destroy_by_container(&self.database, container.uuid).await?;
+        self.detach_volumes(container).await?;
         Ok(self.placement.delete_allocations(&container.uuid.to_string()).await?)
     }
 

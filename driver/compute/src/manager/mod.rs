@@ -2,6 +2,7 @@
 
 mod archives;
 mod capsules;
+mod cinder;
 mod commit;
 mod create;
 mod dispatch;
@@ -29,10 +30,11 @@ mod zun_networks;
 
 use std::sync::Arc;
 
-use cloud::{Glance, Neutron, Placement};
+use cloud::{Cinder, Glance, Neutron, Placement};
 use image::Store;
 use model::{Changes, Container, ContainerUuid, Database};
 use sandbox::{Host, Sandbox};
+use volume::Connector;
 
 use crate::console::Sessions;
 use crate::error::Result;
@@ -60,6 +62,8 @@ pub struct Manager {
     neutron: Neutron,
     placement: Placement,
     glance: Glance,
+    cinder: Cinder,
+    connector: Connector,
     sessions: Arc<Sessions>,
     locks: Locks,
     health: HealthBook,
@@ -75,9 +79,10 @@ impl Manager {
         host: Host,
         images: Store,
         services: Services,
+        connector: Connector,
         sessions: Arc<Sessions>,
     ) -> Self {
-        let Services { neutron, placement, glance } = services;
+        let Services { neutron, placement, glance, cinder } = services;
         Self {
             options,
             database,
@@ -86,6 +91,8 @@ impl Manager {
             neutron,
             placement,
             glance,
+            cinder,
+            connector,
             sessions,
             locks: Locks::default(),
             health: HealthBook::default(),

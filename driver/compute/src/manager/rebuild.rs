@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use model::{Changes, Container, ContainerType, ContainerUuid, RequestedNetwork, Status, TaskState};
+use model::{
+    Changes, Container, ContainerType, ContainerUuid, RequestedNetwork, Status, TaskState, VolumeMapping,
+};
 use oslo::RequestContext;
 
 use super::Manager;
 use super::create::{created_changes, refuse_what_is_not_built};
+use super::volumes::{files_of, mounts_of};
 use crate::error::{Error, Result};
 use crate::networking::{self, Attachment};
 use crate::pinning;
@@ -60,7 +63,8 @@ impl Manager {
         let mut record = self.new_record(container, &image)?;
         record.sandbox_spec(&self.options.kata).validate()?;
         record.attachments = self.kept_attachments(container).await?;
-        record.files = self.files_of(container.uuid).await?;
+        let volumes = VolumeMapping::list_by_container(&self.database, container.uuid).await?;
+        (record.files, record.container.mounts) = (files_of(&volumes)?, mounts_of(&volumes)?);
         let sandbox = self.sandbox(container.uuid);
         self.release(container.uuid).await?;
         sandbox.delete().await?;

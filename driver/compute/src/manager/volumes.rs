@@ -1,5 +1,6 @@
-//! Volumes of a container. Those of provider `local` are files that its user hands over (`zun/volume/driver.py`): they are
+//! Volumes of a container (`zun/volume/driver.py`). Those of provider `local` are files that its user hands over: they are
 //! put on the container's disk before it first runs, so that what it writes to them stays until it is rebuilt or deleted.
+//! Cinder's are disks of its sandbox.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -8,10 +9,11 @@ use std::path::{Component, Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use model::{ContainerUuid, VolumeMapping};
-use sandbox::Sandbox;
+use sandbox::{Sandbox, VolumeMount};
 use serde_json::Value;
 use tar::{Builder, Header};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::Manager;
 use super::dispatch::Arguments;
@@ -19,42 +21,65 @@ use crate::error::{Error, Result};
 use crate::record::{InjectedFile, Record};
 
 const LOCAL: &str = "local";
+const CINDER: &str = "cinder";
 /// That of a file which Zun's own driver writes on its host.
 const MODE: u32 = 0o644;
 
 impl Manager {
-    /// Gives a container the volumes that are asked for it, and says which files these are.
+    /// Gives a container the volumes that are asked for it.
     pub(super) async fn take_volumes(
         &self,
         container: ContainerUuid,
         arguments: &Arguments,
-    ) -> Result<Vec<InjectedFile>> {
+    ) -> Result<Vec<VolumeMapping>> {
         let volumes = requested(arguments.raw("requested_volumes"), container)?;
-        // Those that are refused are the container's, too: their rows go when its creation is undone.
+        // Those that are refused are the container's, too: they go when its creation is undone.
         for volume in &volumes {
             volume.create(&self.database, container).await?;
         }
-        volumes.iter().map(injected).collect()
+        Ok(volumes)
     }
+}
 
-    /// The files that a container was given when it was made.
-    pub(super) async fn files_of(&self, container: ContainerUuid) -> Result<Vec<InjectedFile>> {
-        VolumeMapping::list_by_container(&self.database, container).await?.iter().map(injected).collect()
+/// The files among a container's volumes.
+pub(super) fn files_of(volumes: &[VolumeMapping]) -> Result<Vec<InjectedFile>> {
+    volumes.iter().filter(|volume| volume.volume_provider != CINDER).map(injected).collect()
+}
+
+/// Where a container sees Cinder's volumes.
+pub(super) fn mounts_of(volumes: &[VolumeMapping]) -> Result<Vec<VolumeMount>> {
+    let mounts = volumes.iter().filter_map(|volume| {
+        let mount = |id| Ok(VolumeMount { volume: disk_name(id), destination: folder(volume)? });
+        Some(cinder_id(volume).transpose()?.and_then(mount))
+    });
+    mounts.collect()
+}
+
+/// What a volume is called in its sandbox.
+pub(super) fn disk_name(volume: Uuid) -> String {
+    format!("volume-{volume}")
+}
+
+/// Cinder's identifier of a volume, if it is Cinder's.
+pub(super) fn cinder_id(volume: &VolumeMapping) -> Result<Option<Uuid>> {
+    if volume.volume_provider != CINDER {
+        return Ok(None);
     }
+    let id = volume.cinder_volume_id.as_deref().unwrap_or_default();
+    id.parse().map(Some).map_err(|_| Error::Invalid(format!("{id:?} is no volume of Cinder's")))
+}
+
+fn folder(volume: &VolumeMapping) -> Result<PathBuf> {
+    let given = volume.container_path.clone().unwrap_or_default();
+    below_root(Path::new(given.trim_end_matches('/'))).map(|path| Path::new("/").join(path)).ok_or_else(
+        || Error::Invalid(format!("destination {given:?} of a volume is no absolute path of a folder")),
+    )
 }
 
 /// Volumes that a message asks for a container.
 fn requested(volumes: &Value, container: ContainerUuid) -> Result<Vec<VolumeMapping>> {
     let own = volumes.get(container.to_string()).and_then(Value::as_array).into_iter().flatten();
     Ok(own.map(VolumeMapping::from_wire).collect::<std::result::Result<_, _>>()?)
-}
-
-/// Refuses volumes, where none can be given.
-pub(super) fn refuse_volumes(arguments: &Arguments) -> Result<()> {
-    let volumes = arguments.raw("requested_volumes").as_object();
-    let has_volumes =
-        volumes.is_some_and(|all| all.values().any(|list| list.as_array().is_some_and(|l| !l.is_empty())));
-    if has_volumes { Err(Error::NotSupported("a volume of a capsule".into())) } else { Ok(()) }
 }
 
 /// The file that a volume is.
@@ -119,6 +144,9 @@ mod tests {
         VolumeMapping {
             volume_id: 1,
             volume_provider: LOCAL.into(),
+            cinder_volume_id: None,
+            auto_remove: None,
+            connection_info: None,
             container_path: Some(path.into()),
             contents: Some(contents.into()),
             project_id: None,
@@ -136,11 +164,28 @@ mod tests {
         }
         let error = injected(&local("/x", "!")).unwrap_err().to_string();
         assert!(error.contains("\"/x\""), "{error}");
-        let other = VolumeMapping { volume_provider: "cinder".into(), ..local("/x", "") };
-        assert_eq!(
-            injected(&other).unwrap_err().to_string(),
-            "a volume of cinder is not supported by zun-kata-compute"
-        );
+        let other = VolumeMapping { volume_provider: "nfs".into(), ..local("/x", "") };
+        let error = files_of(&[other]).err().unwrap().to_string();
+        assert_eq!(error, "a volume of nfs is not supported by zun-kata-compute");
+    }
+
+    #[test]
+    fn a_volume_of_cinders_is_mounted_on_a_folder() {
+        let id = "b9ad5e49-6e9e-4b7b-a73d-9b2d2c7fbd7c";
+        let cinder = |path: &str, id: &str| VolumeMapping {
+            volume_provider: CINDER.into(),
+            cinder_volume_id: Some(id.into()),
+            ..local(path, "")
+        };
+        let mounts = mounts_of(&[local("/x", ""), cinder("/data/", id)]).unwrap();
+        let expected = VolumeMount { volume: format!("volume-{id}"), destination: "/data".into() };
+        assert_eq!(mounts, [expected]);
+        for bad in ["", "/", "data", "/data/../.."] {
+            let error = mounts_of(&[cinder(bad, id)]).unwrap_err().to_string();
+            assert!(error.contains(&format!("{bad:?}")), "{error}");
+        }
+        assert!(mounts_of(&[cinder("/data", "x")]).unwrap_err().to_string().contains("\"x\""));
+        assert!(files_of(&[cinder("/data", id)]).unwrap().is_empty());
     }
 
     #[test]

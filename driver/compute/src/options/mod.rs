@@ -3,11 +3,13 @@
 
 mod docker;
 mod upstream;
+mod volume;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ::volume::Connector;
 use cloud::{AuthOptions, ClientOptions};
 use config::Config;
 use image::{RegistryOptions, Retention, Store};
@@ -16,6 +18,7 @@ use oslo::{ConfigFiles, RabbitOptions, TransportUrl};
 use sandbox::{HostOptions, RateLimit};
 use serde::Deserialize;
 
+pub use self::volume::VolumeOptions;
 use crate::host_facts;
 pub use docker::{Docker, TlsFiles};
 
@@ -34,10 +37,12 @@ pub struct Options {
     pub docker: Docker,
     pub kata: Kata,
     pub keystone_auth: AuthOptions,
+    pub cinder_client: ClientOptions,
     pub glance_client: ClientOptions,
     pub neutron_client: ClientOptions,
     pub placement_client: ClientOptions,
     pub oslo_messaging_rabbit: RabbitOptions,
+    pub volume: VolumeOptions,
     /// A line for each option that is set and means nothing to this service.
     #[serde(skip)]
     pub needless: Vec<String>,
@@ -62,6 +67,7 @@ pub struct Defaults {
     pub auth_encryption_key: String,
     pub floating_cpu_set: String,
     pub my_ip: String,
+    pub my_block_storage_ip: Option<String>,
 }
 
 /// `[compute]`
@@ -255,6 +261,7 @@ impl Default for Defaults {
             auth_encryption_key: "notgood but just long enough i t".into(),
             floating_cpu_set: String::new(),
             my_ip: host_facts::my_ip().to_string(),
+            my_block_storage_ip: None,
         }
     }
 }
@@ -341,6 +348,7 @@ impl Options {
         self.database_url()?;
         self.keystone_auth.validate("keystone_auth").map_err(|e| e.to_string())?;
         self.docker.tls()?;
+        self.volume.validate()?;
         if self.default.host.is_empty() {
             return Err("[DEFAULT] host is not set, and this machine has no name".into());
         }
@@ -392,6 +400,13 @@ impl Options {
             image_bytes_max: kata.image_size_max * GIBIBYTE,
         };
         Store::open(kata.state_path.join("images"), options).map_err(|e| e.to_string())
+    }
+
+    /// This host, as storage back ends know it.
+    pub fn connector(&self) -> Result<Connector, ::volume::Error> {
+        let default = &self.default;
+        let ip = default.my_block_storage_ip.as_ref().unwrap_or(&default.my_ip);
+        Connector::open(&default.host, ip, &self.kata.state_path.join("volumes"))
     }
 
     /// The broker's address.

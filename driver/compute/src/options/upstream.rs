@@ -21,7 +21,6 @@ use Meaning::{Honoured, Needless, Refused};
 
 const NO_DOCKER: &str = "there is no Docker";
 const KATA_ONLY: &str = "every container runs in a sandbox of its own";
-const NO_VOLUMES: &str = "Cinder volumes are not supported yet";
 const NO_CLIENT_CERTIFICATES: &str = "certificates of clients are not supported";
 const ONE_REGION: &str = "[keystone_auth] region_name counts for all services";
 const SYSTEM_AUTHORITIES: &str = "add the authority to the system's own certificates";
@@ -46,7 +45,7 @@ pub const OPTIONS: &[(&str, &str, Meaning)] = &[
     ("DEFAULT", "floating_cpu_set", Honoured),
     ("DEFAULT", "host", Honoured),
     ("DEFAULT", "image_driver_list", Honoured),
-    ("DEFAULT", "my_block_storage_ip", Needless(NO_VOLUMES)),
+    ("DEFAULT", "my_block_storage_ip", Honoured),
     ("DEFAULT", "my_ip", Honoured),
     ("DEFAULT", "periodic_interval_max", Honoured),
     ("DEFAULT", "rootwrap_config", Needless("the service runs no command through rootwrap")),
@@ -56,7 +55,11 @@ pub const OPTIONS: &[(&str, &str, Meaning)] = &[
     ("DEFAULT", "state_path", Needless("[kata] state_path is where this service keeps what it has")),
     ("DEFAULT", "sync_container_state_interval", Honoured),
     ("DEFAULT", "transport_url", Honoured),
-    ("cinder_client", "*", Needless(NO_VOLUMES)),
+    ("cinder_client", "api_version", Needless("version 3 of its API is spoken")),
+    ("cinder_client", "ca_file", Refused(SYSTEM_AUTHORITIES)),
+    ("cinder_client", "endpoint_type", Honoured),
+    ("cinder_client", "insecure", Refused(SYSTEM_AUTHORITIES)),
+    ("cinder_client", "region_name", Needless(ONE_REGION)),
     ("cni_daemon", "*", Needless("interfaces are plugged without CNI")),
     ("compute", "cpu_allocation_ratio", Honoured),
     ("compute", "disk_allocation_ratio", Honoured),
@@ -66,7 +69,7 @@ pub const OPTIONS: &[(&str, &str, Meaning)] = &[
     ("compute", "initial_disk_allocation_ratio", Honoured),
     ("compute", "initial_ram_allocation_ratio", Honoured),
     ("compute", "ram_allocation_ratio", Honoured),
-    ("compute", "remount_container_volume", Needless(NO_VOLUMES)),
+    ("compute", "remount_container_volume", Needless("a volume is connected whenever its container starts")),
     ("compute", "reserve_disk_for_image", Honoured),
     ("compute", "reserved_host_cpus", Honoured),
     ("compute", "reserved_host_disk_mb", Honoured),
@@ -149,7 +152,13 @@ pub const OPTIONS: &[(&str, &str, Meaning)] = &[
     ("placement_client", "key_file", Refused(NO_CLIENT_CERTIFICATES)),
     ("placement_client", "region_name", Needless(ONE_REGION)),
     ("placement_client", "valid_interfaces", Honoured),
-    ("volume", "*", Needless(NO_VOLUMES)),
+    ("volume", "driver", Needless("all volume drivers are there")),
+    ("volume", "driver_list", Needless("all volume drivers are there")),
+    ("volume", "fstype", Honoured),
+    ("volume", "timeout_wait_volume_available", Honoured),
+    ("volume", "timeout_wait_volume_deleted", Honoured),
+    ("volume", "use_multipath", Refused("several paths to a volume are not supported")),
+    ("volume", "volume_dir", Needless("this host mounts no volume")),
 ];
 
 /// Options as the files have them, by group and name.
@@ -205,14 +214,14 @@ mod tests {
         let usual = [
             ("docker", "api_url", "unix:///x"),
             ("docker", "execute_timeout", "7"),
-            ("volume", "fstype", "xfs"),
+            ("volume", "volume_dir", "/mnt"),
             ("compute", "host_shared_with_nova", "False"),
             ("scheduler", "driver", "x"),
         ];
         let lines = review(&given(&usual)).unwrap();
         let expected = [
             "[docker] api_url means nothing here: there is no Docker",
-            "[volume] fstype means nothing here: Cinder volumes are not supported yet",
+            "[volume] volume_dir means nothing here: this host mounts no volume",
         ];
         assert_eq!(lines, expected);
         let error = review(&given(&[("compute", "host_shared_with_nova", "True")])).unwrap_err();

@@ -69,6 +69,14 @@ impl Client {
         }
     }
 
+    /// The path by which the guest knows a disk that is in a slot.
+    pub async fn find_disk(&self, name: &str) -> Result<PathBuf> {
+        match self.ask(&Request::FindDisk(name.to_owned())).await? {
+            Answer::Disk(path) => Ok(path),
+            _ => Err(ClientError::Confused),
+        }
+    }
+
     /// Takes a disk out of its slot.
     pub async fn eject_disk(&self, name: &str) -> Result<()> {
         self.order(&Request::EjectDisk(name.to_owned())).await

@@ -23,6 +23,8 @@ pub enum Request {
     WaitReady,
     /// Put the disk that comes with the request into a free slot. Answer: [`Answer::Disk`].
     InsertDisk(InsertDisk),
+    /// Where the guest has the disk of this name. Answer: [`Answer::Disk`].
+    FindDisk(String),
     /// Take the disk of this name, which the guest does not use any more, out of its slot. None is as good.
     EjectDisk(String),
     /// Put the tap that comes with the request into a free slot. The guest is set up with [`Request::SetNetwork`].

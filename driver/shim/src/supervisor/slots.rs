@@ -15,6 +15,11 @@ impl Supervisor {
         self.media.lock().await.insert_disk(&self.machine, disk, image)
     }
 
+    /// Where the guest has a disk.
+    pub async fn find_disk(&self, name: &str) -> Result<PathBuf> {
+        self.media.lock().await.find_disk(name)
+    }
+
     /// Takes a disk out of its slot.
     pub async fn eject_disk(&self, name: &str) -> Result<()> {
         self.media.lock().await.eject_disk(&self.machine, name)

@@ -25,7 +25,8 @@ impl Manager {
     pub(super) async fn start_capsule(&self, capsule: &mut Container) -> Result<()> {
         let (uuid, sandbox) = (capsule.uuid, self.sandbox(capsule.uuid));
         let record = self.capsule_record(uuid)?;
-        let (spec, owner) = (record.sandbox_spec(&self.options.kata), uuid.to_string());
+        let spec = self.with_volumes(record.sandbox_spec(&self.options.kata), capsule).await?;
+        let owner = uuid.to_string();
         networking::plug(&record.attachments, &owner, self.hostname(), spec.queue_pairs()).await?;
         // The guest boots while Neutron wires its ports.
         let (booted, active) = tokio::join!(

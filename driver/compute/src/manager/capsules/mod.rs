@@ -7,13 +7,13 @@ mod members;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use model::{Changes, Container, ContainerType, RequestedNetwork, Status, TaskState};
+use model::{Changes, Container, ContainerType, RequestedNetwork, Status, TaskState, VolumeMapping};
 use oslo::RequestContext;
 
 use super::Manager;
 use super::create::{hostname, refuse_what_is_not_built};
 use super::dispatch::Arguments;
-use super::volumes::refuse_volumes;
+use super::volumes::{files_of, mounts_of};
 use crate::capsule_record::{CapsuleRecord, Member};
 use crate::error::{Error, Result};
 use crate::exposed_ports::{self, ExposedPort};
@@ -54,8 +54,7 @@ impl Manager {
         self.claim(capsule).await?;
         let began = self.begin(capsule, TaskState::ContainerCreating).await?;
         let made = async {
-            refuse_volumes(arguments)?;
-            self.make_capsule(context, capsule, networks).await?;
+            self.make_capsule(context, capsule, networks, arguments).await?;
             self.start_capsule(capsule).await
         };
         let made = made.await;
@@ -68,7 +67,15 @@ impl Manager {
         context: &RequestContext,
         capsule: &mut Container,
         networks: &[RequestedNetwork],
+        arguments: &Arguments,
     ) -> Result<()> {
+        let mut volumes = Vec::new();
+        for container in self.containers_of(capsule).await? {
+            volumes.extend(self.take_volumes(container, arguments).await?);
+        }
+        if !files_of(&volumes)?.is_empty() {
+            return Err(Error::NotSupported("a file as volume of a capsule".into()));
+        }
         let mut record = CapsuleRecord {
             owner: capsule.project_id.clone().unwrap_or_default(),
             hostname: hostname(capsule),
@@ -78,6 +85,7 @@ impl Manager {
             restarts: Restarts::default(),
         };
         record.sandbox_spec(&self.options.kata).validate()?;
+        self.attach_volumes(capsule.uuid, &volumes).await?;
         let exposed = self.ports_of_members(capsule).await?;
         self.expose(capsule, &exposed).await?;
         record.attachments = networking::attach(&self.neutron, capsule, self.hostname(), networks).await?;
@@ -129,7 +137,9 @@ impl Manager {
         for mut row in capsule.list_of_capsule(&self.database, kind).await? {
             refuse_what_is_not_built(&row)?;
             let image = self.container_image(context, &mut row).await?;
-            let container = self.new_record(&row, &image)?.container;
+            let mut container = self.new_record(&row, &image)?.container;
+            let volumes = VolumeMapping::list_by_container(&self.database, row.uuid).await?;
+            container.mounts = mounts_of(&volumes)?;
             let changes = Changes { container_id: Some(Some(container.id.clone())), ..Changes::default() };
             self.save(&mut row, changes).await?;
             members.push(Member { container, restarts: Restarts::default() });

@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 
 use io_uring::{IoUring, opcode, types};
@@ -71,9 +72,9 @@ impl Block {
 }
 
 impl Disk {
-    /// A disk as large as the whole sectors of its file.
-    fn new(disk: DiskConfig, access: DiskAccess) -> Result<Self> {
-        let length = disk.file.metadata().map_err(Error::io("measure a disk image"))?.len();
+    /// A disk as large as the whole sectors of its file, or of its block device.
+    fn new(mut disk: DiskConfig, access: DiskAccess) -> Result<Self> {
+        let length = disk.file.seek(SeekFrom::End(0)).map_err(Error::io("measure a disk image"))?;
         let mut serial = [0; VIRTIO_BLK_ID_BYTES as usize];
         let bytes = disk.serial.as_bytes();
         let kept = bytes.len().min(serial.len());

@@ -1,0 +1,45 @@
+use std::io;
+use std::path::PathBuf;
+
+use crate::program::TIMEOUT;
+
+/// Why a volume could not be connected, disconnected or formatted.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    #[error("a volume that is reached by {0:?}")]
+    Protocol(String),
+    #[error("{0}")]
+    Feature(&'static str),
+    #[error("what Cinder says of the volume's place: {0}")]
+    Connection(String),
+    #[error("this host has no iSCSI initiator's name in {}", .0.display())]
+    NoInitiator(PathBuf),
+    #[error("{program} cannot be run: {source}")]
+    Start { program: &'static str, source: io::Error },
+    #[error("{program} did not end within {} s", TIMEOUT.as_secs())]
+    Timeout { program: &'static str },
+    /// What it was told is left out: it may hold a password.
+    #[error("{program}, to {purpose}: {message}")]
+    Failed { program: &'static str, purpose: String, message: String },
+    #[error("{target} shows no device within {seconds} s")]
+    NoDevice { target: String, seconds: u64 },
+    #[error("device {} does not go away within {seconds} s", .device.display())]
+    Stays { device: PathBuf, seconds: u64 },
+    #[error("the last writes to {} are lost: {source}", .device.display())]
+    Flush { device: PathBuf, source: io::Error },
+    #[error("{} is no plain file", .0.display())]
+    NoFile(PathBuf),
+    #[error("cannot {what} {}: {source}", .path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// The result of this crate's operations.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { what, path, source }
+    }
+}
