@@ -41,7 +41,7 @@ impl Manager {
         let info = &attachment.connection_info;
         volume.save_connection(&self.database, self.hostname(), info).await?;
         let path = self.connector.connect(&Connection::parse(info)?).await?;
-        make_file_system(volume, &path).await?;
+        make_file_system(&path).await?;
         Ok(self.cinder.complete(attachment.id).await?)
     }
 
@@ -171,9 +171,9 @@ fn connection_of(volume: &VolumeMapping) -> Result<Option<Connection>> {
     Ok(Some(Connection::parse(&info)?))
 }
 
-/// What was made for its container a moment ago holds nobody's data. Any other volume keeps what is on it.
-async fn make_file_system(volume: &VolumeMapping, path: &Path) -> Result<()> {
-    if volume.auto_remove.unwrap_or(false) || volume::is_blank(path).await? {
+/// What is on a volume is kept, also where the volume is to go with its container: it may have been there before.
+async fn make_file_system(path: &Path) -> Result<()> {
+    if volume::is_blank(path).await? {
         volume::format(path).await?;
     }
     Ok(())
