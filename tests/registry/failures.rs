@@ -37,14 +37,15 @@ fn mount(arguments: &[&str], folder: &Path) {
     assert!(Command::new("mount").args(arguments).arg(folder).status().unwrap().success());
 }
 
-fn open(folder: &Path, registry: &str) -> Store {
+/// A store in `folder` that may use plain HTTP with `registry`.
+pub fn open(folder: &Path, registry: &str) -> Store {
     let plain_http = vec![registry.to_owned()];
     let options = RegistryOptions { plain_http, image_bytes_max: GIBIBYTE, ..RegistryOptions::default() };
-    Store::open(folder.to_owned(), options).unwrap()
+    super::open(folder, options)
 }
 
 /// Names of files below a folder.
-fn files(folder: &Path) -> Vec<String> {
+pub fn files(folder: &Path) -> Vec<String> {
     let found = Command::new("find").arg(folder).args(["-type", "f"]).output().unwrap();
     String::from_utf8(found.stdout).unwrap().lines().map(str::to_owned).collect()
 }

@@ -4,6 +4,7 @@
 
 mod archives;
 mod failures;
+mod power_cut;
 mod shapes;
 mod wire;
 
@@ -35,10 +36,14 @@ fn store(registry: &str, certificates: Vec<Vec<u8>>) -> Here {
 }
 
 fn store_with(options: RegistryOptions) -> Here {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir().unwrap();
-    let store = Arc::new(Store::open(folder.path().join("images"), options).unwrap());
+    let store = Arc::new(open(&folder.path().join("images"), options));
     Here { folder, store }
+}
+
+fn open(folder: &Path, options: RegistryOptions) -> Store {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Store::open(folder.to_owned(), options).unwrap()
 }
 
 impl Here {

@@ -1,6 +1,8 @@
 //! What this host keeps of a container between its starts: which image, which program, which ports.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use image::{Image, ImageConfiguration, ImageSource};
@@ -167,11 +169,13 @@ pub fn read_json<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<T> {
     read().map_err(|e| failure(folder, "read", &e))
 }
 
-/// Writes one.
+/// Writes one: whatever happens, there is the old one or the new.
 pub fn write_json(folder: &Path, name: &str, value: &impl Serialize) -> Result<()> {
     let temporary = folder.join(format!("{name}.new"));
     let write = || {
-        std::fs::write(&temporary, serde_json::to_vec(value)?)?;
+        let mut file = File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec(value)?)?;
+        file.sync_data()?;
         std::fs::rename(&temporary, folder.join(name))
     };
     write().map_err(|e| failure(folder, "written", &e))

@@ -316,7 +316,7 @@ impl Store {
             tempfile::NamedTempFile::new_in(&temporary).map_err(Error::io("make a file in", &temporary))?;
         io_write(&mut file, bytes).map_err(Error::io("write", path))?;
         file.persist(path).map_err(|e| Error::io("write", path)(e.error))?;
-        Ok(())
+        settle(path)
     }
 
     pub(crate) fn rootfs_path(&self, chain: &Digest) -> PathBuf {
@@ -353,7 +353,14 @@ fn io_write(file: &mut tempfile::NamedTempFile, bytes: &[u8]) -> std::io::Result
 fn publish(from: &Path, to: &Path) -> Result<()> {
     let synced = File::open(from).and_then(|file| file.sync_all());
     synced.map_err(Error::io("write", from))?;
-    fs::rename(from, to).map_err(Error::io("write", to))
+    fs::rename(from, to).map_err(Error::io("write", to))?;
+    settle(to)
+}
+
+/// Returns when a file's name is on disk: containers are noted by who trusts that their images stay.
+fn settle(path: &Path) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("write", folder))
 }
 
 /// OCI's chain identifier: what all layers together are named by (image-spec, `config.md`, "Layer ChainID").
