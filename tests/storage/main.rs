@@ -1,4 +1,4 @@
-//! Cinder's volumes in containers, with Cinder, LVM, an iSCSI target and an NFS server of `devstack/storage`.
+//! Cinder's volumes in containers, with Cinder, LVM, an iSCSI target, an NFS server and a Ceph cluster of `devstack/storage`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -33,7 +33,7 @@ fn with_cinder(test: impl Fn(&Cloud)) {
 /// What a volume could leave behind that containers without volumes never have.
 fn things_of_storage(cloud: &Cloud) -> String {
     let host = cloud.shell(
-        "ls /sys/class/iscsi_session /var/lib/zun-kata/volumes /sys/block | grep -v '^loop\\|^dm-'; iscsiadm -m node || true",
+        "ls /sys/class/iscsi_session /sys/bus/rbd/devices /var/lib/zun-kata/volumes /sys/block | grep -v '^loop\\|^dm-'; iscsiadm -m node || true",
     );
     let volumes = cloud.sql(
         "SELECT id, status FROM cinder.volumes WHERE deleted = 0;
@@ -117,25 +117,25 @@ fn a_volume_is_made_for_a_container_and_goes_with_it() {
 
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
-fn volumes_of_both_kinds_keep_what_is_on_them() {
+fn volumes_of_all_kinds_keep_what_is_on_them() {
     with_cinder(|cloud| {
-        let (lvm, nfs) = (Volume::new(cloud, "lvm"), Volume::new(cloud, "nfs"));
-        let mounts = [lvm.at("/lvm"), nfs.at("/deep/nfs")];
+        let volumes = ["lvm", "nfs", "rbd"].map(|kind| Volume::new(cloud, kind));
+        let [lvm, nfs, rbd] = &volumes;
+        let mounts = [lvm.at("/lvm"), nfs.at("/deep/nfs"), rbd.at("/rbd")];
         let mounts = mounts.each_ref().map(String::as_str);
         let first = run(cloud, &mounts);
-        cloud.exec(&first, "echo one >/lvm/file; echo two >/deep/nfs/file; sync");
+        cloud.exec(&first, "echo one >/lvm/file; echo two >/deep/nfs/file; echo three >/rbd/file; sync");
         lvm.becomes("in-use");
 
-        let refused = make(cloud, "create", &mounts[..1], LONG);
-        let reason = cloud.wait_for_error(&refused);
-        assert!(reason.contains(&lvm.id) && reason.contains("in use"), "{reason}");
-        cloud.delete(&refused);
-        assert_eq!(cloud.exec(&first, "cat /lvm/file /deep/nfs/file"), "one\ntwo");
+        // Zun's API sees to it before any host does.
+        let second = [&["appcontainer", "create", "--mount", mounts[0]], &BUSYBOX[..], &["busybox"]].concat();
+        let refused = cloud.openstack(&second);
+        assert!(refused.err.contains(&lvm.id) && refused.err.contains("in use"), "{refused:?}");
+        assert_eq!(cloud.exec(&first, "cat /lvm/file /deep/nfs/file /rbd/file"), "one\ntwo\nthree");
         // What is not on the disk yet when the container is deleted under way gets there.
-        cloud.exec(&first, "echo two >/deep/nfs/file; echo late >/lvm/late");
+        cloud.exec(&first, "for at in /lvm /deep/nfs /rbd; do echo late >$at/late; done");
         cloud.delete(&first);
-        lvm.becomes("available");
-        nfs.becomes("available");
+        volumes.iter().for_each(|volume| volume.becomes("available"));
 
         let second = make(cloud, "create", &mounts, LONG);
         cloud.wait_for_status(&second, "Created");
@@ -145,45 +145,80 @@ fn volumes_of_both_kinds_keep_what_is_on_them() {
         cloud.openstack(&["appcontainer", "cp", &there, folder.path().to_str().unwrap()]).ok();
         assert_eq!(fs::read_to_string(folder.path().join("file")).unwrap(), "one\n");
         act(cloud, &["start"], &second, "Running");
-        assert_eq!(cloud.exec(&second, "cat /lvm/file /deep/nfs/file /lvm/late"), "one\ntwo\nlate");
+        let all = "cat /lvm/file /deep/nfs/file /rbd/file /lvm/late /deep/nfs/late /rbd/late";
+        assert_eq!(cloud.exec(&second, all), "one\ntwo\nthree\nlate\nlate\nlate");
         cloud.delete(&second);
-        lvm.becomes("available");
-        nfs.becomes("available");
+        volumes.iter().for_each(|volume| volume.becomes("available"));
     });
+}
+
+/// Makes a capsule of containers with these scripts, all of which see one volume at `/shared`.
+fn make_capsule(cloud: &Cloud, volume: &str, scripts: &[&str]) -> String {
+    let one = |script: &&str| {
+        format!(
+            "    - image: busybox\n      imagePullPolicy: ifnotpresent\n      command: [sh, -c]\n      args: ['{script}']\n      \
+             resources: {{ requests: {{ cpu: 0.1, memory: 64 }} }}\n      volumeMounts:\n      - name: shared\n        \
+             mountPath: /shared\n"
+        )
+    };
+    let containers: String = scripts.iter().map(one).collect();
+    let template = format!(
+        "capsuleVersion: beta\nkind: capsule\nmetadata:\n  name: shares\nspec:\n  restartPolicy: Never\n  \
+         containers:\n{containers}  volumes:\n  - name: shared\n    cinder: {{ {volume}, autoRemove: True }}\n"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("capsule.yaml");
+    fs::write(&path, template).unwrap();
+    cloud.openstack(&["capsule", "create", "--file", path.to_str().unwrap()]).ok();
+    cloud.sql("SELECT uuid FROM zun.container WHERE name = 'shares'")
+}
+
+fn wait_for_log(cloud: &Cloud, uuid: &str, wanted: &str) {
+    eventually(300, &format!("a container of the capsule says {wanted:?}"), || {
+        let status =
+            cloud.sql(&format!("SELECT status, status_reason FROM zun.container WHERE uuid = '{uuid}'"));
+        assert!(!status.starts_with("Error"), "{status}");
+        let logs =
+            cloud.shell(&format!("cat /var/lib/zun-kata/sandboxes/{uuid}/run/container-*.log || true"));
+        if logs.contains(wanted) { Ok(()) } else { Err(status + &logs) }
+    });
+}
+
+fn delete_capsule(cloud: &Cloud, uuid: &str) {
+    cloud.openstack(&["capsule", "delete", uuid]).ok();
+    cloud.wait_until_gone(uuid);
 }
 
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn containers_of_a_capsule_share_a_volume() {
     with_cinder(|cloud| {
-        let one = |script: &str| {
-            format!(
-                "    - image: busybox\n      imagePullPolicy: ifnotpresent\n      command: [sh, -c]\n      args: ['{script}']\n      \
-                 resources: {{ requests: {{ cpu: 0.1, memory: 64 }} }}\n      volumeMounts:\n      - name: shared\n        \
-                 mountPath: /shared\n"
-            )
-        };
-        let template = format!(
-            "capsuleVersion: beta\nkind: capsule\nmetadata:\n  name: shares\nspec:\n  restartPolicy: Never\n  containers:\n{}{}  \
-             volumes:\n  - name: shared\n    cinder:\n      size: 1\n      autoRemove: True\n",
-            one("until [ -e /shared/a ]; do sleep 1; done; echo seen it; sleep 100000"),
-            one("echo x >/shared/a; sleep 100000"),
-        );
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("capsule.yaml");
-        fs::write(&path, template).unwrap();
-        cloud.openstack(&["capsule", "create", "--file", path.to_str().unwrap()]).ok();
-        let uuid = cloud.sql("SELECT uuid FROM zun.container WHERE name = 'shares'");
-        eventually(300, "one sees what the other has written", || {
-            let logs =
-                cloud.shell(&format!("cat /var/lib/zun-kata/sandboxes/{uuid}/run/container-*.log || true"));
-            let status =
-                cloud.sql(&format!("SELECT status, status_reason FROM zun.container WHERE uuid = '{uuid}'"));
-            if logs.contains("seen it") { Ok(()) } else { Err(status + &logs) }
-        });
+        let scripts = [
+            "until [ -e /shared/a ]; do sleep 1; done; echo seen it; sleep 100000",
+            "echo x >/shared/a; sleep 100000",
+        ];
+        let uuid = make_capsule(cloud, "size: 1", &scripts);
+        wait_for_log(cloud, &uuid, "seen it");
         let volumes = cloud.sql("SELECT status FROM cinder.volumes WHERE deleted = 0");
         assert_eq!(volumes, "in-use", "it is one volume, made for both");
-        cloud.openstack(&["capsule", "delete", &uuid]).ok();
-        cloud.wait_until_gone(&uuid);
+        delete_capsule(cloud, &uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn what_is_on_a_volume_that_a_capsule_is_to_remove_is_there_until_then() {
+    with_cinder(|cloud| {
+        let volume = Volume::new(cloud, "lvm");
+        let first = run(cloud, &[&volume.at("/data")]);
+        cloud.exec(&first, "echo kept it >/data/file; sync");
+        cloud.delete(&first);
+        volume.becomes("available");
+        let script = "cat /shared/file; sleep 100000";
+        let capsule = make_capsule(cloud, &format!("volumeID: {}", volume.id), &[script]);
+        wait_for_log(cloud, &capsule, "kept it");
+        delete_capsule(cloud, &capsule);
+        let left = cloud.sql(&format!("SELECT deleted FROM cinder.volumes WHERE id = '{}'", volume.id));
+        assert_eq!(left, "1", "it went with the capsule");
     });
 }

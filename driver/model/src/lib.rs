@@ -32,4 +32,4 @@ pub use registry::Registry;
 pub use service::{Service, heartbeat, service};
 pub use sqlx::types::Json;
 pub use versioned::{DecodeError, decode, encode, versioned};
-pub use volume::VolumeMapping;
+pub use volume::{RequestedVolume, VolumeMapping};

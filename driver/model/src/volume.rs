@@ -6,11 +6,21 @@ use crate::ContainerUuid;
 use crate::database::{Database, Result, now};
 use crate::versioned;
 
+/// A place in a container that a message asks for a volume. What the volume is stands in its row, which the API has
+/// written; of a capsule's volumes a message tells no more than this.
+#[derive(Debug, Deserialize)]
+pub struct RequestedVolume {
+    volume_id: i32,
+    container_path: Option<String>,
+    project_id: Option<String>,
+    user_id: Option<String>,
+}
+
 /// A volume and its place in a container (`zun/objects/volume_mapping.py`; tables `volume_mapping` and `volume`). What it
 /// holds, and where it is, may be secret: it is not for logs.
-#[derive(Clone, PartialEq, Eq, Deserialize, sqlx::FromRow)]
+#[derive(Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct VolumeMapping {
-    /// The volume's row, which the API has written.
+    /// The volume's row.
     pub volume_id: i32,
     /// Who has what is in it.
     pub volume_provider: String,
@@ -24,13 +34,9 @@ pub struct VolumeMapping {
     pub container_path: Option<String>,
     /// What is in it, in base64, where its provider is Zun itself.
     pub contents: Option<String>,
-    /// The project that it is for.
-    pub project_id: Option<String>,
-    /// The user that asked for it.
-    pub user_id: Option<String>,
 }
 
-impl VolumeMapping {
+impl RequestedVolume {
     const NAME: &'static str = "VolumeMapping";
 
     /// Reads a mapping from a message.
@@ -55,12 +61,14 @@ impl VolumeMapping {
         .await?;
         Ok(())
     }
+}
 
+impl VolumeMapping {
     /// The volumes of a container, in the order in which they were asked for.
     pub async fn list_by_container(database: &Database, container: ContainerUuid) -> Result<Vec<Self>> {
         let rows = sqlx::query_as(
             "SELECT m.volume_id, v.volume_provider, v.cinder_volume_id, v.auto_remove, v.connection_info, \
-             m.container_path, v.contents, m.project_id, m.user_id \
+             m.container_path, v.contents \
              FROM volume_mapping m JOIN volume v ON v.id = m.volume_id WHERE m.container_uuid = ? ORDER BY m.id",
         );
         Ok(rows.bind(container.to_string()).fetch_all(database).await?)
@@ -110,15 +118,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mapping_of_the_api_is_read() {
+    fn what_a_message_asks_for_is_read() {
         let data = json!({ "cinder_volume_id": null, "auto_remove": false, "contents": "aGVsbG8=", "user_id": "u",
             "project_id": "p", "volume_provider": "local", "volume_id": 7, "container_path": "/etc/app.conf" });
-        let wire = versioned::versioned("VolumeMapping", "1.5", data);
-        let mapping = VolumeMapping::from_wire(&wire).unwrap();
-        assert_eq!((mapping.volume_id, mapping.volume_provider.as_str()), (7, "local"));
-        assert_eq!(mapping.container_path.as_deref(), Some("/etc/app.conf"));
-        assert_eq!(mapping.contents.as_deref(), Some("aGVsbG8="));
-        assert_eq!((mapping.cinder_volume_id, mapping.auto_remove), (None, Some(false)));
-        assert!(VolumeMapping::from_wire(&versioned::versioned("Volume", "1.0", json!({}))).is_err());
+        let of_capsule =
+            json!({ "container_path": "/etc/app.conf", "user_id": "u", "project_id": "p", "volume_id": 7 });
+        for data in [data, of_capsule] {
+            let volume =
+                RequestedVolume::from_wire(&versioned::versioned("VolumeMapping", "1.5", data)).unwrap();
+            assert_eq!((volume.volume_id, volume.container_path.as_deref()), (7, Some("/etc/app.conf")));
+            assert_eq!((volume.project_id.as_deref(), volume.user_id.as_deref()), (Some("p"), Some("u")));
+        }
+        assert!(RequestedVolume::from_wire(&versioned::versioned("Volume", "1.0", json!({}))).is_err());
     }
 }

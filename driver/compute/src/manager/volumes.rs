@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use model::{ContainerUuid, VolumeMapping};
+use model::{ContainerUuid, RequestedVolume, VolumeMapping};
 use sandbox::{Sandbox, VolumeMount};
 use serde_json::Value;
 use tar::{Builder, Header};
@@ -32,12 +32,11 @@ impl Manager {
         container: ContainerUuid,
         arguments: &Arguments,
     ) -> Result<Vec<VolumeMapping>> {
-        let volumes = requested(arguments.raw("requested_volumes"), container)?;
         // Those that are refused are the container's, too: they go when its creation is undone.
-        for volume in &volumes {
+        for volume in requested(arguments.raw("requested_volumes"), container)? {
             volume.create(&self.database, container).await?;
         }
-        Ok(volumes)
+        Ok(VolumeMapping::list_by_container(&self.database, container).await?)
     }
 }
 
@@ -77,9 +76,9 @@ fn folder(volume: &VolumeMapping) -> Result<PathBuf> {
 }
 
 /// Volumes that a message asks for a container.
-fn requested(volumes: &Value, container: ContainerUuid) -> Result<Vec<VolumeMapping>> {
+fn requested(volumes: &Value, container: ContainerUuid) -> Result<Vec<RequestedVolume>> {
     let own = volumes.get(container.to_string()).and_then(Value::as_array).into_iter().flatten();
-    Ok(own.map(VolumeMapping::from_wire).collect::<std::result::Result<_, _>>()?)
+    Ok(own.map(RequestedVolume::from_wire).collect::<std::result::Result<_, _>>()?)
 }
 
 /// The file that a volume is.
@@ -149,8 +148,6 @@ mod tests {
             connection_info: None,
             container_path: Some(path.into()),
             contents: Some(contents.into()),
-            project_id: None,
-            user_id: None,
         }
     }
 

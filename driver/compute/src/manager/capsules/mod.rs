@@ -4,10 +4,12 @@
 mod life;
 mod members;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use model::{Changes, Container, ContainerType, RequestedNetwork, Status, TaskState, VolumeMapping};
+use model::{
+    Changes, Container, ContainerType, ContainerUuid, RequestedNetwork, Status, TaskState, VolumeMapping,
+};
 use oslo::RequestContext;
 
 use super::Manager;
@@ -69,23 +71,25 @@ impl Manager {
         networks: &[RequestedNetwork],
         arguments: &Arguments,
     ) -> Result<()> {
-        let mut volumes = Vec::new();
+        let mut volumes = BTreeMap::new();
         for container in self.containers_of(capsule).await? {
-            volumes.extend(self.take_volumes(container, arguments).await?);
+            volumes.insert(container, self.take_volumes(container, arguments).await?);
         }
-        if !files_of(&volumes)?.is_empty() {
+        let all: Vec<VolumeMapping> = volumes.values().flatten().cloned().collect();
+        if !files_of(&all)?.is_empty() {
             return Err(Error::NotSupported("a file as volume of a capsule".into()));
         }
+        let (init, containers) = (ContainerType::CapsuleInitContainer, ContainerType::CapsuleContainer);
         let mut record = CapsuleRecord {
             owner: capsule.project_id.clone().unwrap_or_default(),
             hostname: hostname(capsule),
-            init: self.new_members(context, capsule, ContainerType::CapsuleInitContainer).await?,
-            containers: self.new_members(context, capsule, ContainerType::CapsuleContainer).await?,
+            init: self.new_members(context, capsule, init, &volumes).await?,
+            containers: self.new_members(context, capsule, containers, &volumes).await?,
             attachments: Vec::new(),
             restarts: Restarts::default(),
         };
         record.sandbox_spec(&self.options.kata).validate()?;
-        self.attach_volumes(capsule.uuid, &volumes).await?;
+        self.attach_volumes(capsule.uuid, &all).await?;
         let exposed = self.ports_of_members(capsule).await?;
         self.expose(capsule, &exposed).await?;
         record.attachments = networking::attach(&self.neutron, capsule, self.hostname(), networks).await?;
@@ -132,14 +136,14 @@ impl Manager {
         context: &RequestContext,
         capsule: &Container,
         kind: ContainerType,
+        volumes: &BTreeMap<ContainerUuid, Vec<VolumeMapping>>,
     ) -> Result<Vec<Member>> {
         let mut members = Vec::new();
         for mut row in capsule.list_of_capsule(&self.database, kind).await? {
             refuse_what_is_not_built(&row)?;
             let image = self.container_image(context, &mut row).await?;
             let mut container = self.new_record(&row, &image)?.container;
-            let volumes = VolumeMapping::list_by_container(&self.database, row.uuid).await?;
-            container.mounts = mounts_of(&volumes)?;
+            container.mounts = volumes.get(&row.uuid).map_or(Ok(Vec::new()), |volumes| mounts_of(volumes))?;
             let changes = Changes { container_id: Some(Some(container.id.clone())), ..Changes::default() };
             self.save(&mut row, changes).await?;
             members.push(Member { container, restarts: Restarts::default() });
