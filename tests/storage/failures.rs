@@ -1,7 +1,10 @@
 //! What goes wrong with volumes, and what is left of it: nothing, and no byte of anybody's is lost.
 
+use std::fs;
+use std::process::Command;
+
 use cloud_tests::cloud::Cloud;
-use cloud_tests::eventually;
+use cloud_tests::{devstack, eventually};
 
 use crate::{LONG, Volume, make, run, with_cinder};
 
@@ -66,6 +69,53 @@ fn a_target_that_goes_under_a_running_container_keeps_nothing_from_being_deleted
         });
         cloud.delete(&uuid);
         cloud.shell(&format!("iptables -D INPUT {rule}"));
+        volume.becomes("available");
+        let again = run(cloud, &[&volume.at("/data")]);
+        assert_eq!(cloud.exec(&again, "cat /data/file"), "kept");
+        cloud.delete(&again);
+        volume.becomes("available");
+    });
+}
+
+/// Ceph's storage daemon, which does nothing until this is dropped.
+struct Stopped(String);
+
+impl Stopped {
+    fn osd() -> Self {
+        let pid = fs::read_to_string(devstack().join("run/ceph-osd.pid")).unwrap();
+        let stopped = Self(pid.trim().to_owned());
+        stopped.signal("-STOP");
+        stopped
+    }
+
+    fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.0]).status().unwrap().success());
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.signal("-CONT");
+    }
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_cluster_that_does_not_answer_keeps_nothing_from_being_deleted() {
+    with_cinder(|cloud| {
+        let volume = Volume::new(cloud, "rbd");
+        let uuid = run(cloud, &[&volume.at("/data")]);
+        cloud.exec(&uuid, "echo kept >/data/file; sync");
+        let stopped = Stopped::osd();
+        cloud.exec(&uuid, "(echo lost >/data/other; sync) >/dev/null 2>&1 &");
+        cloud.openstack(&["appcontainer", "delete", "--force", &uuid]).ok();
+        // What waits for the cluster is told after two minutes that it failed, and so is the end of it.
+        let rows = format!("SELECT status, status_reason FROM zun.container WHERE uuid = '{uuid}'");
+        eventually(400, "the container is deleted", || {
+            let rows = cloud.sql(&rows);
+            if rows.is_empty() { Ok(()) } else { Err(rows) }
+        });
+        drop(stopped);
         volume.becomes("available");
         let again = run(cloud, &[&volume.at("/data")]);
         assert_eq!(cloud.exec(&again, "cat /data/file"), "kept");

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::error::Result;
 use crate::keystone::Keystone;
-use crate::rest::{ClientOptions, NOTHING, Rest};
+use crate::rest::{ClientOptions, NOTHING, READ_TIMEOUT, Rest};
 
 /// A version in which an attachment is completed by who made it.
 const MICROVERSION: &str = "volume 3.44";
@@ -73,11 +73,13 @@ impl Cinder {
         }
     }
 
-    /// Attaches a volume to a container on a host that has these connector properties.
+    /// Attaches a volume to a container on a host that has these connector properties. Cinder answers when its storage has
+    /// exported the volume.
     pub async fn attach(&self, volume: Uuid, container: Uuid, connector: &Value) -> Result<VolumeAttachment> {
         let attachment = json!({ "volume_uuid": volume, "instance_uuid": container, "connector": connector });
         let body = json!({ "attachment": attachment });
-        let answer: AttachmentAnswer = self.0.call(Method::POST, "/attachments", Some(&body)).await?;
+        let answer: AttachmentAnswer =
+            self.0.call_within(READ_TIMEOUT, Method::POST, "/attachments", Some(&body)).await?;
         let Attachment { id, connection_info } = answer.attachment;
         Ok(VolumeAttachment { id, connection_info: nested(connection_info) })
     }

@@ -14,8 +14,8 @@ use crate::keystone::{Keystone, UserToken};
 
 /// Of a call whose answer is a document.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two pieces of an answer.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Before an answer and between two pieces of it: the longest that a call may ask for.
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(180);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A client for all services: making one reads all of the system's certificates.
@@ -97,7 +97,18 @@ impl Rest {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T> {
-        let bytes = self.bytes(method, path, body).await?;
+        self.call_within(TIMEOUT, method, path, body).await
+    }
+
+    /// The same, of a request that the service may take longer to answer: up to [`READ_TIMEOUT`].
+    pub async fn call_within<T: DeserializeOwned>(
+        &self,
+        timeout: Duration,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T> {
+        let bytes = self.bytes(timeout, method, path, body).await?;
         let bytes = if bytes.is_empty() { b"null" } else { &bytes[..] };
         serde_json::from_slice(bytes).map_err(|source| Error::Answer { service: self.service, source })
     }
@@ -131,12 +142,18 @@ impl Rest {
         self.checked(response).await.map(drop)
     }
 
-    async fn bytes(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Vec<u8>> {
+    async fn bytes(
+        &self,
+        timeout: Duration,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<Vec<u8>> {
         let body = body.map(serde_json::to_value).transpose();
         let body = body.map_err(|source| Error::Answer { service: self.service, source })?;
         let complete = |request: RequestBuilder| match &body {
-            Some(body) => request.timeout(TIMEOUT).json(body),
-            None => request.timeout(TIMEOUT),
+            Some(body) => request.timeout(timeout).json(body),
+            None => request.timeout(timeout),
         };
         let response = self.send(method, path, complete).await?;
         self.read(response).await

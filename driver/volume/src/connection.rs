@@ -13,6 +13,10 @@ pub enum Connection {
     Iscsi(IscsiUnit),
     /// A file of an NFS export.
     Nfs(NfsFile),
+    /// An image in a Ceph cluster.
+    Rbd(RbdImage),
+    /// A block device of this host.
+    Local(LocalDevice),
 }
 
 /// A logical unit of an iSCSI target.
@@ -53,6 +57,30 @@ pub struct NfsFile {
     pub options: Option<String>,
 }
 
+/// An image in a Ceph cluster.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+pub struct RbdImage {
+    /// `POOL/IMAGE`.
+    pub name: String,
+    /// Addresses of the monitors.
+    pub hosts: Vec<String>,
+    /// Their ports, in the same order.
+    pub ports: Vec<String>,
+    /// Who reads it: `client.` and this name.
+    #[serde(default)]
+    pub auth_username: Option<String>,
+    /// A keyring with the user's key.
+    #[serde(default)]
+    pub keyring: Option<String>,
+}
+
+/// A block device of this host.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+pub struct LocalDevice {
+    /// Its path.
+    pub device_path: PathBuf,
+}
+
 impl Connection {
     /// Reads what Cinder says.
     pub fn parse(info: &Value) -> Result<Self> {
@@ -68,6 +96,8 @@ impl Connection {
         match protocol {
             "iscsi" => IscsiUnit::deserialize(data).map_err(unreadable)?.checked().map(Self::Iscsi),
             "nfs" => NfsFile::deserialize(data).map_err(unreadable)?.checked().map(Self::Nfs),
+            "rbd" => RbdImage::deserialize(data).map_err(unreadable)?.checked().map(Self::Rbd),
+            "local" => LocalDevice::deserialize(data).map_err(unreadable)?.checked().map(Self::Local),
             other => Err(Error::Protocol(other.to_owned())),
         }
     }
@@ -109,6 +139,43 @@ impl NfsFile {
     }
 }
 
+impl RbdImage {
+    fn checked(self) -> Result<Self> {
+        word("name", &self.name, ".-_/")?;
+        if self.name.matches('/').count() != 1 || self.name.starts_with('/') || self.name.ends_with('/') {
+            return Err(Error::Connection(format!("name {:?} is no POOL/IMAGE", self.name)));
+        }
+        if self.hosts.is_empty() || self.hosts.len() != self.ports.len() {
+            let (hosts, ports) = (self.hosts.len(), self.ports.len());
+            return Err(Error::Connection(format!("{hosts} hosts with {ports} ports")));
+        }
+        self.hosts.iter().try_for_each(|host| word("hosts", host, ".-:[]"))?;
+        self.ports.iter().try_for_each(|port| word("ports", port, ""))?;
+        self.auth_username.iter().try_for_each(|user| word("auth_username", user, ".-_"))?;
+        Ok(self)
+    }
+
+    /// The monitors, as Ceph's option `mon_host` has them.
+    pub fn monitors(&self) -> String {
+        let one = |(host, port): (&String, &String)| {
+            let bare = host.contains(':') && !host.starts_with('[');
+            if bare { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+        };
+        self.hosts.iter().zip(&self.ports).map(one).collect::<Vec<_>>().join(",")
+    }
+}
+
+impl LocalDevice {
+    fn checked(self) -> Result<Self> {
+        let path = self.device_path.to_str().unwrap_or_default();
+        word("device_path", path, ".-_/:+")?;
+        if path.starts_with("/dev/") {
+            return Ok(self);
+        }
+        Err(Error::Connection(format!("device_path {path:?} is not below /dev")))
+    }
+}
+
 /// Texts of others become arguments of programs: they are what they are meant to be, and no options.
 fn word(name: &str, text: &str, marks: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || marks.contains(c);
@@ -137,6 +204,19 @@ mod tests {
             "options": "-o vers=4.1", "format": "raw", "qos_specs": null, "access_mode": "rw", "encrypted": false } })
     }
 
+    /// As Cinder's RBD driver answers.
+    fn rbd() -> Value {
+        json!({ "driver_volume_type": "rbd", "data": { "name": "volumes/volume-5a2f",
+            "hosts": ["192.0.2.1", "2001:db8::1", "[2001:db8::2]"], "ports": ["6789", "6789", "6790"],
+            "cluster_name": "ceph", "auth_enabled": true, "auth_username": "cinder", "secret_type": "ceph",
+            "secret_uuid": null, "volume_id": "5a2f", "discard": true, "qos_specs": null, "access_mode": "rw",
+            "encrypted": false } })
+    }
+
+    fn local() -> Value {
+        json!({ "driver_volume_type": "local", "data": { "device_path": "/dev/vg/volume-5a2f" } })
+    }
+
     fn with(mut info: Value, name: &str, value: Value) -> String {
         info["data"][name] = value;
         match Connection::parse(&info) {
@@ -152,6 +232,14 @@ mod tests {
         assert_eq!(unit.auth_password.as_deref(), Some("p"));
         let Ok(Connection::Nfs(file)) = Connection::parse(&nfs()) else { panic!() };
         assert_eq!((file.name.as_str(), file.mount_options()), ("volume-5a2f", "vers=4.1"));
+        let Ok(Connection::Rbd(image)) = Connection::parse(&rbd()) else { panic!() };
+        assert_eq!(
+            (image.name.as_str(), image.auth_username.as_deref()),
+            ("volumes/volume-5a2f", Some("cinder"))
+        );
+        assert_eq!(image.monitors(), "192.0.2.1:6789,[2001:db8::1]:6789,[2001:db8::2]:6790");
+        let Ok(Connection::Local(device)) = Connection::parse(&local()) else { panic!() };
+        assert_eq!(device.device_path, std::path::Path::new("/dev/vg/volume-5a2f"));
     }
 
     #[test]
@@ -160,6 +248,7 @@ mod tests {
         assert_eq!(with(iscsi(), "access_mode", json!("ro")), "a volume that is read-only");
         assert_eq!(with(nfs(), "format", json!("qcow2")), "a volume whose file is not raw");
         assert!(with(iscsi(), "auth_method", json!("X")).contains("auth_method"));
+        assert!(with(rbd(), "ports", json!(["6789"])).contains("3 hosts with 1 ports"));
         let error = Connection::parse(&json!({ "driver_volume_type": "fibre_channel", "data": {} }));
         assert!(error.is_err_and(|e| e.to_string().contains("fibre_channel")));
     }
@@ -170,6 +259,15 @@ mod tests {
             assert!(with(iscsi(), "target_iqn", json!(bad)).contains("target_iqn"));
             assert!(with(iscsi(), "target_portal", json!(bad)).contains("target_portal"));
             assert!(with(nfs(), "export", json!(bad)).contains("export"));
+            assert!(with(rbd(), "hosts", json!([bad, bad, bad])).contains("hosts"));
+            assert!(with(rbd(), "auth_username", json!(bad)).contains("auth_username"));
+            assert!(with(local(), "device_path", json!(bad)).contains("device_path"));
+        }
+        for bad in ["", "volume-1", "/volume-1", "volumes/", "a/b/c", "../x", "-a/b", "a/b c", "a/b@c"] {
+            assert!(with(rbd(), "name", json!(bad)).contains("name"), "{bad}");
+        }
+        for bad in ["/etc/shadow", "/dev/../etc/shadow", "dev/vda"] {
+            assert!(with(local(), "device_path", json!(bad)).contains("device_path"), "{bad}");
         }
         for bad in ["../x", "a/b", ".", "..", "a/../../b"] {
             assert!(with(nfs(), "name", json!(bad)).contains("name") || bad == ".", "{bad}");

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::connection::Connection;
 use crate::error::{Error, Result};
-use crate::{iscsi, nfs};
+use crate::{iscsi, local, nfs, rbd};
 
 /// This host, to whom volumes are connected.
 #[derive(Debug, Clone)]
@@ -51,6 +51,8 @@ impl Connector {
                 iscsi::connect(unit).await
             }
             Connection::Nfs(file) => nfs::connect(file, &self.mounts).await,
+            Connection::Rbd(image) => rbd::connect(image).await,
+            Connection::Local(device) => local::connect(device),
         }
     }
 
@@ -59,6 +61,8 @@ impl Connector {
         match connection {
             Connection::Iscsi(unit) => iscsi::flush(unit).await?,
             Connection::Nfs(file) => nfs::flush(file, &self.mounts).await?,
+            Connection::Rbd(image) => rbd::flush(image).await?,
+            Connection::Local(device) => local::flush(device).await?,
         }
         self.abandon(connection).await
     }
@@ -68,6 +72,8 @@ impl Connector {
         match connection {
             Connection::Iscsi(unit) => iscsi::disconnect(unit).await,
             Connection::Nfs(file) => nfs::disconnect(file, &self.mounts).await,
+            Connection::Rbd(image) => rbd::disconnect(image).await,
+            Connection::Local(_) => Ok(()),
         }
     }
 

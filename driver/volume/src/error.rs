@@ -30,6 +30,8 @@ pub enum Error {
     Flush { device: PathBuf, source: io::Error },
     #[error("{} is no plain file", .0.display())]
     NoFile(PathBuf),
+    #[error("{} is no block device", .0.display())]
+    NoDisk(PathBuf),
     #[error("cannot {what} {}: {source}", .path.display())]
     Io { what: &'static str, path: PathBuf, source: io::Error },
 }

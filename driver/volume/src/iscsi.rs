@@ -11,6 +11,7 @@ use crate::blank::flush_device;
 use crate::connection::IscsiUnit;
 use crate::error::{Error, Result};
 use crate::program::{must, run};
+use crate::sysfs::entries;
 
 const PROGRAM: &str = "iscsiadm";
 /// iscsiadm's exit statuses: there is a session already; there is none, or no such record.
@@ -137,16 +138,6 @@ fn devices(session: &Path) -> Result<Vec<Device>> {
         Ok(devices)
     };
     read().map_err(Error::io("read", session))
-}
-
-/// Paths of what is in a folder. One that is not there, or goes in the meantime, is empty.
-fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    match fs::read_dir(folder) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(Vec::new())
-        }
-        read => read?.map(|entry| Ok(entry?.path())).collect(),
-    }
 }
 
 fn name_of(path: &Path) -> String {

@@ -1,6 +1,6 @@
 //! Connecting: from what Cinder says of a volume to a block device or a raw file on this host, and back.
 //!
-//! iSCSI is spoken by open-iscsi and the kernel, NFS by the kernel. What a tenant wrote is never parsed here: of a volume
+//! iSCSI is spoken by open-iscsi and the kernel, NFS and RADOS by the kernel. What a tenant wrote is never parsed here: of a volume
 //! only the size is known, and whether nothing has been written to it.
 
 #![forbid(unsafe_code)]
@@ -10,8 +10,11 @@ mod connection;
 mod connector;
 mod error;
 mod iscsi;
+mod local;
 mod nfs;
 mod program;
+mod rbd;
+mod sysfs;
 
 pub use blank::{format, is_blank};
 pub use connection::Connection;
