@@ -1,16 +1,16 @@
 //! Part of a container's files as a tar archive, in a process whose root is the container's: no link leads out of it.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{chdir, chroot, syncfs};
+use nix::unistd::{chdir, chroot};
 use serde_json::{Value, json};
-use tar::Archive;
 
 use crate::layer;
 use crate::packer::Packer;
+use crate::unpacker::unpack;
 
 /// What is done with which path of a container.
 #[derive(Debug, Clone)]
@@ -93,41 +93,17 @@ fn describe(path: &Path, name: &Path, metadata: &Metadata) -> io::Result<Value> 
     }))
 }
 
-fn unpack(path: &Path, archive: impl io::Read) -> io::Result<()> {
-    if !fs::metadata(path).map_err(named(path))?.is_dir() {
-        return Err(io::Error::new(
-            io::ErrorKind::NotADirectory,
-            format!("{} is no directory", path.display()),
-        ));
-    }
-    let path = path.canonicalize()?;
-    let mut archive = Archive::new(archive);
-    archive.set_preserve_permissions(true);
-    archive.set_preserve_ownerships(true);
-    archive.set_unpack_xattrs(true);
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        if !entry.unpack_in(&path)? {
-            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{name:?} climbs out of the archive"),
-            ));
-        }
-    }
-    // Whoever is told that it is there will not hand it over again.
-    Ok(syncfs(File::open(&path)?)?)
-}
-
-fn named(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
+/// Says of which path an error is.
+pub fn named(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
     move |e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
-    use tar::Builder;
+    use tar::{Archive, Builder, EntryType};
 
     use super::*;
 
@@ -140,8 +116,12 @@ mod tests {
         fs::set_permissions(tree.join("below/file"), fs::Permissions::from_mode(0o640)).unwrap();
         symlink("/etc/passwd", tree.join("link")).unwrap();
         fs::hard_link(tree.join("below/file"), tree.join("other-name")).unwrap();
-        xattr::set(tree.join("below/file"), "user.note", b"kept").unwrap();
+        for name in ["below/file", "below"] {
+            xattr::set(tree.join(name), "user.note", b"kept").unwrap();
+        }
         nix::unistd::mkfifo(&tree.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let old = File::open(tree.join("below")).unwrap();
+        old.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000)).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(tree.join("socket")).unwrap();
         let mut packed = Vec::new();
         let stat = pack(&tree, &mut packed).unwrap();
@@ -163,7 +143,14 @@ mod tests {
         assert!(!other.join("tree/socket").exists());
         let inode = |name: &str| fs::metadata(other.join(name)).unwrap().ino();
         assert_eq!(inode("tree/below/file"), inode("tree/other-name"));
-        assert_eq!(xattr::get(other.join("tree/below/file"), "user.note").unwrap().unwrap(), b"kept");
+        for name in ["tree/below/file", "tree/below"] {
+            assert_eq!(xattr::get(other.join(name), "user.note").unwrap().unwrap(), b"kept");
+        }
+        assert_eq!(fs::metadata(other.join("tree/below")).unwrap().mtime(), 1_000_000_000);
+        let pipe = fs::metadata(other.join("tree/pipe")).unwrap();
+        assert!(pipe.file_type().is_fifo() && pipe.mode() & 0o777 == 0o700, "{pipe:?}");
+        // What is there gives way.
+        unpack(&other, &packed[..]).unwrap();
 
         let stat = pack(&tree.join("link"), &mut Vec::new()).unwrap();
         assert_eq!(stat["link_target"], "/etc/passwd");
@@ -177,16 +164,33 @@ mod tests {
         let error = unpack(&folder.path().join("none"), &b""[..]).unwrap_err();
         assert!(error.to_string().contains("none"), "{error}");
         assert!(unpack(folder.path(), &[7; 2048][..]).is_err());
+        for kind in [EntryType::Regular, EntryType::Fifo, EntryType::Directory] {
+            let error = unpack(folder.path(), &archive_of("../escape", kind)[..]).unwrap_err();
+            assert!(error.to_string().contains("escape"), "{error}");
+            assert!(!folder.path().with_file_name("escape").exists());
+        }
+        let inside = folder.path().join("inside");
+        fs::create_dir(&inside).unwrap();
+        symlink("..", inside.join("up")).unwrap();
+        for kind in [EntryType::Regular, EntryType::Fifo] {
+            let error = unpack(&inside, &archive_of("up/escape", kind)[..]).unwrap_err();
+            assert!(error.to_string().contains("escape"), "{error}");
+            assert!(!folder.path().join("escape").exists());
+        }
+    }
+
+    fn archive_of(name: &str, kind: EntryType) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
-        header.as_mut_bytes()[..9].copy_from_slice(b"../escape");
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_entry_type(kind);
         header.set_size(0);
         header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_cksum();
         let mut builder = Builder::new(Vec::new());
         builder.append(&header, io::empty()).unwrap();
-        let climbing = builder.into_inner().unwrap();
-        let error = unpack(folder.path(), &climbing[..]).unwrap_err();
-        assert!(error.to_string().contains("escape"), "{error}");
-        assert!(!folder.path().with_file_name("escape").exists());
+        builder.into_inner().unwrap()
     }
 }

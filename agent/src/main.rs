@@ -23,6 +23,7 @@ mod stats;
 mod storage;
 mod streams;
 mod sysctls;
+mod unpacker;
 mod users;
 
 use std::process::ExitCode;

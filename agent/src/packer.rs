@@ -10,9 +10,9 @@ use nix::sys::stat::{major, minor};
 use tar::{Builder, EntryType, Header};
 
 /// Before the name of an extended attribute among PAX headers.
-const PAX_XATTRS: &str = "SCHILY.xattr.";
+pub const PAX_XATTRS: &str = "SCHILY.xattr.";
 /// Before the name of those that are overlayfs's own.
-const OVERLAY_XATTRS: &str = "trusted.overlay.";
+pub const OVERLAY_XATTRS: &str = "trusted.overlay.";
 
 /// Writes entries with their extended attributes, and a file that has several names once.
 pub struct Packer<'a, W: Write> {
