@@ -3,6 +3,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -81,8 +82,19 @@ impl Glance {
 
     /// All container images that may be seen.
     pub async fn list(&self) -> Result<Vec<GlanceImage>> {
+        self.pages(format!("/v2/images?container_format={CONTAINER_FORMAT}&limit={PAGE}")).await
+    }
+
+    /// All container images of this name that may be seen.
+    pub async fn named(&self, name: &str) -> Result<Vec<GlanceImage>> {
+        let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
+        let path = format!("/v2/images?container_format={CONTAINER_FORMAT}&limit={PAGE}&name={name}");
+        self.pages(path).await
+    }
+
+    async fn pages(&self, first: String) -> Result<Vec<GlanceImage>> {
         let mut images = Vec::new();
-        let mut next = Some(format!("/v2/images?container_format={CONTAINER_FORMAT}&limit={PAGE}"));
+        let mut next = Some(first);
         for _ in 0..PAGES_MAX {
             let Some(path) = next else { break };
             let page: Page = self.0.call(Method::GET, &path, NOTHING).await?;

@@ -33,17 +33,25 @@ fn id_of(archive_name: &str) -> Option<Uuid> {
 
 /// The images that `wanted` names: an identifier, or a name with or without a tag (`zun/image/glance/utils.py`).
 pub async fn find(glance: &Glance, wanted: &str, compared: Match) -> Result<Vec<GlanceImage>> {
-    match wanted.parse() {
-        Ok(id) => Ok(glance.get(id).await?.into_iter().collect()),
-        Err(_) => Ok(choose(glance.list().await?, wanted, compared)),
+    if let Ok(id) = wanted.parse() {
+        return Ok(glance.get(id).await?.into_iter().collect());
+    }
+    let images = match compared {
+        Match::Exact => glance.named(split_tag(wanted).0).await?,
+        Match::Part => glance.list().await?,
+    };
+    Ok(choose(images, wanted, compared))
+}
+
+fn split_tag(wanted: &str) -> (&str, Option<&str>) {
+    match wanted.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (wanted, None),
     }
 }
 
 fn choose(images: Vec<GlanceImage>, wanted: &str, compared: Match) -> Vec<GlanceImage> {
-    let (name, tag) = match wanted.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
-        _ => (wanted, None),
-    };
+    let (name, tag) = split_tag(wanted);
     let fits = |image: &GlanceImage| match compared {
         Match::Exact => image.name.as_deref() == Some(name),
         Match::Part => image.name.as_deref().is_some_and(|whole| whole.contains(name)),

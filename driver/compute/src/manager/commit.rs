@@ -127,7 +127,11 @@ impl Manager {
         let sandbox = self.sandbox(container.uuid);
         begun.write(sandbox.path())?;
         if let Err(e) = glance.create(begun.image, &repository).await {
-            begun.forget(sandbox.path());
+            // It may be there though its answer was lost.
+            match glance.delete(begun.image).await {
+                Ok(()) => begun.forget(sandbox.path()),
+                Err(e) => tracing::error!(image = %begun.image, "it may be left behind in Glance: {e}"),
+            }
             return Err(e.into());
         }
         Ok(Commit { glance, begun, repository, tag: tag.unwrap_or_else(|| DEFAULT_TAG.into()) })
