@@ -8,11 +8,14 @@ use cloud_tests::{devstack, eventually};
 
 use crate::{LONG, Volume, make, run, with_cinder};
 
-/// The digest of what is on an LVM volume.
+/// The digest of what is at both ends of an LVM volume, and how much of it was ever written to: it is thin.
 fn digest(cloud: &Cloud, volume: &Volume<'_>) -> String {
-    let device = format!("/dev/zun-kata-volumes/volume-{}", volume.id);
-    let lvm = "LVM_SYSTEM_DIR=/run/zun-kata-devstack/storage/lvm";
-    cloud.shell(&format!("{lvm} lvchange -ay -K zun-kata-volumes/volume-{}; sha256sum <{device}", volume.id))
+    let name = format!("zun-kata-volumes/volume-{}", volume.id);
+    cloud.shell(&format!(
+        "export LVM_SYSTEM_DIR=/run/zun-kata-devstack/storage/lvm
+        lvchange -ay -K {name}; lvs --noheadings -o data_percent {name}
+        for end in head tail; do $end -c 16M /dev/{name} | sha256sum; done"
+    ))
 }
 
 #[test]
@@ -51,24 +54,40 @@ fn an_attachment_that_fails_is_undone_and_works_at_the_next_try() {
     });
 }
 
-#[test]
-#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
-fn a_target_that_goes_under_a_running_container_keeps_nothing_from_being_deleted() {
+/// Storage that does not answer while this is held.
+struct Outage<'a> {
+    cloud: &'a Cloud,
+    end: fn(&Cloud),
+}
+
+impl<'a> Outage<'a> {
+    fn new(cloud: &'a Cloud, begin: fn(&Cloud), end: fn(&Cloud)) -> Self {
+        begin(cloud);
+        Self { cloud, end }
+    }
+}
+
+impl Drop for Outage<'_> {
+    fn drop(&mut self) {
+        (self.end)(self.cloud);
+    }
+}
+
+fn assert_deleted_without_its_storage(kind: &str, begin: fn(&Cloud), end: fn(&Cloud)) {
     with_cinder(|cloud| {
-        let volume = Volume::new(cloud, "lvm");
+        let volume = Volume::new(cloud, kind);
         let uuid = run(cloud, &[&volume.at("/data")]);
         cloud.exec(&uuid, "echo kept >/data/file; sync");
-        let rule = "-p tcp --dport 3260 -j DROP";
-        cloud.shell(&format!(
-            "iptables -I INPUT {rule}; echo 5 >$(ls -d /sys/class/iscsi_session/*/recovery_tmo)"
-        ));
+        let outage = Outage::new(cloud, begin, end);
         cloud.exec(&uuid, "(echo lost >/data/other; sync) >/dev/null 2>&1 &");
-        eventually(120, "the host has noticed", || {
-            let state = cloud.shell("cat /sys/class/iscsi_session/*/state");
-            if state.trim() == "LOGGED_IN" { Err(state) } else { Ok(()) }
+        cloud.openstack(&["appcontainer", "delete", "--force", &uuid]).ok();
+        // What waits for the storage is told after some minutes that it failed, and so is the end of it.
+        let query = format!("SELECT status, status_reason FROM zun.container WHERE uuid = '{uuid}'");
+        eventually(500, "the container is deleted", || {
+            let rows = cloud.sql(&query);
+            if rows.is_empty() { Ok(()) } else { Err(rows) }
         });
-        cloud.delete(&uuid);
-        cloud.shell(&format!("iptables -D INPUT {rule}"));
+        drop(outage);
         volume.becomes("available");
         let again = run(cloud, &[&volume.at("/data")]);
         assert_eq!(cloud.exec(&again, "cat /data/file"), "kept");
@@ -77,49 +96,43 @@ fn a_target_that_goes_under_a_running_container_keeps_nothing_from_being_deleted
     });
 }
 
-/// Ceph's storage daemon, which does nothing until this is dropped.
-struct Stopped(String);
-
-impl Stopped {
-    fn osd() -> Self {
-        let pid = fs::read_to_string(devstack().join("run/ceph-osd.pid")).unwrap();
-        let stopped = Self(pid.trim().to_owned());
-        stopped.signal("-STOP");
-        stopped
-    }
-
-    fn signal(&self, signal: &str) {
-        assert!(Command::new("kill").args([signal, &self.0]).status().unwrap().success());
-    }
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_target_that_goes_under_a_running_container_keeps_nothing_from_being_deleted() {
+    assert_deleted_without_its_storage(
+        "lvm",
+        |cloud| {
+            cloud.shell("echo 5 >$(ls -d /sys/class/iscsi_session/*/recovery_tmo)");
+            drop_packets(cloud, "-I", 3260);
+            eventually(120, "the host has noticed", || {
+                let state = cloud.shell("cat /sys/class/iscsi_session/*/state");
+                if state.trim() == "LOGGED_IN" { Err(state) } else { Ok(()) }
+            });
+        },
+        |cloud| drop_packets(cloud, "-D", 3260),
+    );
 }
 
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        self.signal("-CONT");
-    }
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn an_nfs_server_that_does_not_answer_keeps_nothing_from_being_deleted() {
+    let (begin, end): (fn(&Cloud), fn(&Cloud)) =
+        (|cloud| drop_packets(cloud, "-I", 2049), |cloud| drop_packets(cloud, "-D", 2049));
+    assert_deleted_without_its_storage("nfs", begin, end);
 }
 
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn a_cluster_that_does_not_answer_keeps_nothing_from_being_deleted() {
-    with_cinder(|cloud| {
-        let volume = Volume::new(cloud, "rbd");
-        let uuid = run(cloud, &[&volume.at("/data")]);
-        cloud.exec(&uuid, "echo kept >/data/file; sync");
-        let stopped = Stopped::osd();
-        cloud.exec(&uuid, "(echo lost >/data/other; sync) >/dev/null 2>&1 &");
-        cloud.openstack(&["appcontainer", "delete", "--force", &uuid]).ok();
-        // What waits for the cluster is told after two minutes that it failed, and so is the end of it.
-        let rows = format!("SELECT status, status_reason FROM zun.container WHERE uuid = '{uuid}'");
-        eventually(400, "the container is deleted", || {
-            let rows = cloud.sql(&rows);
-            if rows.is_empty() { Ok(()) } else { Err(rows) }
-        });
-        drop(stopped);
-        volume.becomes("available");
-        let again = run(cloud, &[&volume.at("/data")]);
-        assert_eq!(cloud.exec(&again, "cat /data/file"), "kept");
-        cloud.delete(&again);
-        volume.becomes("available");
-    });
+    assert_deleted_without_its_storage("rbd", |_| signal_osd("-STOP"), |_| signal_osd("-CONT"));
+}
+
+fn drop_packets(cloud: &Cloud, how: &str, port: u16) {
+    cloud.shell(&format!("iptables {how} INPUT -p tcp --dport {port} -j DROP"));
+}
+
+/// Of Ceph's storage daemon, on this machine.
+fn signal_osd(signal: &str) {
+    let pid = fs::read_to_string(devstack().join("run/ceph-osd.pid")).unwrap();
+    assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
 }

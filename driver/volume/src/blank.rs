@@ -3,6 +3,9 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 use crate::program::must;
@@ -14,6 +17,8 @@ const ENDS: u64 = 16 * MEBIBYTE;
 /// Between them one piece of each stretch of this length is read.
 const STRETCH: u64 = 64 * MEBIBYTE;
 const PIECE: u64 = MEBIBYTE;
+/// Longer than a target or a cluster that does not answer is waited for. The kernel waits for an NFS server for ever.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// Whether a volume has never been written to: it is zeros at both ends, and wherever it is looked at in between.
 pub async fn is_blank(path: &Path) -> Result<bool> {
@@ -65,15 +70,13 @@ pub async fn format(path: &Path) -> Result<()> {
 
 /// Writes what the kernel holds of a device or a file.
 pub async fn flush_device(device: PathBuf) -> Result<()> {
-    let flushed = tokio::task::spawn_blocking(move || {
-        let flush = || File::open(&device)?.sync_all();
-        flush().map_err(|source| Error::Flush { device, source })
-    });
-    flushed.await.map_err(|e| Error::Io {
-        what: "flush",
-        path: PathBuf::new(),
-        source: io::Error::other(e),
-    })?
+    let path = device.clone();
+    let flushed = tokio::task::spawn_blocking(move || File::open(path)?.sync_all());
+    let flushed = match timeout(FLUSH_TIMEOUT, flushed).await {
+        Ok(ended) => ended.unwrap_or_else(|e| Err(io::Error::other(e))),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    flushed.map_err(|source| Error::Flush { device, source })
 }
 
 #[cfg(test)]

@@ -41,14 +41,14 @@ pub async fn flush(file: &NfsFile, mounts: &Path) -> Result<()> {
     flush_device(folder.join(&file.name)).await
 }
 
-/// Unmounts the export.
+/// Unmounts the export, even if its server does not answer: then what was not written to it is lost.
 pub async fn disconnect(file: &NfsFile, mounts: &Path) -> Result<()> {
     let folder = file.folder(mounts);
     if !folder.exists() {
         return Ok(());
     }
     if is_mounted(&folder)? {
-        must("umount", &format!("unmount {}", file.export), &[&folder], &[]).await?;
+        must("umount", &format!("unmount {}", file.export), &[Path::new("-f"), &folder], &[]).await?;
     }
     fs::remove_dir(&folder).map_err(Error::io("remove", &folder))
 }
