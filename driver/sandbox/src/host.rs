@@ -27,6 +27,8 @@ use crate::users::Users;
 
 /// How long a shim that was killed may take to go.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a guest may take to end in order: longer than storage that does not answer is waited for.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(180);
 /// Guests that come up at once for each processor: while one waits for its disk another can run.
 const TURNS_A_PROCESSOR: usize = 2;
 
@@ -325,9 +327,13 @@ impl Sandbox {
 
     /// Ends the guest in order. One that has ended is as good.
     pub async fn shut_down(&self) -> Result<()> {
-        match self.client().shutdown().await {
-            Ok(()) | Err(ClientError::Gone(_)) => self.kill().await,
-            Err(e) => Err(e.into()),
+        match tokio::time::timeout(SHUTDOWN_TIMEOUT, self.client().shutdown()).await {
+            Ok(Ok(()) | Err(ClientError::Gone(_))) => self.kill().await,
+            Ok(Err(e)) => Err(e.into()),
+            Err(_) => {
+                tracing::warn!("the guest did not end in order within {} s", SHUTDOWN_TIMEOUT.as_secs());
+                self.kill().await
+            }
         }
     }
 

@@ -17,7 +17,7 @@ const ENDS: u64 = 16 * MEBIBYTE;
 /// Between them one piece of each stretch of this length is read.
 const STRETCH: u64 = 64 * MEBIBYTE;
 const PIECE: u64 = MEBIBYTE;
-/// Longer than a target or a cluster that does not answer is waited for. The kernel waits for an NFS server for ever.
+/// Longer than storage that does not answer is waited for.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// Whether a volume has never been written to: it is zeros at both ends, and wherever it is looked at in between.

@@ -9,8 +9,9 @@ use crate::connection::NfsFile;
 use crate::error::{Error, Result};
 use crate::program::must;
 
-/// Nothing in an export is a program or a device of this host's.
-const OPTIONS: &str = "nosuid,nodev,noexec";
+/// Nothing in an export is a program or a device of this host's. A server that does not answer for two minutes (20, 40 and 60 s)
+/// is an error, as an iSCSI target is: a process that waits for its disk cannot be ended. What Cinder says comes after it.
+const OPTIONS: &str = "nosuid,nodev,noexec,softerr,timeo=200,retrans=2";
 
 /// Mounts the export, if it is not mounted, and gives the path of the file.
 pub async fn connect(file: &NfsFile, mounts: &Path) -> Result<PathBuf> {

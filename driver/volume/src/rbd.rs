@@ -4,6 +4,9 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
 
 use crate::blank::flush_device;
 use crate::connection::RbdImage;
@@ -17,6 +20,8 @@ const DEVICES: &str = "/sys/bus/rbd/devices";
 /// open-iscsi's `replacement_timeout`): a process that waits for its disk cannot be ended.
 const MAP_OPTIONS: &str = "noudev,osd_request_timeout=120";
 const UNMAP_OPTIONS: &str = "noudev,force";
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(100);
 
 /// Maps the image, if it is not mapped, and gives its device.
 pub async fn connect(image: &RbdImage) -> Result<PathBuf> {
@@ -55,11 +60,19 @@ pub async fn flush(image: &RbdImage) -> Result<()> {
     }
 }
 
-/// Unmaps the image.
+/// Unmaps the image. Where the cluster does not answer, the kernel ends that only once `rbd` is killed.
 pub async fn disconnect(image: &RbdImage) -> Result<()> {
     let Some(device) = device(image)? else { return Ok(()) };
-    let device = device.to_string_lossy();
-    must(PROGRAM, &format!("unmap {}", image.name), &["unmap", "-o", UNMAP_OPTIONS, &device], &[]).await
+    let arguments = ["unmap", "-o", UNMAP_OPTIONS, &device.to_string_lossy()];
+    let unmapped = must(PROGRAM, &format!("unmap {}", image.name), &arguments, &[]).await;
+    let deadline = Instant::now() + REMOVAL_TIMEOUT;
+    while unmapped.is_err() && Instant::now() < deadline {
+        if self::device(image)?.is_none() {
+            return Ok(());
+        }
+        sleep(POLL).await;
+    }
+    unmapped
 }
 
 /// The device of an image that is mapped. Snapshots of it are others.
