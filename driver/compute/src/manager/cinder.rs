@@ -171,7 +171,7 @@ fn connection_of(volume: &VolumeMapping) -> Result<Option<Connection>> {
     Ok(Some(Connection::parse(&info)?))
 }
 
-/// What is on a volume is kept, also where the volume is to go with its container: it may have been there before.
+/// What is on a volume is kept.
 async fn make_file_system(path: &Path) -> Result<()> {
     if volume::is_blank(path).await? {
         volume::format(path).await?;
