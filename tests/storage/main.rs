@@ -33,7 +33,8 @@ fn with_cinder(test: impl Fn(&Cloud)) {
 /// What a volume could leave behind that containers without volumes never have.
 fn things_of_storage(cloud: &Cloud) -> String {
     let host = cloud.shell(
-        "ls /sys/class/iscsi_session /sys/bus/rbd/devices /var/lib/zun-kata/volumes /sys/block | grep -v '^loop\\|^dm-'; iscsiadm -m node || true",
+        "find -H /sys/class/iscsi_session /sys/bus/rbd/devices /var/lib/zun-kata/volumes /sys/block -mindepth 1 -maxdepth 1 \
+           2>/dev/null | grep -v '/loop\\|/dm-'; iscsiadm -m node || true",
     );
     let volumes = cloud.sql(
         "SELECT id, status FROM cinder.volumes WHERE deleted = 0;
