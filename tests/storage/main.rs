@@ -129,9 +129,11 @@ fn volumes_of_all_kinds_keep_what_is_on_them() {
         lvm.becomes("in-use");
 
         // Zun's API sees to it before any host does.
-        let second = [&["appcontainer", "create", "--mount", mounts[0]], &BUSYBOX[..], &["busybox"]].concat();
-        let refused = cloud.openstack(&second);
+        let words = ["appcontainer", "create", "--name", "refused", "--mount", mounts[0]];
+        let refused = cloud.openstack(&[&words[..], &BUSYBOX[..], &["busybox"]].concat());
         assert!(refused.err.contains(&lvm.id) && refused.err.contains("in use"), "{refused:?}");
+        // It leaves the container's row, though.
+        cloud.openstack(&["appcontainer", "delete", "--force", "refused"]).ok();
         assert_eq!(cloud.exec(&first, "cat /lvm/file /deep/nfs/file /rbd/file"), "one\ntwo\nthree");
         // What is not on the disk yet when the container is deleted under way gets there.
         cloud.exec(&first, "for at in /lvm /deep/nfs /rbd; do echo late >$at/late; done");
