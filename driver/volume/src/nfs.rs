@@ -1,7 +1,7 @@
 //! Files of NFS exports.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::blank::flush_device;
@@ -13,11 +13,14 @@ use crate::program::must;
 /// is an error, as an iSCSI target is: a process that waits for its disk cannot be ended. What Cinder says comes after it.
 const OPTIONS: &str = "nosuid,nodev,noexec,softerr,timeo=200,retrans=2";
 
+/// What is mounted where. To look at the place itself would ask the server.
+const MOUNTS: &str = "/proc/self/mounts";
+
 /// Mounts the export, if it is not mounted, and gives the path of the file.
 pub async fn connect(file: &NfsFile, mounts: &Path) -> Result<PathBuf> {
     let folder = file.folder(mounts);
-    fs::create_dir_all(&folder).map_err(Error::io("make", &folder))?;
     if !is_mounted(&folder)? {
+        fs::create_dir_all(&folder).map_err(Error::io("make", &folder))?;
         let options = [OPTIONS, file.mount_options()].join(",");
         let target = text(&folder)?;
         let arguments = ["-t", "nfs", "-o", options.trim_end_matches(','), &file.export, &target];
@@ -29,39 +32,60 @@ pub async fn connect(file: &NfsFile, mounts: &Path) -> Result<PathBuf> {
         mounted?;
     }
     let path = folder.join(&file.name);
-    let metadata = fs::symlink_metadata(&path).map_err(Error::io("find", &path))?;
+    let metadata = tokio::fs::symlink_metadata(&path).await.map_err(Error::io("find", &path))?;
     if metadata.is_file() { Ok(path) } else { Err(Error::NoFile(path)) }
 }
 
 /// Writes what the kernel still holds of the file.
 pub async fn flush(file: &NfsFile, mounts: &Path) -> Result<()> {
     let folder = file.folder(mounts);
-    if !folder.exists() || !is_mounted(&folder)? {
-        return Ok(());
-    }
-    flush_device(folder.join(&file.name)).await
+    if is_mounted(&folder)? { flush_device(folder.join(&file.name)).await } else { Ok(()) }
 }
 
 /// Unmounts the export, even if its server does not answer: then what was not written to it is lost.
 pub async fn disconnect(file: &NfsFile, mounts: &Path) -> Result<()> {
     let folder = file.folder(mounts);
-    if !folder.exists() {
-        return Ok(());
-    }
     if is_mounted(&folder)? {
-        must("umount", &format!("unmount {}", file.export), &[Path::new("-f"), &folder], &[]).await?;
+        let purpose = format!("unmount {}", file.export);
+        must("umount", &purpose, &[Path::new("-f"), &folder], &[]).await?;
     }
-    fs::remove_dir(&folder).map_err(Error::io("remove", &folder))
+    match fs::remove_dir(&folder) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &folder)(e)),
+        _ => Ok(()),
+    }
 }
 
-/// Whether something is mounted on a folder: it is another device than its parent's.
 fn is_mounted(folder: &Path) -> Result<bool> {
-    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev());
-    let parent = folder.parent().unwrap_or(folder);
-    let differ = || Ok(device(folder)? != device(parent)?);
-    differ().map_err(Error::io("look at", folder))
+    let (parent, name) = (folder.parent().unwrap_or(folder), folder.file_name().unwrap_or_default());
+    let place = parent.canonicalize().map_err(Error::io("find", parent))?.join(name);
+    let mounts = fs::read_to_string(MOUNTS).map_err(Error::io("read", MOUNTS))?;
+    Ok(is_among(&place, &mounts))
+}
+
+/// The kernel writes some marks of a path by their octal numbers (proc(5)).
+fn is_among(place: &Path, mounts: &str) -> bool {
+    let escapes = [("\\", "\\134"), (" ", "\\040"), ("\t", "\\011"), ("\n", "\\012")];
+    let place = place.to_string_lossy().into_owned();
+    let place = escapes.iter().fold(place, |place, (mark, number)| place.replace(mark, number));
+    mounts.lines().any(|line| line.split(' ').nth(1) == Some(&place))
 }
 
 fn text(path: &Path) -> Result<String> {
     path.to_str().map(str::to_owned).ok_or_else(|| Error::Connection(format!("{}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_found_by_its_whole_path() {
+        let mounts = "proc /proc proc rw 0 0\n192.0.2.1:/srv /var/lib/volumes/volume-1 nfs4 rw,softerr 0 0\n\
+                      192.0.2.1:/srv /my\\040\\134/volume-2 nfs4 rw,softerr 0 0\n";
+        assert!(is_among(Path::new("/var/lib/volumes/volume-1"), mounts));
+        assert!(is_among(Path::new("/my \\/volume-2"), mounts));
+        assert!(!is_among(Path::new("/var/lib/volumes/volume-10"), mounts));
+        assert!(!is_among(Path::new("/var/lib/volumes"), mounts));
+        assert!(is_mounted(Path::new("/proc")).unwrap());
+    }
 }
