@@ -3,6 +3,9 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
 
 use crate::blank::flush_device;
 use crate::connection::NfsFile;
@@ -12,6 +15,9 @@ use crate::program::must;
 /// Nothing in an export is a program or a device of this host's. A server that does not answer for two minutes (20, 40 and 60 s)
 /// is an error, as an iSCSI target is: a process that waits for its disk cannot be ended. What Cinder says comes after it.
 const OPTIONS: &str = "nosuid,nodev,noexec,softerr,timeo=200,retrans=2";
+
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(500);
 
 /// What is mounted where. To look at the place itself would ask the server.
 const MOUNTS: &str = "/proc/self/mounts";
@@ -46,12 +52,23 @@ pub async fn flush(file: &NfsFile, mounts: &Path) -> Result<()> {
 pub async fn disconnect(file: &NfsFile, mounts: &Path) -> Result<()> {
     let folder = file.folder(mounts);
     if is_mounted(&folder)? {
-        let purpose = format!("unmount {}", file.export);
-        must("umount", &purpose, &[Path::new("-f"), &folder], &[]).await?;
+        unmount(file, &folder).await?;
     }
     match fs::remove_dir(&folder) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &folder)(e)),
         _ => Ok(()),
+    }
+}
+
+/// What waits for the server, such as a flush that was given up, is ended by an attempt and keeps it busy a moment longer.
+async fn unmount(file: &NfsFile, folder: &Path) -> Result<()> {
+    let purpose = format!("unmount {}", file.export);
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match must("umount", &purpose, &[Path::new("-f"), folder], &[]).await {
+            Err(_) if Instant::now() < deadline => sleep(POLL).await,
+            ended => return ended,
+        }
     }
 }
 
