@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud};
+use cloud_tests::cloud::in_cloud;
 use cloud_tests::eventually;
 
 const LONG: &str = "sleep 100000";
@@ -11,18 +11,6 @@ const LONG: &str = "sleep 100000";
 /// The words that ask for a file at this place.
 fn mount(file: &Path, destination: &str) -> String {
     format!("type=bind,source={},destination={destination}", file.display())
-}
-
-fn make(cloud: &Cloud, verb: &str, mounts: &[&str], command: &str) -> String {
-    let mounts = mounts.iter().flat_map(|mount| ["--mount", mount]);
-    let words: Vec<&str> =
-        BUSYBOX.into_iter().chain(mounts).chain(["busybox", "sh", "-c", command]).collect();
-    cloud.make(verb, &words)
-}
-
-fn act(cloud: &Cloud, words: &[&str], uuid: &str, status: &str) {
-    cloud.openstack(&[&["appcontainer"], words, &[uuid]].concat()).ok();
-    cloud.wait_for_status(uuid, status);
 }
 
 #[test]
@@ -36,7 +24,7 @@ fn a_file_is_there_before_the_container_runs_and_what_is_written_to_it_stays() {
         fs::write(&bytes, &any).unwrap();
         let mounts = [mount(&text, "/etc/app.conf"), mount(&bytes, "/opt/made/for/it/data")];
         let command = format!("cat /etc/app.conf; exec {LONG}");
-        let uuid = make(cloud, "create", &[&mounts[0], &mounts[1]], &command);
+        let uuid = cloud.make_mounting("create", &[&mounts[0], &mounts[1]], &command);
         cloud.wait_for_status(&uuid, "Created");
 
         // Whoever looks before it first runs finds what it will find.
@@ -46,16 +34,16 @@ fn a_file_is_there_before_the_container_runs_and_what_is_written_to_it_stays() {
         cloud.openstack(&["appcontainer", "cp", &there, back.to_str().unwrap()]).ok();
         assert_eq!(fs::read(back.join("data")).unwrap(), any);
 
-        act(cloud, &["start"], &uuid, "Running");
+        cloud.act(&["start"], &uuid, "Running");
         eventually(30, "the process has read it", || {
             let log = cloud.openstack(&["appcontainer", "logs", &uuid]).ok();
             if log.contains("as given") { Ok(()) } else { Err(log) }
         });
         assert_eq!(cloud.exec(&uuid, "stat -c '%a %u %g' /etc/app.conf"), "644 0 0");
         cloud.exec(&uuid, "echo changed >/etc/app.conf; sync");
-        act(cloud, &["restart"], &uuid, "Running");
+        cloud.act(&["restart"], &uuid, "Running");
         assert_eq!(cloud.exec(&uuid, "cat /etc/app.conf"), "changed");
-        act(cloud, &["rebuild"], &uuid, "Running");
+        cloud.act(&["rebuild"], &uuid, "Running");
         assert_eq!(cloud.exec(&uuid, "cat /etc/app.conf; wc -c </opt/made/for/it/data"), "as given\n300000");
         cloud.delete(&uuid);
     });
@@ -68,12 +56,12 @@ fn a_place_where_no_file_can_be_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let text = folder.path().join("text");
         fs::write(&text, "text").unwrap();
-        let refused = make(cloud, "run", &[&mount(&text, "etc/../app.conf")], LONG);
+        let refused = cloud.make_mounting("run", &[&mount(&text, "etc/../app.conf")], LONG);
         let reason = cloud.wait_for_error(&refused);
         assert!(reason.contains("\"etc/../app.conf\""), "{reason}");
         cloud.delete(&refused);
         // That a directory is there is only known in the guest.
-        let taken = make(cloud, "run", &[&mount(&text, "/etc")], LONG);
+        let taken = cloud.make_mounting("run", &[&mount(&text, "/etc")], LONG);
         let reason = cloud.wait_for_error(&taken);
         assert!(reason.contains("/etc"), "{reason}");
         cloud.delete(&taken);

@@ -194,6 +194,20 @@ impl Cloud {
         container["uuid"].as_str().unwrap().to_owned()
     }
 
+    /// The same of a container of the image busybox with these mounts, which runs a shell's command.
+    pub fn make_mounting(&self, verb: &str, mounts: &[&str], command: &str) -> String {
+        let mounts = mounts.iter().flat_map(|mount| ["--mount", mount]);
+        let words: Vec<&str> =
+            BUSYBOX.into_iter().chain(mounts).chain(["busybox", "sh", "-c", command]).collect();
+        self.make(verb, &words)
+    }
+
+    /// Does something to a container by `openstack appcontainer` and waits for what it leads to.
+    pub fn act(&self, words: &[&str], uuid: &str, status: &str) {
+        self.openstack(&[&["appcontainer"], words, &[uuid]].concat()).ok();
+        self.wait_for_status(uuid, status);
+    }
+
     /// Runs a container of the image busybox on the network `net` and waits until it runs.
     pub fn run_busybox(&self, command: &str) -> String {
         let uuid = self.make("run", &[&BUSYBOX[..], &["busybox", "sh", "-c", command]].concat());
@@ -251,7 +265,12 @@ impl Cloud {
 
     /// Waits until the container's row is gone.
     pub fn wait_until_gone(&self, uuid: &str) {
-        eventually(90, &format!("container {uuid} is deleted"), || {
+        self.wait_until_gone_within(90, uuid);
+    }
+
+    /// The same, with so many seconds for it.
+    pub fn wait_until_gone_within(&self, seconds: u64, uuid: &str) {
+        eventually(seconds, &format!("container {uuid} is deleted"), || {
             let rows =
                 self.sql(&format!("SELECT status, status_reason FROM zun.container WHERE uuid = '{uuid}'"));
             if rows.is_empty() { Ok(()) } else { Err(rows) }

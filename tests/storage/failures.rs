@@ -3,7 +3,7 @@
 use cloud_tests::cloud::Cloud;
 use cloud_tests::eventually;
 
-use crate::{LONG, Volume, make, run, with_cinder};
+use crate::{LONG, Volume, run, with_cinder};
 
 /// The digest of what is at both ends of an LVM volume, and how much of it was ever written to: it is thin.
 fn digest(cloud: &Cloud, volume: &Volume<'_>) -> String {
@@ -23,7 +23,7 @@ fn a_volume_with_data_that_cannot_be_mounted_keeps_them() {
         digest(cloud, &volume);
         cloud.shell(&format!("head -c 5000 /dev/urandom >/dev/zun-kata-volumes/volume-{}; sync", volume.id));
         let before = digest(cloud, &volume);
-        let uuid = make(cloud, "run", &[&volume.at("/data")], LONG);
+        let uuid = cloud.make_mounting("run", &[&volume.at("/data")], LONG);
         let reason = cloud.wait_for_error(&uuid);
         assert!(reason.contains("mount"), "{reason}");
         cloud.delete(&uuid);
@@ -32,44 +32,41 @@ fn a_volume_with_data_that_cannot_be_mounted_keeps_them() {
     });
 }
 
-#[test]
-#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
-fn an_attachment_that_fails_is_undone_and_works_at_the_next_try() {
+/// An attachment fails for this cause while the storage is as `begin` makes it.
+fn assert_undone_and_works_later(cause: &str, begin: fn(&Cloud), end: fn(&Cloud)) {
     with_cinder(|cloud| {
         let volume = Volume::new(cloud, "lvm");
-        // Nobody listens where Cinder says that the target is.
-        cloud.shell("iptables -I INPUT -p tcp --dport 3260 -j REJECT --reject-with tcp-reset");
-        let uuid = make(cloud, "run", &[&volume.at("/data")], LONG);
+        let outage = Outage::new(cloud, begin, end);
+        let uuid = cloud.make_mounting("run", &[&volume.at("/data")], LONG);
         let reason = cloud.wait_for_error(&uuid);
-        cloud.shell("iptables -D INPUT -p tcp --dport 3260 -j REJECT --reject-with tcp-reset");
-        assert!(reason.contains(&volume.id) && reason.contains("iscsiadm"), "{reason}");
+        drop(outage);
+        assert!(reason.contains(&volume.id) && reason.contains(cause), "{reason}");
         cloud.delete(&uuid);
         volume.becomes("available");
         let again = run(cloud, &[&volume.at("/data")]);
         cloud.delete(&again);
         volume.becomes("available");
     });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn an_attachment_that_fails_is_undone_and_works_at_the_next_try() {
+    // Nobody listens where Cinder says that the target is.
+    let begin = |cloud: &Cloud| filter(cloud, "-I", 3260, "REJECT --reject-with tcp-reset");
+    let end = |cloud: &Cloud| filter(cloud, "-D", 3260, "REJECT --reject-with tcp-reset");
+    assert_undone_and_works_later("iscsiadm", begin, end);
 }
 
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn an_export_that_fails_in_cinder_is_undone_and_works_at_the_next_try() {
-    with_cinder(|cloud| {
-        let volume = Volume::new(cloud, "lvm");
-        cloud.shell("kill -9 $(cat /run/zun-kata-devstack/run/tgtd.pid)");
-        let uuid = make(cloud, "run", &[&volume.at("/data")], LONG);
-        let reason = cloud.wait_for_error(&uuid);
-        cloud.on_host(&["devstack/host", "storage"]).ok();
-        assert!(reason.contains(&volume.id) && reason.contains("Cinder"), "{reason}");
-        cloud.delete(&uuid);
-        volume.becomes("available");
-        let again = run(cloud, &[&volume.at("/data")]);
-        cloud.delete(&again);
-        volume.becomes("available");
-    });
+    let begin = |cloud: &Cloud| drop(cloud.shell("kill -9 $(cat /run/zun-kata-devstack/run/tgtd.pid)"));
+    let end = |cloud: &Cloud| drop(cloud.on_host(&["devstack/host", "storage"]).ok());
+    assert_undone_and_works_later("Cinder", begin, end);
 }
 
-/// Storage that does not answer while this is held.
+/// Storage that does not serve while this is held.
 struct Outage<'a> {
     cloud: &'a Cloud,
     end: fn(&Cloud),
@@ -97,11 +94,7 @@ fn assert_deleted_without_its_storage(kind: &str, begin: fn(&Cloud), end: fn(&Cl
         cloud.exec(&uuid, "(echo lost >/data/other; sync) >/dev/null 2>&1 &");
         cloud.openstack(&["appcontainer", "delete", "--force", &uuid]).ok();
         // What waits for the storage is told after some minutes that it failed, and so is the end of it.
-        let query = format!("SELECT status, status_reason FROM zun.container WHERE uuid = '{uuid}'");
-        eventually(500, "the container is deleted", || {
-            let rows = cloud.sql(&query);
-            if rows.is_empty() { Ok(()) } else { Err(rows) }
-        });
+        cloud.wait_until_gone_within(500, &uuid);
         drop(outage);
         volume.becomes("available");
         let again = run(cloud, &[&volume.at("/data")]);
@@ -143,5 +136,9 @@ fn a_cluster_that_does_not_answer_keeps_nothing_from_being_deleted() {
 }
 
 fn drop_packets(cloud: &Cloud, how: &str, port: u16) {
-    cloud.shell(&format!("iptables {how} INPUT -p tcp --dport {port} -j DROP"));
+    filter(cloud, how, port, "DROP");
+}
+
+fn filter(cloud: &Cloud, how: &str, port: u16, target: &str) {
+    cloud.shell(&format!("iptables {how} INPUT -p tcp --dport {port} -j {target}"));
 }

@@ -77,22 +77,10 @@ impl Drop for Volume<'_> {
     }
 }
 
-fn make(cloud: &Cloud, verb: &str, mounts: &[&str], command: &str) -> String {
-    let mounts = mounts.iter().flat_map(|mount| ["--mount", mount]);
-    let words: Vec<&str> =
-        BUSYBOX.into_iter().chain(mounts).chain(["busybox", "sh", "-c", command]).collect();
-    cloud.make(verb, &words)
-}
-
 fn run(cloud: &Cloud, mounts: &[&str]) -> String {
-    let uuid = make(cloud, "run", mounts, LONG);
+    let uuid = cloud.make_mounting("run", mounts, LONG);
     cloud.wait_for_status(&uuid, "Running");
     uuid
-}
-
-fn act(cloud: &Cloud, words: &[&str], uuid: &str, status: &str) {
-    cloud.openstack(&[&["appcontainer"], words, &[uuid]].concat()).ok();
-    cloud.wait_for_status(uuid, status);
 }
 
 #[test]
@@ -104,9 +92,9 @@ fn a_volume_is_made_for_a_container_and_goes_with_it() {
         assert!(mounted.starts_with("/dev/vd") && mounted.contains(" ext4 rw"), "{mounted}");
         cloud.exec(&uuid, "echo kept >/data/file; sync");
         // What is written outlasts the container's own disk.
-        act(cloud, &["restart"], &uuid, "Running");
+        cloud.act(&["restart"], &uuid, "Running");
         assert_eq!(cloud.exec(&uuid, "cat /data/file"), "kept");
-        act(cloud, &["rebuild"], &uuid, "Running");
+        cloud.act(&["rebuild"], &uuid, "Running");
         assert_eq!(cloud.exec(&uuid, "cat /data/file"), "kept");
         // The host has its device, and nothing of it mounted.
         assert!(!cloud.shell("cat /proc/mounts").contains("/dev/sd"), "the host mounts it");
@@ -140,14 +128,14 @@ fn volumes_of_all_kinds_keep_what_is_on_them() {
         cloud.delete(&first);
         volumes.iter().for_each(|volume| volume.becomes("available"));
 
-        let second = make(cloud, "create", &mounts, LONG);
+        let second = cloud.make_mounting("create", &mounts, LONG);
         cloud.wait_for_status(&second, "Created");
         // A container that does not run shows its volumes' files, too.
         let folder = tempfile::tempdir().unwrap();
         let there = format!("{second}:/lvm/file");
         cloud.openstack(&["appcontainer", "cp", &there, folder.path().to_str().unwrap()]).ok();
         assert_eq!(fs::read_to_string(folder.path().join("file")).unwrap(), "one\n");
-        act(cloud, &["start"], &second, "Running");
+        cloud.act(&["start"], &second, "Running");
         let all = "cat /lvm/file /deep/nfs/file /rbd/file /lvm/late /deep/nfs/late /rbd/late";
         assert_eq!(cloud.exec(&second, all), "one\ntwo\nthree\nlate\nlate\nlate");
         cloud.delete(&second);
