@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::blank::flush_device;
 use crate::connection::IscsiUnit;
 use crate::error::{Error, Result};
+use crate::file_system::flush_device;
 use crate::program::{must, run};
 use crate::sysfs::entries;
 

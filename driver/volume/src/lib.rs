@@ -5,10 +5,10 @@
 
 #![forbid(unsafe_code)]
 
-mod blank;
 mod connection;
 mod connector;
 mod error;
+mod file_system;
 mod iscsi;
 mod local;
 mod nfs;
@@ -16,7 +16,7 @@ mod program;
 mod rbd;
 mod sysfs;
 
-pub use blank::{format, is_blank};
 pub use connection::Connection;
 pub use connector::Connector;
 pub use error::{Error, Result};
+pub use file_system::ensure_file_system;

@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
-use crate::blank::flush_device;
 use crate::connection::LocalDevice;
 use crate::error::{Error, Result};
+use crate::file_system::flush_device;
 
 /// The device, which must be there.
 pub fn connect(device: &LocalDevice) -> Result<PathBuf> {

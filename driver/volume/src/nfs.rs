@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::blank::flush_device;
 use crate::connection::NfsFile;
 use crate::error::{Error, Result};
+use crate::file_system::flush_device;
 use crate::program::must;
 
 /// Nothing in an export is a program or a device of this host's. A server that does not answer for two minutes (20, 40 and 60 s)

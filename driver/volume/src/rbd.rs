@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::blank::flush_device;
 use crate::connection::RbdImage;
 use crate::error::{Error, Result};
+use crate::file_system::flush_device;
 use crate::program::must;
 use crate::sysfs::entries;
 

@@ -41,7 +41,7 @@ impl Manager {
         let info = &attachment.connection_info;
         volume.save_connection(&self.database, self.hostname(), info).await?;
         let path = self.connector.connect(&Connection::parse(info)?).await?;
-        make_file_system(&path).await?;
+        volume::ensure_file_system(&path).await?;
         Ok(self.cinder.complete(attachment.id).await?)
     }
 
@@ -169,12 +169,4 @@ fn connection_of(volume: &VolumeMapping) -> Result<Option<Connection>> {
     let info: Value = serde_json::from_str(text)
         .map_err(|e| Error::Invalid(format!("its connection in Zun's database cannot be read: {e}")))?;
     Ok(Some(Connection::parse(&info)?))
-}
-
-/// What is on a volume is kept.
-async fn make_file_system(path: &Path) -> Result<()> {
-    if volume::is_blank(path).await? {
-        volume::format(path).await?;
-    }
-    Ok(())
 }
