@@ -1,6 +1,7 @@
 //! Where the time of one `run` goes, and how long the same guest takes in QEMU's microvm.
 //!
 //!   benchmark pull       images, on this machine
+//!   benchmark layout     images as one file each or one a layer, on this machine
 //!   benchmark road       in the cloud of devstack/up: from the RPC message to the container's process
 //!   benchmark calls      in the cloud of devstack/up: calls a second, the idle service, comparisons of states
 //!   benchmark machine    where KVM works: from the start of the VMM to the agent's first answer
@@ -11,6 +12,7 @@ mod calls;
 mod crowd;
 mod disk;
 mod guests;
+mod layout;
 mod machine;
 mod pull;
 mod road;
@@ -27,9 +29,10 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("pull") => pull::run(),
+        Some("layout") => layout::run(),
         Some("road") => road::run(),
         Some("calls") => calls::run(),
         Some("machine") => machine::run(),
-        _ => panic!("usage: benchmark pull|road|calls|machine"),
+        _ => panic!("usage: benchmark pull|layout|road|calls|machine"),
     }
 }

@@ -13,8 +13,10 @@ use tempfile::TempDir;
 use crate::median;
 
 const ROUNDS: usize = 5;
-const LAYERS: usize = 20;
-const LAYER_MIB: u64 = 25;
+/// Of an image with many.
+pub const LAYERS: usize = 20;
+/// The size of each.
+pub const LAYER_MIB: u64 = 25;
 const MEBIBYTE: u64 = 1 << 20;
 const SAMPLE: Duration = Duration::from_millis(5);
 /// Whose files the image has.
@@ -23,7 +25,7 @@ const SOURCE: &str = "/usr";
 pub fn run() {
     let folder = tempfile::tempdir_in("/var/tmp").unwrap();
     let registry = Registry::anywhere();
-    registry.push(&Layout::of_layers(&layers(folder.path())), "large:1", &[]);
+    registry.push(&Layout::of_layers(&layers(folder.path(), LAYERS)), "large:1", &[]);
     let image = format!("{}/large:1", registry.address());
     let (mut ours, mut theirs, mut peaks, mut again) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let idle = Host::new(&registry).peak_of(&["images", "scrub"]).mebibytes;
@@ -49,10 +51,10 @@ pub fn run() {
 }
 
 /// Layers of files as this machine has them.
-fn layers(folder: &Path) -> Vec<PathBuf> {
+pub fn layers(folder: &Path, number: usize) -> Vec<PathBuf> {
     let script = format!(
         "find {SOURCE}/lib {SOURCE}/share {SOURCE}/bin -xdev -type f -size -2048k -printf '%s %p\\n' | sort -k 2 |
-           awk -v size={} -v most={LAYERS} '{{
+           awk -v size={} -v most={number} '{{
              layer = int(total / size); if (layer >= most) exit
              total += $1; sub(/^[0-9]+ /, \"\"); print >(\"list\" layer) }}'
          for list in list*; do tar --no-recursion -cf layer${{list#list}}.tar -T $list 2>/dev/null; rm $list; done",
@@ -60,7 +62,7 @@ fn layers(folder: &Path) -> Vec<PathBuf> {
     );
     let made = Command::new("sh").args(["-ec", &script]).current_dir(folder).status().unwrap();
     assert!(made.success());
-    let layers: Vec<_> = (0..LAYERS).map(|number| folder.join(format!("layer{number}.tar"))).collect();
+    let layers: Vec<_> = (0..number).map(|layer| folder.join(format!("layer{layer}.tar"))).collect();
     assert!(layers.iter().all(|layer| layer.exists()), "{SOURCE} has too few files");
     layers
 }
@@ -70,18 +72,18 @@ fn blobs_asked_for(registry: &Registry) -> usize {
 }
 
 /// What a command took.
-struct Taken {
-    seconds: f64,
+pub struct Taken {
+    pub seconds: f64,
     mebibytes: f64,
 }
 
 /// A compute host without a cloud.
-struct Host {
+pub struct Host {
     folder: TempDir,
 }
 
 impl Host {
-    fn new(registry: &Registry) -> Self {
+    pub fn new(registry: &Registry) -> Self {
         let folder = tempfile::tempdir_in("/var/tmp").unwrap();
         let state = folder.path().join("state");
         let configuration = format!(
@@ -93,8 +95,14 @@ impl Host {
         Self { folder }
     }
 
+    /// The files in which its store has images.
+    pub fn images(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(self.folder.path().join("state/images/rootfs")).into_iter().flatten();
+        files.map(|file| file.unwrap().path()).collect()
+    }
+
     /// Runs the service's program; its memory and that of whom it calls count together.
-    fn peak_of(&self, arguments: &[&str]) -> Taken {
+    pub fn peak_of(&self, arguments: &[&str]) -> Taken {
         let began = Instant::now();
         let mut child = Command::new(top().join("target/release/zun-kata-compute"))
             .arg("--config-file")

@@ -1,6 +1,10 @@
 //! Containers that become images of Glance.
 
-use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud};
+use std::path::Path;
+use std::process::Command;
+
+use cloud_tests::cloud::{BUSYBOX, Cloud, Said, in_cloud};
+use cloud_tests::docker::Docker;
 use cloud_tests::eventually;
 use serde_json::Value;
 
@@ -46,6 +50,27 @@ fn wait_until_taken_back(cloud: &Cloud, container: &str, id: &str) {
     assert_eq!(cloud.show(container)["status"], "Running");
 }
 
+/// Docker loads an archive of so many layers, and a container that it makes of it has what was changed.
+fn assert_docker_has_its_files(archive: &Path, layers: usize) {
+    let docker = Docker::start();
+    let said = docker.run(&["load", "--input", archive.to_str().unwrap()]);
+    let loaded = said.split_whitespace().last().unwrap();
+    let number = docker.run(&["image", "inspect", "--format", "{{len .RootFS.Layers}}", loaded]);
+    assert_eq!(number.trim(), layers.to_string(), "{said}");
+    let container = docker.run(&["create", "--network", "none", loaded]);
+    let files = archive.with_extension("tar");
+    docker.run(&["export", "--output", files.to_str().unwrap(), container.trim()]);
+    let tar = |words: &[&str]| {
+        Said::from(Command::new("tar").args(words).arg("-f").arg(&files).output().unwrap()).ok()
+    };
+    let names = tar(&["-t"]);
+    assert!(names.lines().any(|name| name == "bin/busybox"), "{names}");
+    assert!(names.lines().all(|name| name != "bin/vi"), "{names}");
+    let of_www: Vec<_> = names.lines().filter(|name| name.starts_with("var/www/")).collect();
+    assert_eq!(of_www, ["var/www/", "var/www/x"]);
+    assert_eq!(tar(&["-x", "-O", "new", "var/www/x"]), "changed\nin\n");
+}
+
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn a_container_becomes_an_image_with_one_layer_more() {
@@ -76,6 +101,7 @@ fn a_container_becomes_an_image_with_one_layer_more() {
         let layers = |image: &Value| image["rootfs"]["diff_ids"].as_array().unwrap().clone();
         let (own, of_parent) = (layers(&seen), layers(&parent));
         assert_eq!((&own[..of_parent.len()], own.len()), (&of_parent[..], of_parent.len() + 1));
+        assert_docker_has_its_files(&archive, own.len());
 
         let look = "cat /new /var/www/x; ls /bin/vi; stat -c %U /bin/busybox";
         let words = [&BUSYBOX[..6], &["--image-driver", "glance", &format!("{name}:v1"), "sh", "-c", look]];

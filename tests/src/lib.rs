@@ -5,6 +5,7 @@
 
 mod cli;
 pub mod cloud;
+pub mod docker;
 pub mod oddities;
 pub mod registry;
 pub mod sandboxes;
