@@ -3,7 +3,6 @@
 //! none of them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use model::{Container, ContainerType, ContainerUuid, VolumeMapping};
