@@ -24,6 +24,8 @@ pub enum Error {
     Failed { program: &'static str, purpose: String, message: String },
     #[error("{target} shows no device within {seconds} s")]
     NoDevice { target: String, seconds: u64 },
+    #[error("{0} was mapped, and the kernel shows no device of it")]
+    NotMapped(String),
     #[error("device {} does not go away within {seconds} s", .device.display())]
     Stays { device: PathBuf, seconds: u64 },
     #[error("the last writes to {} are lost: {source}", .device.display())]

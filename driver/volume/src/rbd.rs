@@ -39,7 +39,7 @@ pub async fn connect(image: &RbdImage) -> Result<PathBuf> {
         arguments.extend(["--keyring", path]);
     }
     must(PROGRAM, &format!("map {}", image.name), &arguments, &[]).await?;
-    device(image)?.ok_or_else(|| Error::NoDevice { target: image.name.clone(), seconds: 0 })
+    device(image)?.ok_or_else(|| Error::NotMapped(image.name.clone()))
 }
 
 /// A file that only root may read, as long as it is held.
