@@ -1,7 +1,11 @@
+use std::fmt;
+use std::sync::Arc;
+
 use openstack::auth::Password;
 use openstack::session::Session;
 use openstack::{ErrorKind, IdOrName, InterfaceType};
 use serde::Deserialize;
+use tokio::sync::RwLock;
 
 use crate::error::{Error, Result};
 use crate::rest;
@@ -88,37 +92,19 @@ impl std::fmt::Debug for UserToken {
 }
 
 /// A session as the service's user. Tokens are renewed before they expire.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Keystone {
-    session: Session,
+    options: AuthOptions,
+    session: Arc<RwLock<Session>>,
     client: reqwest::Client,
 }
 
 impl Keystone {
     /// Authenticates.
     pub async fn connect(options: &AuthOptions) -> Result<Self> {
-        let domain = |name: &str, id: &str| match (name, id) {
-            ("", "") => IdOrName::Name("Default".into()),
-            ("", id) => IdOrName::Id(id.to_owned()),
-            (name, _) => IdOrName::Name(name.to_owned()),
-        };
-        let user_domain = match options.user_domain_name.as_str() {
-            // A user's domain cannot be given by identifier; the default domain's name is as fixed as its identifier.
-            "" if matches!(options.user_domain_id.as_str(), "" | "default") => "Default",
-            "" => {
-                return Err(Error::Options("user_domain_id is not supported: give user_domain_name".into()));
-            }
-            name => name,
-        };
-        let project_domain = domain(&options.project_domain_name, &options.project_domain_id);
-        let auth = Password::new(&options.auth_url, &options.username, &options.password, user_domain)?
-            .with_project_scope(IdOrName::Name(options.project_name.clone()), project_domain);
-        let mut session = Session::new(auth).await?;
-        if !options.region_name.is_empty() {
-            session.set_region(&options.region_name);
-        }
+        let session = Arc::new(RwLock::new(authenticate(options).await?));
         let client = rest::client().map_err(|source| Error::Transport { service: "Keystone", source })?;
-        Ok(Self { session, client })
+        Ok(Self { options: options.clone(), session, client })
     }
 
     /// What calls to other services are made with.
@@ -128,17 +114,20 @@ impl Keystone {
 
     /// A valid token. The library hands tokens out only on requests, so one is prepared that is never sent.
     pub(crate) async fn token(&self) -> Result<String> {
-        let client = self.session.client().inner();
+        let session = self.session.read().await;
+        let client = session.client().inner();
         let request = client.get("http://localhost/");
-        let request = self.session.auth_type().authenticate(client, request).await?;
+        let request = session.auth_type().authenticate(client, request).await?;
         let built = request.build().map_err(|e| Error::Options(e.to_string()))?;
         let token = built.headers().get("x-auth-token").and_then(|token| token.to_str().ok());
         token.map(str::to_owned).ok_or_else(|| Error::Options("Keystone gave no token".into()))
     }
 
-    /// Gets a new token although the old one has not expired.
+    /// Gets a new token although the old one has not expired: the library's own renewal would keep that.
     pub(crate) async fn renew(&self) -> Result<()> {
-        Ok(self.session.auth_type().refresh(self.session.client().inner()).await?)
+        let session = authenticate(&self.options).await?;
+        *self.session.write().await = session;
+        Ok(())
     }
 
     /// A service's address in the catalogue, under the first of its names that is there. The catalogue came with the token: a
@@ -154,12 +143,13 @@ impl Keystone {
     }
 
     async fn known_endpoint(&self, service_types: &[&str], interface: InterfaceType) -> Result<String> {
-        let mut filters = self.session.endpoint_filters().clone();
+        let session = self.session.read().await;
+        let mut filters = session.endpoint_filters().clone();
         filters.set_interfaces(interface);
-        let client = self.session.client().inner();
+        let client = session.client().inner();
         let mut missing = None;
         for service_type in service_types {
-            match self.session.auth_type().get_endpoint(client, service_type, &filters).await {
+            match session.auth_type().get_endpoint(client, service_type, &filters).await {
                 Ok(url) => return Ok(url.as_str().trim_end_matches('/').to_owned()),
                 Err(e) => missing = missing.or(Some(e)),
             }
@@ -168,9 +158,100 @@ impl Keystone {
     }
 }
 
+impl fmt::Debug for Keystone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keystone").field("auth_url", &self.options.auth_url).finish_non_exhaustive()
+    }
+}
+
+async fn authenticate(options: &AuthOptions) -> Result<Session> {
+    let domain = |name: &str, id: &str| match (name, id) {
+        ("", "") => IdOrName::Name("Default".into()),
+        ("", id) => IdOrName::Id(id.to_owned()),
+        (name, _) => IdOrName::Name(name.to_owned()),
+    };
+    let user_domain = match options.user_domain_name.as_str() {
+        // A user's domain cannot be given by identifier; the default domain's name is as fixed as its identifier.
+        "" if matches!(options.user_domain_id.as_str(), "" | "default") => "Default",
+        "" => {
+            return Err(Error::Options("user_domain_id is not supported: give user_domain_name".into()));
+        }
+        name => name,
+    };
+    let project_domain = domain(&options.project_domain_name, &options.project_domain_id);
+    let auth = Password::new(&options.auth_url, &options.username, &options.password, user_domain)?
+        .with_project_scope(IdOrName::Name(options.project_name.clone()), project_domain);
+    let mut session = Session::new(auth).await?;
+    if !options.region_name.is_empty() {
+        session.set_region(&options.region_name);
+    }
+    Ok(session)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
     use super::*;
+
+    /// A Keystone whose every token has a number, and which knows one service more each time.
+    fn counting_keystone() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for (number, client) in listener.incoming().enumerate() {
+                let mut client = client.unwrap();
+                let _ = client.read(&mut [0; 4096]).unwrap();
+                let catalog: Vec<_> = (0..number + 1).map(service).collect();
+                let body = format!(
+                    r#"{{"token": {{"methods": ["password"], "expires_at": "2999-01-01T00:00:00Z", "catalog": [{}]}}}}"#,
+                    catalog.join(",")
+                );
+                write!(
+                    client,
+                    "HTTP/1.1 201 Created\r\nX-Subject-Token: token-{number}\r\nContent-Type: application/json\r\n\
+                     Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                )
+                .unwrap();
+            }
+        });
+        format!("http://{address}/v3")
+    }
+
+    fn service(number: usize) -> String {
+        format!(
+            r#"{{"type": "service-{number}", "name": "x", "endpoints": [{{"id": "e", "interface": "public", "region": "here",
+                "region_id": "here", "url": "http://127.0.0.1/{number}"}}]}}"#
+        )
+    }
+
+    #[tokio::test]
+    async fn a_token_that_has_not_expired_is_renewed_all_the_same() {
+        // Another test may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let options = AuthOptions {
+            auth_url: counting_keystone(),
+            username: "zun".into(),
+            password: "secret".into(),
+            project_name: "service".into(),
+            ..Default::default()
+        };
+        let keystone = Keystone::connect(&options).await.unwrap();
+        assert!(!format!("{keystone:?}").contains("secret"));
+        assert_eq!(keystone.token().await.unwrap(), "token-0");
+        keystone.clone().renew().await.unwrap();
+        assert_eq!(keystone.token().await.unwrap(), "token-1");
+        // Its catalogue has two services; the third came later.
+        for (number, token) in [(1, "token-1"), (2, "token-2"), (0, "token-2")] {
+            let endpoint = keystone.endpoint(&[&format!("service-{number}")], InterfaceType::Public).await;
+            assert_eq!(endpoint.unwrap(), format!("http://127.0.0.1/{number}"));
+            assert_eq!(keystone.token().await.unwrap(), token);
+        }
+        let missing = keystone.endpoint(&["service-9"], InterfaceType::Public).await.unwrap_err().to_string();
+        assert!(missing.contains("service-9"), "{missing}");
+    }
 
     #[test]
     fn missing_options_are_named() {
