@@ -102,6 +102,17 @@ fn an_image_of_another_project_or_that_is_none_is_not_run() {
     });
 }
 
+fn detail(cloud: &Cloud, uuid: &str) -> String {
+    cloud.sql(&format!("SELECT status_detail FROM zun.container WHERE uuid = '{uuid}'"))
+}
+
+pub fn wait_until_it_pulls(cloud: &Cloud, uuid: &str) {
+    eventually(60, "its row says how far its image has come", || match detail(cloud, uuid) {
+        now if now.starts_with("Pulling the image: ") && now.ends_with(" MiB") => Ok(()),
+        now => Err(now),
+    });
+}
+
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn how_far_a_pull_has_come_is_shown() {
@@ -110,13 +121,10 @@ fn how_far_a_pull_has_come_is_shown() {
         registry.push(&Layout::busybox().with_file("/noise", &noise(8 << 20)), "large:1", &[]);
         let _slow = Throttled::start(PORT, &registry.address(), 1 << 20);
         let uuid = cloud.make("run", &[&SMALL[..], &[&format!("127.0.0.1:{PORT}/large:1"), "true"]].concat());
-        let detail = || cloud.sql(&format!("SELECT status_detail FROM zun.container WHERE uuid = '{uuid}'"));
-        eventually(60, "its row says how far its image has come", || match detail() {
-            now if now.starts_with("Pulling the image: ") && now.ends_with(" MiB") => Ok(()),
-            now => Err(now),
-        });
+        wait_until_it_pulls(cloud, &uuid);
         cloud.wait_for_status(&uuid, "Stopped");
-        assert!(!detail().contains("Pulling"), "{}", detail());
+        let detail = detail(cloud, &uuid);
+        assert!(!detail.contains("Pulling"), "{detail}");
         cloud.delete(&uuid);
     });
 }

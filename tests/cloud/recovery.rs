@@ -1,8 +1,12 @@
-//! The service is killed in the middle of each operation, and what was begun comes to its end.
+//! The service is killed in the middle of each operation, or its host's power fails, and what was begun comes to its end.
 
 use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud};
 use cloud_tests::eventually;
+use cloud_tests::registry::{Layout, Registry, noise};
+use cloud_tests::throttled::Throttled;
 
+use crate::glance::wait_until_it_pulls;
+use crate::images::PORT;
 use crate::service::Killed;
 
 /// It ends by no signal that it may ignore, so that an operation takes as long as it may.
@@ -108,5 +112,36 @@ fn a_create_whose_row_was_left_creating_is_in_error_and_leaves_nothing() {
         assert_eq!(reason, "Container failed to create correctly");
         assert!(cloud.ports_of(&uuid).is_empty());
         cloud.delete(&uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_host_whose_power_fails_in_mid_pull_comes_back_with_what_it_had() {
+    in_cloud(|cloud| {
+        if !cloud.is_in_lab() {
+            return println!("the compute host is this machine, whose power nobody cuts");
+        }
+        let registry = Registry::anywhere();
+        registry.push(&Layout::busybox().with_file("/noise", &noise(8 << 20)), "large:1", &[]);
+        let _slow = Throttled::start(PORT, &registry.address(), 1 << 20);
+        let image = format!("127.0.0.1:{PORT}/large:1");
+        let run = || cloud.make("run", &[&BUSYBOX[..], &[&image, "sleep", "100000"]].concat());
+        let runs = cloud.run_busybox("sleep 100000");
+        cloud.exec(&runs, "echo kept >/file; sync");
+        let pulls = run();
+        wait_until_it_pulls(cloud, &pulls);
+        cloud.cut_power();
+
+        assert_eq!(cloud.wait_for_error(&pulls), "Container failed to create correctly");
+        cloud.delete(&pulls);
+        eventually(180, "what ran runs again", || {
+            let said = cloud.openstack(&["appcontainer", "exec", &runs, "cat", "/file"]);
+            if said.out.trim() == "kept" { Ok(()) } else { Err(said.err) }
+        });
+        let again = run();
+        cloud.wait_for_status(&again, "Running");
+        cloud.delete(&again);
+        cloud.delete(&runs);
     });
 }

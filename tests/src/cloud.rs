@@ -171,6 +171,17 @@ impl Cloud {
         began.elapsed()
     }
 
+    /// Whether the compute host is a virtual machine of the tests' own.
+    pub fn is_in_lab(&self) -> bool {
+        fs::read_to_string(devstack().join("run/host")).is_ok_and(|host| host.trim() == "lab")
+    }
+
+    /// Cuts the compute host's power, and waits until it serves again.
+    pub fn cut_power(&self) {
+        let said: Said = Command::new(top().join("devstack/cut-power")).output().unwrap().into();
+        assert_eq!(said.status, 0, "{}{}", said.out, said.err);
+    }
+
     /// A shell command on the compute host that must succeed.
     pub fn shell(&self, command: &str) -> String {
         self.on_host(&["bash", "-c", command]).ok()
