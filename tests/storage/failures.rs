@@ -94,7 +94,7 @@ fn assert_deleted_without_its_storage(kind: &str, begin: fn(&Cloud), end: fn(&Cl
         cloud.exec(&uuid, "(echo lost >/data/other; sync) >/dev/null 2>&1 &");
         cloud.openstack(&["appcontainer", "delete", "--force", &uuid]).ok();
         // What waits for the storage is told after some minutes that it failed, and so is the end of it.
-        cloud.wait_until_gone_within(500, &uuid);
+        cloud.wait_until_gone_within(700, &uuid);
         drop(outage);
         volume.becomes("available");
         let again = run(cloud, &[&volume.at("/data")]);

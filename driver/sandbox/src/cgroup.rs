@@ -22,8 +22,12 @@ const OWN_MEMORY_MIB: u64 = 64;
 /// Threads: vCPUs, devices, tokio's, and those of the kernel for io_uring.
 const TASKS: u64 = 256;
 const MEBIBYTE: u64 = 1 << 20;
-/// How long a group may take to become empty once its processes were killed.
-const EMPTY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a group may take to become empty once its processes were killed: longer than storage that does not answer is waited
+/// for, since a process that waits for its disk ends only then.
+const EMPTY_TIMEOUT: Duration = Duration::from_secs(150);
+/// Between two tries: at first, and at most.
+const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// Where sandboxes' groups are made.
 #[derive(Debug, Clone)]
@@ -94,12 +98,14 @@ impl Cgroups {
     pub async fn remove(&self, id: &str) -> Result<()> {
         let group = self.group(id);
         let deadline = tokio::time::Instant::now() + EMPTY_TIMEOUT;
+        let mut pause = PAUSE;
         loop {
             match fs::remove_dir(&group) {
                 Err(e)
                     if e.kind() == io::ErrorKind::ResourceBusy && tokio::time::Instant::now() < deadline =>
                 {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
                 }
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", group)(e)),
                 _ => return Ok(()),
