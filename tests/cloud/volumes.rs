@@ -1,9 +1,9 @@
-//! Files that a user hands over as volumes.
+//! A container's own disk, and files that a user hands over as volumes.
 
 use std::fs;
 use std::path::Path;
 
-use cloud_tests::cloud::in_cloud;
+use cloud_tests::cloud::{BUSYBOX, in_cloud};
 use cloud_tests::eventually;
 
 const LONG: &str = "sleep 100000";
@@ -65,5 +65,29 @@ fn a_place_where_no_file_can_be_is_named() {
         let reason = cloud.wait_for_error(&taken);
         assert!(reason.contains("/etc"), "{reason}");
         cloud.delete(&taken);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn the_disk_is_as_large_as_was_asked_for() {
+    in_cloud(|cloud| {
+        let words = ["--disk", "2", "busybox", "sh", "-c", LONG];
+        let uuid = cloud.make("run", &[&BUSYBOX[..], &words].concat());
+        cloud.wait_for_status(&uuid, "Running");
+        let said = cloud.exec(
+            &uuid,
+            "fallocate -l 1500m /most && echo fits; fallocate -l 1g /more 2>&1; df -m / | tail -n 1",
+        );
+        assert!(said.starts_with("fits\n") && said.contains("No space left on device"), "{said}");
+        let size: u64 = said.lines().last().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
+        assert!((1900..=2048).contains(&size), "{said}");
+        let taken = "SELECT disk_used FROM zun.compute_node WHERE hostname = (SELECT host FROM zun.container WHERE uuid = ";
+        let taken: u64 = cloud.sql(&format!("{taken}'{uuid}')")).parse().unwrap();
+        assert!(taken >= 2, "{taken}");
+        // It is thin: what nobody wrote to takes nothing of the host's.
+        let used = cloud.shell(&format!("du -sm /var/lib/zun-kata/sandboxes/{uuid} | cut -f 1"));
+        assert!(used.trim().parse::<u64>().unwrap() < 200, "{used}");
+        cloud.delete(&uuid);
     });
 }
