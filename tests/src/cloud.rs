@@ -298,7 +298,9 @@ impl Cloud {
     fn bring_host_up(&self) {
         let said: Said = Command::new(top().join("devstack/up")).output().unwrap().into();
         assert_eq!(said.status, 0, "{}{}", said.out, said.err);
-        let record = top().join(".cache/tests/lab-deaths");
+        let records = top().join(".cache/tests");
+        fs::create_dir_all(&records).unwrap();
+        let record = records.join("lab-deaths");
         let mut deaths = fs::OpenOptions::new().create(true).append(true).open(record).unwrap();
         writeln!(deaths, "the lab's machine died in {}", std::thread::current().name().unwrap_or("a test"))
             .unwrap();
