@@ -15,10 +15,14 @@ use crate::program::must;
 use crate::sysfs::entries;
 
 const PROGRAM: &str = "rbd";
+/// Where it says how to reach a cluster. Without it, all that is needed comes from Cinder.
+const CONFIGURATION: &str = "/etc/ceph/ceph.conf";
 const DEVICES: &str = "/sys/bus/rbd/devices";
 /// No udev is needed, and a cluster that does not answer holds nobody for longer than an iSCSI target may (in seconds;
 /// open-iscsi's `replacement_timeout`): a process that waits for its disk cannot be ended.
-const MAP_OPTIONS: &str = "noudev,osd_request_timeout=120";
+/// Each image has a client of its own: one that was unmapped by force keeps its lock, and who maps it next has the cluster shut
+/// that lock's client out.
+const MAP_OPTIONS: &str = "noudev,noshare,osd_request_timeout=120";
 const UNMAP_OPTIONS: &str = "noudev,force";
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
@@ -33,6 +37,9 @@ pub async fn connect(image: &RbdImage) -> Result<PathBuf> {
     let mut arguments = vec!["map", &image.name, "-o", MAP_OPTIONS, "--mon_host", &monitors];
     if let Some(user) = &image.auth_username {
         arguments.extend(["--id", user]);
+    }
+    if !Path::new(CONFIGURATION).exists() {
+        arguments.push("--no-config-file");
     }
     let path = keyring.as_ref().map(|file| file.path().to_string_lossy());
     if let Some(path) = &path {
