@@ -28,8 +28,8 @@ pub enum Error {
     NotMapped(String),
     #[error("device {} does not go away within {seconds} s", .device.display())]
     Stays { device: PathBuf, seconds: u64 },
-    #[error("the last writes to {} are lost: {source}", .device.display())]
-    Flush { device: PathBuf, source: io::Error },
+    #[error("the last writes to {} are lost: {reason}", .device.display())]
+    Flush { device: PathBuf, reason: Box<Self> },
     #[error("{} is no plain file", .0.display())]
     NoFile(PathBuf),
     #[error("{} is no block device", .0.display())]

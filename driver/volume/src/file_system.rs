@@ -3,9 +3,6 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 use crate::program::must;
@@ -17,8 +14,6 @@ const ENDS: u64 = 16 * MEBIBYTE;
 /// Between them one piece of each stretch of this length is read.
 const STRETCH: u64 = 64 * MEBIBYTE;
 const PIECE: u64 = MEBIBYTE;
-/// Longer than storage that does not answer is waited for.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// What a volume begins with while a file system is made on it: 64 bytes, and the magic number of a BSD disk label, for which
 /// mke2fs leaves this sector as it is (`zap_sector` in its `mke2fs.c`). ext4 has nothing there.
@@ -122,15 +117,11 @@ async fn blocking<T: Send + 'static>(
     worked.await.map_err(|e| Error::Io { what, path: PathBuf::new(), source: io::Error::other(e) })?
 }
 
-/// Writes what the kernel holds of a device or a file.
+/// Writes what the kernel holds of a device or a file. A process of its own does it, which is ended where its storage does not
+/// answer: this one would keep the volume busy ever after.
 pub async fn flush_device(device: PathBuf) -> Result<()> {
-    let path = device.clone();
-    let flushed = tokio::task::spawn_blocking(move || File::open(path)?.sync_all());
-    let flushed = match timeout(FLUSH_TIMEOUT, flushed).await {
-        Ok(ended) => ended.unwrap_or_else(|e| Err(io::Error::other(e))),
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
-    };
-    flushed.map_err(|source| Error::Flush { device, source })
+    let flushed = must("sync", "write what the kernel holds", &[&device], &[]).await;
+    flushed.map_err(|reason| Error::Flush { device, reason: Box::new(reason) })
 }
 
 #[cfg(test)]

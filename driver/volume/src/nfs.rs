@@ -16,7 +16,7 @@ use crate::program::must;
 /// is an error, as an iSCSI target is: a process that waits for its disk cannot be ended. What Cinder says comes after it.
 const OPTIONS: &str = "nosuid,nodev,noexec,softerr,timeo=200,retrans=2";
 
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(500);
 
 /// What is mounted where. To look at the place itself would ask the server.

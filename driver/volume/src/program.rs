@@ -6,7 +6,7 @@ use tokio::process::Command;
 
 use crate::error::{Error, Result};
 
-/// Longer than open-iscsi tries to log in.
+/// Longer than open-iscsi tries to log in, and than storage that does not answer is waited for.
 pub const TIMEOUT: Duration = Duration::from_secs(150);
 
 /// A program's end, whatever its exit status.
