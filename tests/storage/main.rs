@@ -143,6 +143,28 @@ fn volumes_of_all_kinds_keep_what_is_on_them() {
     });
 }
 
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_volume_that_goes_disturbs_no_other_of_its_export() {
+    with_cinder(|cloud| {
+        let volumes = ["nfs", "nfs"].map(|kind| Volume::new(cloud, kind));
+        let [one, other] = volumes.each_ref().map(|volume| run(cloud, &[&volume.at("/data")]));
+        let write = "while dd if=/dev/zero of=/data/file bs=1M count=8 conv=fsync; do echo >>/times; done; echo failed >/failed";
+        cloud.exec(&other, &format!("({write}) >/dev/null 2>&1 &"));
+        let writes_more_than = |before: u64| {
+            eventually(60, "it writes", || {
+                let said = cloud.exec(&other, "wc -l </times; [ ! -e /failed ] || cat /failed");
+                said.parse().ok().filter(|times: &u64| *times > before).ok_or(said)
+            })
+        };
+        writes_more_than(0);
+        cloud.delete(&one);
+        writes_more_than(writes_more_than(0));
+        cloud.delete(&other);
+        volumes.iter().for_each(|volume| volume.becomes("available"));
+    });
+}
+
 /// Makes a capsule of containers with these scripts, all of which see one volume at `/shared`.
 fn make_capsule(cloud: &Cloud, volume: &str, scripts: &[&str]) -> String {
     let one = |script: &&str| {

@@ -13,8 +13,9 @@ use crate::file_system::flush_device;
 use crate::program::must;
 
 /// Nothing in an export is a program or a device of this host's. A server that does not answer for two minutes (20, 40 and 60 s)
-/// is an error, as an iSCSI target is: a process that waits for its disk cannot be ended. What Cinder says comes after it.
-const OPTIONS: &str = "nosuid,nodev,noexec,softerr,timeo=200,retrans=2";
+/// is an error, as an iSCSI target is: a process that waits for its disk cannot be ended. To unmount by force ends what is
+/// under way in all mounts that share a cache; here each volume has its own. What Cinder says comes after it.
+const OPTIONS: &str = "nosuid,nodev,noexec,nosharecache,softerr,timeo=200,retrans=2";
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(500);
