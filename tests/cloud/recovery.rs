@@ -135,10 +135,10 @@ fn a_host_whose_power_fails_in_mid_pull_comes_back_with_what_it_had() {
 
         assert_eq!(cloud.wait_for_error(&pulls), "Container failed to create correctly");
         cloud.delete(&pulls);
-        eventually(180, "what ran runs again", || {
-            let said = cloud.openstack(&["appcontainer", "exec", &runs, "cat", "/file"]);
-            if said.out.trim() == "kept" { Ok(()) } else { Err(said.err) }
-        });
+        // `[compute] resume_container_state` is off, as it is by default.
+        cloud.wait_for_status(&runs, "Stopped");
+        cloud.act(&["start"], &runs, "Running");
+        assert_eq!(cloud.exec(&runs, "cat /file"), "kept");
         let again = run();
         cloud.wait_for_status(&again, "Running");
         cloud.delete(&again);
