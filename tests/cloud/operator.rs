@@ -1,6 +1,7 @@
 //! Sandboxes without OpenStack, and an operator's look into all of a host.
 
 use cloud_tests::cloud::{Cloud, Said, in_cloud};
+use cloud_tests::eventually;
 
 const PROGRAM: [&str; 4] =
     ["target/release/zun-kata-compute", "--config-file", ".cache/devstack/etc/host/zun-kata.conf", "sandbox"];
@@ -79,7 +80,10 @@ fn an_operator_looks_into_zuns_sandboxes_and_deletes_none() {
     in_cloud(|cloud| {
         let uuid = cloud.run_busybox("echo of Zun; sleep 100000");
         assert_eq!(listed(cloud, &uuid).unwrap(), format!("{uuid} Zun running runs"));
-        assert_eq!(sandbox(cloud, &["logs", &uuid]).ok(), "of Zun\n");
+        eventually(30, "its log is there", || match sandbox(cloud, &["logs", &uuid]).ok() {
+            log if log == "of Zun\n" => Ok(()),
+            log => Err(log),
+        });
         let refused = sandbox(cloud, &["delete", &uuid]);
         assert!(refused.status != 0 && refused.err.contains("openstack appcontainer"), "{refused:?}");
         assert_eq!(sandbox(cloud, &["exec", &uuid, "true"]).status, 0);

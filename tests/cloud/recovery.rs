@@ -123,9 +123,11 @@ fn a_host_whose_power_fails_in_mid_pull_comes_back_with_what_it_had() {
             return println!("the compute host is this machine, whose power nobody cuts");
         }
         let registry = Registry::anywhere();
-        registry.push(&Layout::busybox().with_file("/noise", &noise(8 << 20)), "large:1", &[]);
+        // No test has had the host pull it, nor has this one's earlier try.
+        let name = format!("power-{}", std::process::id());
+        registry.push(&Layout::busybox().with_file(&format!("/{name}"), &noise(8 << 20)), &name, &[]);
         let _slow = Throttled::start(PORT, &registry.address(), 1 << 20);
-        let image = format!("127.0.0.1:{PORT}/large:1");
+        let image = format!("127.0.0.1:{PORT}/{name}");
         let run = || cloud.make("run", &[&BUSYBOX[..], &[&image, "sleep", "100000"]].concat());
         let runs = cloud.run_busybox("sleep 100000");
         cloud.exec(&runs, "echo kept >/file; sync");
