@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::program::must;
+use crate::program::{flush_device, must};
 
 const PROGRAM: &str = "mkfs.ext4";
 const MEBIBYTE: u64 = 1 << 20;
@@ -115,13 +115,6 @@ async fn blocking<T: Send + 'static>(
     let path = path.to_owned();
     let worked = tokio::task::spawn_blocking(move || work(&path).map_err(Error::io(what, path)));
     worked.await.map_err(|e| Error::Io { what, path: PathBuf::new(), source: io::Error::other(e) })?
-}
-
-/// Writes what the kernel holds of a device or a file. A process of its own does it, which is ended where its storage does not
-/// answer: this one would keep the volume busy ever after.
-pub async fn flush_device(device: PathBuf) -> Result<()> {
-    let flushed = must("sync", "write what the kernel holds", &[&device], &[]).await;
-    flushed.map_err(|reason| Error::Flush { device, reason: Box::new(reason) })
 }
 
 #[cfg(test)]

@@ -9,8 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::connection::IscsiUnit;
 use crate::error::{Error, Result};
-use crate::file_system::flush_device;
-use crate::program::{must, run};
+use crate::program::{flush_device, must, run};
 use crate::sysfs::entries;
 
 const PROGRAM: &str = "iscsiadm";

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::connection::LocalDevice;
 use crate::error::{Error, Result};
-use crate::file_system::flush_device;
+use crate::program::flush_device;
 
 /// The device, which must be there.
 pub fn connect(device: &LocalDevice) -> Result<PathBuf> {

@@ -9,8 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::connection::NfsFile;
 use crate::error::{Error, Result};
-use crate::file_system::flush_device;
-use crate::program::must;
+use crate::program::{flush_device, must};
 
 /// Nothing in an export is a program or a device of this host's. A server that does not answer for two minutes (20, 40 and 60 s)
 /// is an error, as an iSCSI target is: a process that waits for its disk cannot be ended. To unmount by force ends what is

@@ -1,4 +1,5 @@
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -32,4 +33,11 @@ pub async fn must(
     let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
     let message = if said.is_empty() { output.status.to_string() } else { said };
     Err(Error::Failed { program, purpose: purpose.to_owned(), message })
+}
+
+/// Writes what the kernel holds of a device or a file. A process of its own does it, which is ended where its storage does not
+/// answer: this one would keep the volume busy ever after.
+pub async fn flush_device(device: PathBuf) -> Result<()> {
+    let flushed = must("sync", "write what the kernel holds", &[&device], &[]).await;
+    flushed.map_err(|reason| Error::Flush { device, reason: Box::new(reason) })
 }

@@ -10,8 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::connection::RbdImage;
 use crate::error::{Error, Result};
-use crate::file_system::flush_device;
-use crate::program::must;
+use crate::program::{flush_device, must};
 use crate::sysfs::entries;
 
 const PROGRAM: &str = "rbd";
