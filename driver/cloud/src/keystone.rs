@@ -112,9 +112,14 @@ impl Keystone {
         &self.client
     }
 
+    /// The session of now, so that nobody who waits for Keystone holds the lock.
+    async fn session(&self) -> Session {
+        self.session.read().await.clone()
+    }
+
     /// A valid token. The library hands tokens out only on requests, so one is prepared that is never sent.
     pub(crate) async fn token(&self) -> Result<String> {
-        let session = self.session.read().await;
+        let session = self.session().await;
         let client = session.client().inner();
         let request = client.get("http://localhost/");
         let request = session.auth_type().authenticate(client, request).await?;
@@ -143,7 +148,7 @@ impl Keystone {
     }
 
     async fn known_endpoint(&self, service_types: &[&str], interface: InterfaceType) -> Result<String> {
-        let session = self.session.read().await;
+        let session = self.session().await;
         let mut filters = session.endpoint_filters().clone();
         filters.set_interfaces(interface);
         let client = session.client().inner();
