@@ -118,9 +118,11 @@ pub fn wait_until_it_pulls(cloud: &Cloud, uuid: &str) {
 fn how_far_a_pull_has_come_is_shown() {
     in_cloud(|cloud| {
         let registry = Registry::anywhere();
-        registry.push(&Layout::busybox().with_file("/noise", &noise(8 << 20)), "large:1", &[]);
+        // A name that no earlier run has left on the host.
+        let name = format!("large-{}:1", std::process::id());
+        registry.push(&Layout::busybox().with_file("/noise", &noise(8 << 20)), &name, &[]);
         let _slow = Throttled::start(PORT, &registry.address(), 1 << 20);
-        let uuid = cloud.make("run", &[&SMALL[..], &[&format!("127.0.0.1:{PORT}/large:1"), "true"]].concat());
+        let uuid = cloud.make("run", &[&SMALL[..], &[&format!("127.0.0.1:{PORT}/{name}"), "true"]].concat());
         wait_until_it_pulls(cloud, &uuid);
         cloud.wait_for_status(&uuid, "Stopped");
         let detail = detail(cloud, &uuid);
