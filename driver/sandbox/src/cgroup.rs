@@ -22,9 +22,8 @@ const OWN_MEMORY_MIB: u64 = 64;
 /// Threads: vCPUs, devices, tokio's, and those of the kernel for io_uring.
 const TASKS: u64 = 256;
 const MEBIBYTE: u64 = 1 << 20;
-/// How long a group may take to become empty once its processes were killed: longer than storage that does not answer is waited
-/// for, since a process that waits for its disk ends only then.
-const EMPTY_TIMEOUT: Duration = Duration::from_secs(150);
+/// How long a group may take to become empty once its processes have ended.
+const EMPTY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two tries: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(200);

@@ -1,7 +1,5 @@
 use std::collections::{BTreeMap, HashSet};
-use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,13 +18,15 @@ use crate::cgroup::{Cgroups, Limits};
 use crate::error::{Error, Result};
 use crate::launch::{self, Allotment, SandboxSpec, VolumeDisk};
 use crate::pinning::CpuPinning;
+use crate::shims;
 use crate::size::Size;
 use crate::templates::Templates;
 use crate::usage::Usage;
 use crate::users::Users;
 
-/// How long a shim that was killed may take to go.
-const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a shim that was killed may take to go: longer than storage that does not answer is waited for, since a thread that
+/// waits for its disk ends only then.
+const KILL_TIMEOUT: Duration = Duration::from_secs(150);
 /// How long a guest may take to end in order: longer than storage that does not answer is waited for.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(180);
 /// Guests that come up at once for each processor: while one waits for its disk another can run.
@@ -148,26 +148,13 @@ impl Host {
     /// What has become of each sandbox that has a folder, by what the shims have written. Nobody is asked, and the host's
     /// processes are looked at once.
     pub fn survey(&self) -> Result<BTreeMap<String, Situation>> {
-        let shims: HashSet<PathBuf> = self.shims().map(|(_, folder)| folder).collect();
+        let shims: HashSet<PathBuf> = shims::running(&self.options.shim).map(|(_, folder)| folder).collect();
         let all = self.list()?.into_iter().map(|id| {
             let sandbox = self.sandbox(&id);
             let situation = sandbox.written_state(shims.contains(sandbox.path()));
             (id, situation)
         });
         Ok(all.collect())
-    }
-
-    /// All shims of this host's program, and the folders on which they were started.
-    fn shims(&self) -> impl Iterator<Item = (Pid, PathBuf)> {
-        let processes = fs::read_dir("/proc").into_iter().flatten();
-        let program = self.options.shim.file_name();
-        let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        pids.map(Pid::from_raw).filter_map(move |pid| {
-            let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-            let mut words = command.split(|byte| *byte == 0).map(OsStr::from_bytes);
-            let is_shim = Path::new(words.next()?).file_name() == program;
-            is_shim.then_some((pid, PathBuf::from(words.next()?)))
-        })
     }
 }
 
@@ -352,7 +339,9 @@ impl Sandbox {
             Ok(())
         };
         let ended = tokio::time::timeout(KILL_TIMEOUT, gone).await;
-        ended.unwrap_or_else(|_| Err(Error::Start("its shim does not end".into())))
+        ended.unwrap_or_else(|_| {
+            Err(Error::Start(format!("its shim has not ended within {} s", KILL_TIMEOUT.as_secs())))
+        })
     }
 
     /// Ends the guest and removes all that belongs to the sandbox.
@@ -365,9 +354,10 @@ impl Sandbox {
         self.remove_folder()
     }
 
-    /// The shim's process, found by what it was started on: a number in a file may be another's by now.
-    pub fn shim_pid(&self) -> Option<Pid> {
-        self.host.shims().find(|(_, folder)| folder == self.folder.path()).map(|(pid, _)| pid)
+    fn shim_pid(&self) -> Option<Pid> {
+        shims::running(&self.host.options.shim)
+            .find(|(_, folder)| folder == self.folder.path())
+            .map(|(pid, _)| pid)
     }
 
     fn remove_folder(&self) -> Result<()> {

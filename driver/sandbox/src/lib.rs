@@ -17,6 +17,7 @@ mod oci;
 mod pinning;
 mod place;
 mod probe;
+mod shims;
 mod signals;
 mod size;
 #[allow(unsafe_code)]
