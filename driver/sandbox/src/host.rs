@@ -354,7 +354,8 @@ impl Sandbox {
         self.remove_folder()
     }
 
-    fn shim_pid(&self) -> Option<Pid> {
+    /// The shim's process, as long as one of its threads is there.
+    pub fn shim_pid(&self) -> Option<Pid> {
         shims::running(&self.host.options.shim)
             .find(|(_, folder)| folder == self.folder.path())
             .map(|(pid, _)| pid)
