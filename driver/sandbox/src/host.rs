@@ -27,6 +27,9 @@ use crate::users::Users;
 /// How long a shim that was killed may take to go: longer than storage that does not answer is waited for, since a thread that
 /// waits for its disk ends only then.
 const KILL_TIMEOUT: Duration = Duration::from_secs(150);
+/// Between two looks for a shim that was killed: at first, and at most.
+const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
 /// How long a guest may take to end in order: longer than storage that does not answer is waited for.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(180);
 /// Guests that come up at once for each processor: while one waits for its disk another can run.
@@ -327,14 +330,16 @@ impl Sandbox {
     /// Ends the shim, and the guest with it, and waits until it is gone.
     pub async fn kill(&self) -> Result<()> {
         let gone = async {
+            let mut pause = PAUSE;
             // Looked for each time: a shim that just starts is two processes, of which the first ends by itself.
             while let Some(pid) = self.shim_pid() {
                 match kill(pid, UnixSignal::SIGKILL) {
-                    Ok(()) | Err(Errno::ESRCH) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    Ok(()) | Err(Errno::ESRCH) => tokio::time::sleep(pause).await,
                     Err(e) => {
                         return Err(Error::Start(format!("its shim, process {pid}, cannot be ended: {e}")));
                     }
                 }
+                pause = (pause * 2).min(PAUSE_MAX);
             }
             Ok(())
         };
