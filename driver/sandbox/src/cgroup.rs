@@ -22,8 +22,9 @@ const OWN_MEMORY_MIB: u64 = 64;
 /// Threads: vCPUs, devices, tokio's, and those of the kernel for io_uring.
 const TASKS: u64 = 256;
 const MEBIBYTE: u64 = 1 << 20;
-/// How long a group may take to become empty once its processes have ended.
-const EMPTY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a group may take to become empty once no thread of its processes runs: longer than storage that does not answer is
+/// waited for, since the kernel closes a process's files last.
+const EMPTY_TIMEOUT: Duration = Duration::from_secs(150);
 /// Between two tries: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
