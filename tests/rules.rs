@@ -9,19 +9,20 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crates of this workspace that each may use. One that is not named may use all.
-const RULES: [(&str, &[&str]); 14] = [
+const RULES: [(&str, &[&str]); 15] = [
     ("agent-protocol", &[]),
     ("cloud", &[]),
-    ("image", &[]),
+    ("image", &["process"]),
     ("kata-agent", &["agent-protocol"]),
     ("kata-shim", &["agent-protocol", "shim-control", "vmm"]),
     ("model", &[]),
-    ("network", &[]),
+    ("network", &["process"]),
     ("oslo", &[]),
-    ("sandbox", &["shim-control"]),
+    ("process", &[]),
+    ("sandbox", &["process", "shim-control"]),
     ("shim-control", &[]),
     ("vmm", &[]),
-    ("volume", &[]),
+    ("volume", &["process"]),
     ("zun-kata-compute", &["cloud", "image", "model", "network", "oslo", "sandbox", "volume"]),
     ("cloud-tests", &["agent-protocol", "image", "model", "network", "oslo", "sandbox", "vmm"]),
 ];

@@ -1,4 +1,4 @@
-//! What a guest puts into the queues of its devices, and writes to their registers.
+//! Arbitrary content of device queues, and arbitrary accesses to device registers.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -10,7 +10,7 @@ use bolero::TypeGenerator;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vm_memory::{Bytes, GuestAddress};
 use vmm::virtio::{
-    Balloon, Block, Clients, Interrupt, Medium, Mem, MmioTransport, Rng, VirtioDevice, Vsock, Workers,
+    Balloon, Block, BusDevice, Clients, Interrupt, Mem, MmioTransport, Rng, VirtioDevice, Vsock, Workers,
 };
 use vmm::{Confinement, DiskAccess, DiskConfig, Growth, RateLimit, VsockConfig};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -18,15 +18,15 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 type Memory = vm_memory::GuestMemoryMmap<()>;
 
 const MEMORY: usize = 1 << 20;
-/// Where each queue has its three parts, and where buffers mostly are.
+/// Addresses of the queues, each with its three parts, and of most buffers.
 const QUEUES: u64 = 0x1000;
 const QUEUE_SPACE: u64 = 0x3000;
 const BUFFERS: u64 = 0x4_0000;
 const QUEUE_SIZE: u16 = 16;
-/// An answer that takes longer than this is a hang, on any machine.
+/// Time after which a device counts as hung.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Registers (virtio 1.2 §4.2.2), and the states of a driver (§2.1).
+/// Register offsets (virtio 1.2 §4.2.2) and device statuses (§2.1).
 const DEVICE_FEATURES: u64 = 0x010;
 const DEVICE_FEATURES_SEL: u64 = 0x014;
 const DRIVER_FEATURES: u64 = 0x020;
@@ -43,7 +43,7 @@ const QUEUE_DEVICE: u64 = 0x0a0;
 const STEPS: [u32; 3] = [1, 3, 11];
 const DRIVER_OK: u32 = 15;
 
-/// A descriptor as a hostile guest may write it.
+/// A descriptor of a hostile guest.
 #[derive(Debug, Clone, TypeGenerator)]
 struct Descriptor {
     place: Place,
@@ -65,7 +65,7 @@ enum Length {
     Any(u32),
 }
 
-/// What a guest does with one queue, and what its buffers hold.
+/// The content of one queue and of its buffers.
 #[derive(Debug, Clone, TypeGenerator)]
 struct Queue {
     descriptors: Vec<Descriptor>,
@@ -103,18 +103,18 @@ impl Queue {
     }
 }
 
-fn write(device: &mut MmioTransport, register: u64, value: u32) {
+fn write(device: &mut impl BusDevice, register: u64, value: u32) {
     device.write(register, &value.to_le_bytes());
 }
 
-fn read(device: &MmioTransport, register: u64) -> u32 {
+fn read(device: &impl BusDevice, register: u64) -> u32 {
     let mut value = [0; 4];
     device.read(register, &mut value);
     u32::from_le_bytes(value)
 }
 
-/// Brings the device to where its driver uses it, with the queues that it has. Gives their number.
-fn negotiate(device: &mut MmioTransport, features: u32) -> u32 {
+/// Activates the device with all its queues, and returns their number.
+fn negotiate(device: &mut impl BusDevice, features: u32) -> u32 {
     for status in &STEPS[..2] {
         write(device, STATUS, *status);
     }
@@ -145,33 +145,33 @@ fn negotiate(device: &mut MmioTransport, features: u32) -> u32 {
     count
 }
 
-fn read_features(device: &mut MmioTransport) -> u32 {
+fn read_features(device: &mut impl BusDevice) -> u32 {
     write(device, DEVICE_FEATURES_SEL, 0);
     read(device, DEVICE_FEATURES)
 }
 
-/// A device, the line by which it interrupts, and a thread that makes its workers.
-struct Machine {
+/// A device with its memory and interrupt line.
+struct Machine<D> {
     memory: Memory,
-    device: MmioTransport,
+    device: MmioTransport<D>,
     line: EventFd,
 }
 
-/// A test that has panicked looks at it no more.
-impl RefUnwindSafe for Machine {}
+/// A test does not use it after a panic.
+impl<D> RefUnwindSafe for Machine<D> {}
 
-impl Machine {
-    fn new(device: impl VirtioDevice + 'static) -> Self {
+impl<D: VirtioDevice> Machine<D> {
+    fn new(device: D) -> Self {
         let memory = Memory::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
         let line = EventFd::new(EFD_NONBLOCK).unwrap();
         let workers = Workers::default();
         workers.begin(Confinement::None).unwrap();
         let interrupt = Interrupt::new(line.try_clone().unwrap());
-        let device = MmioTransport::new(Box::new(device), memory.clone(), interrupt, workers).unwrap();
+        let device = MmioTransport::new(device, memory.clone(), interrupt, workers).unwrap();
         Self { memory, device, line }
     }
 
-    /// Lets a guest do this to all queues, and makes sure that the device comes to an end with it.
+    /// Puts `queues` before the device and checks that it neither hangs nor panics.
     fn suffer(&mut self, queues: &[Queue], features: u32) {
         let began = Instant::now();
         let count = negotiate(&mut self.device, features);
@@ -179,7 +179,7 @@ impl Machine {
             queue.write(&self.memory, QUEUES + u64::from(number) * QUEUE_SPACE);
             write(&mut self.device, QUEUE_NOTIFY, number);
         }
-        // It has done nothing, or something that it tells of.
+        // Without an interrupt the device may have done nothing; the timeout is short.
         let _ = poll(&mut [PollFd::new(borrow(&self.line), PollFlags::POLLIN)], PollTimeout::from(1u8));
         self.device.stop();
         self.device.resume().expect("its thread has not panicked");
@@ -187,10 +187,8 @@ impl Machine {
         assert!(began.elapsed() < PATIENCE, "it took {:?}", began.elapsed());
         assert_eq!(read(&self.device, STATUS), 0);
     }
-}
 
-impl Machine {
-    /// Writes and reads registers, and makes sure that a reset still helps.
+    /// Writes and reads registers, and checks that the device can still be reset.
     fn access(&mut self, accesses: &[(u8, u32, bool)]) {
         for (register, value, small) in accesses {
             let (register, value) = (u64::from(*register) * 4, if *small { value % 16 } else { *value });
@@ -207,7 +205,7 @@ fn borrow(event: &EventFd) -> std::os::fd::BorrowedFd<'_> {
     unsafe { std::os::fd::BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
-pub fn try_queues(device: impl VirtioDevice + 'static) {
+pub fn try_queues(device: impl VirtioDevice) {
     let mut machine = Machine::new(device);
     let input = bolero::generator::produce::<(Vec<Queue>, u32)>();
     bolero::check!().with_generator(input).for_each(|(queues, features)| machine.suffer(queues, *features));
@@ -217,7 +215,7 @@ fn disk(access: DiskAccess) -> Block {
     let mut slot = Block::new(access);
     let file = tempfile::tempfile().unwrap();
     file.set_len(1 << 16).unwrap();
-    slot.insert(Medium::Disk(DiskConfig { file, serial: "a".into(), limit: RateLimit::default() })).unwrap();
+    slot.insert(DiskConfig { file, serial: "a".into(), limit: RateLimit::default() }).unwrap();
     slot
 }
 
@@ -248,19 +246,19 @@ fn queues_of_memory_to_come() {
 
 fn socket_device(folder: &std::path::Path) -> (Vsock, UnixStream) {
     let listener = UnixListener::bind(folder.join("socket")).unwrap();
-    let (knock, knocked) = UnixStream::pair().unwrap();
-    let config = VsockConfig { cid: 3, listener, knock };
-    (Vsock::new(config, Clients::default()).unwrap(), knocked)
+    let (ready_signal, signalled) = UnixStream::pair().unwrap();
+    let config = VsockConfig { cid: 3, listener, ready_signal };
+    (Vsock::new(config, Clients::default()).unwrap(), signalled)
 }
 
 #[test]
 fn queues_of_a_socket_device() {
     let folder = tempfile::tempdir().unwrap();
-    let (device, _knocked) = socket_device(folder.path());
+    let (device, _signalled) = socket_device(folder.path());
     try_queues(device);
 }
 
-/// A packet's header whose fields are mostly what the host knows (virtio 1.2 §5.10.6).
+/// A packet's header whose fields are mostly plausible (virtio 1.2 §5.10.6).
 #[derive(Debug, Clone, TypeGenerator)]
 struct Packet {
     ports: (Option<u32>, Option<u32>),
@@ -305,7 +303,7 @@ impl Packet {
 #[test]
 fn packets_of_a_socket_device() {
     let folder = tempfile::tempdir().unwrap();
-    let (device, _knocked) = socket_device(folder.path());
+    let (device, _signalled) = socket_device(folder.path());
     let mut machine = Machine::new(device);
     let input = bolero::generator::produce::<(Packet, Queue)>();
     let socket = folder.path().join("socket");
@@ -316,7 +314,7 @@ fn packets_of_a_socket_device() {
             index: None,
             content: packet.bytes(),
         };
-        // It waits for the guest's answer.
+        // A client that waits for the guest's answer.
         let mut client = UnixStream::connect(&socket).unwrap();
         client.write_all(b"CONNECT 1024\n").unwrap();
         machine.suffer(&[receive.clone(), send], 0);

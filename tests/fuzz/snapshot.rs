@@ -1,4 +1,4 @@
-//! A template's files, which whoever breaks into a shim may have written.
+//! A template's files, which a compromised shim may have written.
 
 use sha2::{Digest, Sha256};
 use vmm::Snapshot;

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use broker::{Gate, PORT, URL};
 use cloud_tests::tls::Front;
-use oslo::{CallError, Client, RabbitOptions, RequestContext, Server, Target, TransportUrl};
+use oslo::{
+    CallError, Client, Endpoint, RabbitOptions, RequestContext, Served, Server, Target, TransportUrl, Version,
+};
 use peer::{Peer, Recorder};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
@@ -42,7 +44,8 @@ async fn serve(at: &str, options: RabbitOptions) -> Serving {
     let (stop, stopped) = watch::channel(false);
     let target = target();
     let recorder = Arc::new(Recorder::default());
-    let server = Server::new(url(at), options, target.clone());
+    let endpoints = vec![Endpoint { namespace: None, version: Version::DEFAULT }];
+    let server = Server::new(url(at), options, vec![Served { target: target.clone(), endpoints }]);
     let dispatch = Arc::clone(&recorder);
     tokio::spawn(async move { server.run(dispatch, stopped).await });
     let serving = Serving { target, recorder, _stop: stop };

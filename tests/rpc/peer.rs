@@ -5,9 +5,8 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use oslo::{Dispatch, RemoteError, RequestContext, Target};
-use serde_json::{Map, Value, json};
+use oslo::{Call, Dispatch, RemoteError, Target};
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -37,15 +36,19 @@ impl Recorder {
     }
 }
 
-#[async_trait]
 impl Dispatch for Recorder {
-    async fn dispatch(
-        self: Arc<Self>,
-        context: RequestContext,
-        method: &str,
-        arguments: Map<String, Value>,
-    ) -> Result<Value, RemoteError> {
-        match method {
+    fn dispatch(
+        self: &Arc<Self>,
+        call: Call,
+    ) -> impl Future<Output = Result<Value, RemoteError>> + Send + use<> {
+        std::future::ready(self.answer(call))
+    }
+}
+
+impl Recorder {
+    fn answer(&self, call: Call) -> Result<Value, RemoteError> {
+        let Call { context, method, arguments, .. } = call;
+        match method.as_str() {
             "echo" => {
                 Ok(json!({ "arguments": arguments, "request": context.request_id, "user": context.user_id }))
             }
@@ -58,7 +61,7 @@ impl Dispatch for Recorder {
                 error.kwargs.insert("code".into(), json!(409));
                 Err(error)
             }
-            _ => Err(RemoteError::no_such_method(method)),
+            _ => Err(RemoteError::no_such_method(&method)),
         }
     }
 }

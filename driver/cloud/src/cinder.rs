@@ -4,8 +4,9 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::error::Result;
+use crate::http::READ_TIMEOUT;
 use crate::keystone::Keystone;
-use crate::rest::{ClientOptions, NOTHING, READ_TIMEOUT, Rest};
+use crate::rest::{ClientOptions, NOTHING, Rest};
 
 /// A version in which an attachment is completed by who made it.
 const MICROVERSION: &str = "volume 3.44";
@@ -65,7 +66,7 @@ impl Cinder {
         Self(Rest::new(keystone, "Cinder", types, options, Some(MICROVERSION)).into_service())
     }
 
-    /// The volume, if there is one.
+    /// The volume, or `None` if it is absent.
     pub async fn get(&self, volume: Uuid) -> Result<Option<CinderVolume>> {
         match self.0.call::<VolumeAnswer>(Method::GET, &format!("/volumes/{volume}"), NOTHING).await {
             Err(e) if e.is_not_found() => Ok(None),
@@ -84,7 +85,7 @@ impl Cinder {
         Ok(VolumeAttachment { id, connection_info: nested(connection_info) })
     }
 
-    /// Says that an attached volume is in its place.
+    /// Completes an attachment: the volume is in use.
     pub async fn complete(&self, attachment: Uuid) -> Result<()> {
         let path = format!("/attachments/{attachment}/action");
         self.0.call::<Value>(Method::POST, &path, Some(&json!({ "os-complete": null }))).await.map(drop)
@@ -101,12 +102,12 @@ impl Cinder {
         Ok(own.map(|one| one.id).collect())
     }
 
-    /// Detaches a volume. An attachment that is gone is as good.
+    /// Detaches a volume. Idempotent: succeeds if the attachment is absent.
     pub async fn detach(&self, attachment: Uuid) -> Result<()> {
         gone(self.0.call::<Value>(Method::DELETE, &format!("/attachments/{attachment}"), NOTHING).await)
     }
 
-    /// Deletes a volume; Cinder does it after the answer. One that is gone is as good.
+    /// Deletes a volume, which Cinder does after its answer. Idempotent: succeeds if it is absent.
     pub async fn delete(&self, volume: Uuid) -> Result<()> {
         gone(self.0.call::<Value>(Method::DELETE, &format!("/volumes/{volume}"), NOTHING).await)
     }

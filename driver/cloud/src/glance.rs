@@ -18,7 +18,7 @@ use crate::rest::{ClientOptions, NOTHING, Rest};
 /// The container format of images that hold a container's file system.
 const CONTAINER_FORMAT: &str = "docker";
 const PATCH_TYPE: &str = "application/openstack-images-v2.1-json-patch";
-/// Images in one answer, and answers to one question.
+/// Images in one page of a list, and pages that are asked for.
 const PAGE: usize = 500;
 const PAGES_MAX: usize = 100;
 
@@ -29,7 +29,7 @@ pub struct Glance(Rest);
 /// An image as Glance describes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GlanceImage {
-    /// Its identifier; what it stands for never changes.
+    /// Its identifier: the data it names never change.
     pub id: Uuid,
     /// Its name, which others may have too.
     pub name: Option<String>,
@@ -104,7 +104,7 @@ impl Glance {
         Ok(images)
     }
 
-    /// Writes an image's data to `out`, and compares them with the checksum that Glance has of them.
+    /// Writes an image's data to `out`, and fails if they do not match Glance's checksum.
     pub async fn download(&self, image: &GlanceImage, out: impl AsyncWrite + Unpin) -> Result<()> {
         let path = format!("/v2/images/{}/file", image.id);
         let algorithm = image.os_hash_algo.as_deref().unwrap_or_default();
@@ -140,7 +140,7 @@ impl Glance {
         }
     }
 
-    /// Says of an image what it holds, as Zun does: a container's file system, with these tags.
+    /// Describes an image as Zun does: as a container's file system, with these tags.
     pub async fn describe(&self, id: Uuid, tags: &[&str]) -> Result<()> {
         let replace = |path: &str, value: Value| json!({ "op": "replace", "path": path, "value": value });
         let operations = [
@@ -156,7 +156,7 @@ impl Glance {
         self.0.upload(&format!("/v2/images/{id}/file"), data).await
     }
 
-    /// Deletes an image. One that is gone is as good.
+    /// Deletes an image. Idempotent: succeeds if it is absent.
     pub async fn delete(&self, id: Uuid) -> Result<()> {
         match self.0.call::<Value>(Method::DELETE, &format!("/v2/images/{id}"), NOTHING).await {
             Err(e) if !e.is_not_found() => Err(e),
@@ -177,7 +177,7 @@ impl GlanceImage {
     }
 }
 
-/// Takes the digest of what passes.
+/// Passes data on and computes their digest.
 struct Hashed<W, D> {
     inner: W,
     hash: D,

@@ -1,14 +1,20 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use openstack::auth::Password;
 use openstack::session::Session;
 use openstack::{ErrorKind, IdOrName, InterfaceType};
 use serde::Deserialize;
 use tokio::sync::RwLock;
+use tokio::time::timeout;
 
 use crate::error::{Error, Result};
-use crate::rest;
+use crate::http;
+
+const SERVICE: &str = "Keystone";
+/// Longest wait for a token. The library has no limit of its own, and who asks meanwhile waits for the same answer.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A section with keystoneauth's options for a password: `[keystone_auth]`.
 #[derive(Clone, Deserialize)]
@@ -103,7 +109,7 @@ impl Keystone {
     /// Authenticates.
     pub async fn connect(options: &AuthOptions) -> Result<Self> {
         let session = Arc::new(RwLock::new(authenticate(options).await?));
-        let client = rest::client().map_err(|source| Error::Transport { service: "Keystone", source })?;
+        let client = http::client().map_err(|source| Error::transport(SERVICE, source))?;
         Ok(Self { options: options.clone(), session, client })
     }
 
@@ -112,7 +118,7 @@ impl Keystone {
         &self.client
     }
 
-    /// The session of now, so that nobody who waits for Keystone holds the lock.
+    /// The current session. A copy of it, so that nobody holds the lock while waiting for Keystone.
     async fn session(&self) -> Session {
         self.session.read().await.clone()
     }
@@ -122,13 +128,13 @@ impl Keystone {
         let session = self.session().await;
         let client = session.client().inner();
         let request = client.get("http://localhost/");
-        let request = session.auth_type().authenticate(client, request).await?;
+        let request = within(session.auth_type().authenticate(client, request)).await?;
         let built = request.build().map_err(|e| Error::Options(e.to_string()))?;
         let token = built.headers().get("x-auth-token").and_then(|token| token.to_str().ok());
         token.map(str::to_owned).ok_or_else(|| Error::Options("Keystone gave no token".into()))
     }
 
-    /// Gets a new token although the old one has not expired: the library's own renewal would keep that.
+    /// Gets a new token although the old one has not expired, which the library's own renewal would keep.
     pub(crate) async fn renew(&self) -> Result<()> {
         let session = authenticate(&self.options).await?;
         *self.session.write().await = session;
@@ -154,18 +160,27 @@ impl Keystone {
         let client = session.client().inner();
         let mut missing = None;
         for service_type in service_types {
-            match session.auth_type().get_endpoint(client, service_type, &filters).await {
+            match within(session.auth_type().get_endpoint(client, service_type, &filters)).await {
                 Ok(url) => return Ok(url.as_str().trim_end_matches('/').to_owned()),
+                Err(e @ Error::Timeout { .. }) => return Err(e),
                 Err(e) => missing = missing.or(Some(e)),
             }
         }
-        Err(missing.map_or_else(|| Error::Options("a service has no name".into()), Error::Keystone))
+        Err(missing.unwrap_or_else(|| Error::Options("a service has no name".into())))
     }
 }
 
 impl fmt::Debug for Keystone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keystone").field("auth_url", &self.options.auth_url).finish_non_exhaustive()
+    }
+}
+
+/// What Keystone answers in time.
+async fn within<T>(answer: impl Future<Output = std::result::Result<T, openstack::Error>>) -> Result<T> {
+    match timeout(TIMEOUT, answer).await {
+        Ok(answer) => answer.map_err(Error::Keystone),
+        Err(_) => Err(Error::Timeout { service: SERVICE }),
     }
 }
 
@@ -176,7 +191,7 @@ async fn authenticate(options: &AuthOptions) -> Result<Session> {
         (name, _) => IdOrName::Name(name.to_owned()),
     };
     let user_domain = match options.user_domain_name.as_str() {
-        // A user's domain cannot be given by identifier; the default domain's name is as fixed as its identifier.
+        // The library takes a user's domain by name only; the default domain's name never changes.
         "" if matches!(options.user_domain_id.as_str(), "" | "default") => "Default",
         "" => {
             return Err(Error::Options("user_domain_id is not supported: give user_domain_name".into()));
@@ -186,11 +201,26 @@ async fn authenticate(options: &AuthOptions) -> Result<Session> {
     let project_domain = domain(&options.project_domain_name, &options.project_domain_id);
     let auth = Password::new(&options.auth_url, &options.username, &options.password, user_domain)?
         .with_project_scope(IdOrName::Name(options.project_name.clone()), project_domain);
-    let mut session = Session::new(auth).await?;
+    let mut session = within(Session::new(auth)).await?;
     if !options.region_name.is_empty() {
         session.set_region(&options.region_name);
     }
     Ok(session)
+}
+
+#[cfg(test)]
+impl Keystone {
+    /// A session without a Keystone, for calls in a user's name to a given address.
+    pub(crate) async fn absent() -> Self {
+        // Another test may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let session = Session::new(openstack::auth::NoAuth::new("http://127.0.0.1/").unwrap()).await.unwrap();
+        Self {
+            options: AuthOptions::default(),
+            session: Arc::new(RwLock::new(session)),
+            client: http::client().unwrap(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -256,6 +286,16 @@ mod tests {
         }
         let missing = keystone.endpoint(&["service-9"], InterfaceType::Public).await.unwrap_err().to_string();
         assert!(missing.contains("service-9"), "{missing}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_keystone_that_does_not_answer_is_named() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let auth_url = format!("http://{}/v3", silent.local_addr().unwrap());
+        let options = AuthOptions { auth_url, ..Default::default() };
+        let error = Keystone::connect(&options).await.unwrap_err().to_string();
+        assert_eq!(error, "Keystone did not answer in time");
     }
 
     #[test]

@@ -5,8 +5,10 @@
 mod cinder;
 mod error;
 mod glance;
+mod http;
 mod keystone;
 mod neutron;
+mod pace;
 mod placement;
 mod rest;
 

@@ -8,6 +8,9 @@ use crate::error::Result;
 use crate::keystone::Keystone;
 use crate::rest::{ClientOptions, NOTHING, Rest};
 
+/// Identifiers in one request. Each takes 40 bytes, and uWSGI by default refuses requests whose head has more than 4 KiB.
+const IDS_AT_ONCE: usize = 50;
+
 /// Neutron, as the service's user.
 #[derive(Debug, Clone)]
 pub struct Neutron(Rest);
@@ -21,7 +24,7 @@ pub struct NewPort {
     pub tenant_id: String,
     /// The container.
     pub device_id: String,
-    /// What kind of thing has it.
+    /// The kind of its device, such as `compute:nova`.
     pub device_owner: String,
     /// The host to which it is bound.
     #[serde(rename = "binding:host_id")]
@@ -61,7 +64,7 @@ pub struct Port {
     pub status: String,
     /// Its addresses.
     pub fixed_ips: Vec<FixedIp>,
-    /// Whose it is.
+    /// The container or server that has it.
     #[serde(default)]
     pub device_id: String,
     /// The security groups whose rules it has.
@@ -73,10 +76,10 @@ pub struct Port {
     /// Details of the binding.
     #[serde(rename = "binding:vif_details", default)]
     pub vif_details: Map<String, Value>,
-    /// The host to which it is bound; empty is none.
+    /// The host to which it is bound; empty if it is not bound.
     #[serde(rename = "binding:host_id", default)]
     pub host: String,
-    /// How Neutron's name service calls it, where that is enabled.
+    /// Its names in Neutron's name service, where that is enabled.
     #[serde(default)]
     pub dns_assignment: Vec<DnsAssignment>,
 }
@@ -182,7 +185,7 @@ impl Neutron {
         Ok(security_group.id)
     }
 
-    /// Adds a rule to a security group that lets all in to a port, over IPv4.
+    /// Adds a rule to a security group that lets everybody reach a port over IPv4.
     pub async fn let_in(&self, group: &str, project: &str, protocol: &str, port: u16) -> Result<()> {
         let body = json!({ "security_group_rule": {
             "security_group_id": group,
@@ -207,7 +210,7 @@ impl Neutron {
         Ok(security_groups.into_iter().map(|group| group.id).collect())
     }
 
-    /// Removes a security group. One that is gone is as good.
+    /// Removes a security group. Idempotent: succeeds if it is absent.
     pub async fn delete_security_group(&self, id: &str) -> Result<()> {
         match self.0.call::<Value>(Method::DELETE, &format!("/v2.0/security-groups/{id}"), NOTHING).await {
             Err(e) if !e.is_not_found() => Err(e),
@@ -225,12 +228,21 @@ impl Neutron {
         self.0.call(Method::GET, &format!("/v2.0/ports/{id}"), NOTHING).await.map(|Reply { port }| port)
     }
 
-    /// Removes a port. One that is gone is as good.
+    /// Removes a port. Idempotent: succeeds if it is absent.
     pub async fn delete_port(&self, id: &str) -> Result<()> {
         match self.0.call::<Value>(Method::DELETE, &format!("/v2.0/ports/{id}"), NOTHING).await {
             Err(e) if !e.is_not_found() => Err(e),
             _ => Ok(()),
         }
+    }
+
+    /// The ports with these identifiers that exist, in any order. One request asks for many of them.
+    pub async fn ports_by_ids(&self, ids: &[String]) -> Result<Vec<Port>> {
+        let mut found = Vec::new();
+        for ids in ids.chunks(IDS_AT_ONCE) {
+            found.extend(self.ports(&by_ids(ids)).await?);
+        }
+        Ok(found)
     }
 
     /// The ports of a container.
@@ -297,4 +309,18 @@ impl Neutron {
 #[derive(Deserialize)]
 struct Reply {
     port: Port,
+}
+
+fn by_ids(ids: &[String]) -> String {
+    ids.iter().map(|id| format!("id={id}")).collect::<Vec<_>>().join("&")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_ports_are_asked_for_at_once() {
+        assert_eq!(by_ids(&["a".to_owned(), "b".to_owned()]), "id=a&id=b");
+    }
 }

@@ -9,9 +9,9 @@ use crate::error::Result;
 use crate::keystone::Keystone;
 use crate::rest::{ClientOptions, NOTHING, Rest};
 
-/// A version whose providers, inventories, traits and allocations have the forms used here.
+/// A version with the forms of providers, inventories, traits and allocations that are used here.
 const MICROVERSION: &str = "placement 1.30";
-/// How often an update is tried again when somebody else was faster.
+/// How often an update is tried when somebody else changes the provider at the same time.
 const CONFLICT_TRIES: usize = 4;
 
 /// Placement, as the service's user.
@@ -47,10 +47,39 @@ pub struct Inventory {
     pub allocation_ratio: f32,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Inventories {
     resource_provider_generation: u64,
-    inventories: BTreeMap<ResourceClass, Inventory>,
+    inventories: BTreeMap<Class, Inventory>,
+}
+
+/// The class of an inventory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Class {
+    /// One that this service sets.
+    Ours(ResourceClass),
+    /// One that somebody else has set.
+    Other(String),
+}
+
+impl Inventories {
+    /// The inventories of our classes.
+    fn ours(&self) -> BTreeMap<ResourceClass, Inventory> {
+        let ours = self.inventories.iter().filter_map(|(class, inventory)| match class {
+            Class::Ours(class) => Some((*class, inventory.clone())),
+            Class::Other(_) => None,
+        });
+        ours.collect()
+    }
+
+    /// All inventories, with `wanted` in place of those of our classes.
+    fn with(&self, wanted: &BTreeMap<ResourceClass, Inventory>) -> BTreeMap<Class, Inventory> {
+        let mut all = self.inventories.clone();
+        all.retain(|class, _| matches!(class, Class::Other(_)));
+        all.extend(wanted.iter().map(|(class, inventory)| (Class::Ours(*class), inventory.clone())));
+        all
+    }
 }
 
 #[derive(Deserialize)]
@@ -89,7 +118,16 @@ impl Placement {
         self.0.call::<Value>(Method::POST, "/resource_providers", Some(&provider)).await.map(|_| ())
     }
 
-    /// Sets a provider's inventories, if they differ.
+    /// A provider's inventories of our classes, with the allocation ratios that an operator may have set. Empty if there is no
+    /// such provider.
+    pub async fn inventories(&self, uuid: Uuid) -> Result<BTreeMap<ResourceClass, Inventory>> {
+        match self.0.call::<Inventories>(Method::GET, &inventories_of(uuid), NOTHING).await {
+            Err(e) if e.is_not_found() => Ok(BTreeMap::new()),
+            found => found.map(|found| found.ours()),
+        }
+    }
+
+    /// Sets a provider's inventories, if they differ. Those of other classes stay.
     pub async fn set_inventories(
         &self,
         uuid: Uuid,
@@ -105,9 +143,10 @@ impl Placement {
     }
 
     async fn try_inventories(&self, uuid: Uuid, wanted: &BTreeMap<ResourceClass, Inventory>) -> Result<()> {
-        let path = format!("/resource_providers/{uuid}/inventories");
+        let path = inventories_of(uuid);
         let found: Inventories = self.0.call(Method::GET, &path, NOTHING).await?;
-        if found.inventories == *wanted {
+        let wanted = found.with(wanted);
+        if found.inventories == wanted {
             return Ok(());
         }
         let generation = found.resource_provider_generation;
@@ -148,7 +187,7 @@ impl Placement {
         self.0.call::<Value>(Method::PUT, &path, Some(&body)).await.map(|_| ())
     }
 
-    /// Removes what a container was given. Nothing to remove is as good.
+    /// Removes a consumer's allocations. Idempotent: succeeds if there are none.
     pub async fn delete_allocations(&self, consumer: &str) -> Result<()> {
         match self.0.call::<Value>(Method::DELETE, &format!("/allocations/{consumer}"), NOTHING).await {
             Err(e) if !e.is_not_found() => Err(e),
@@ -157,9 +196,32 @@ impl Placement {
     }
 }
 
+fn inventories_of(provider: Uuid) -> String {
+    format!("/resource_providers/{provider}/inventories")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn inventories_of_other_classes_stay() {
+        let inventory = |total: u64, ratio: f32| {
+            json!({ "total": total, "reserved": 0, "min_unit": 1, "max_unit": total, "step_size": 1,
+                "allocation_ratio": ratio })
+        };
+        let (cpus, memory, other) = (inventory(2, 16.0), inventory(8, 1.5), inventory(1, 1.0));
+        let inventories = json!({ "CUSTOM_X": other, "MEMORY_MB": memory, "VCPU": cpus });
+        let found = json!({ "resource_provider_generation": 7, "inventories": inventories });
+        let found: Inventories = serde_json::from_value(found).unwrap();
+        let mut ours = found.ours();
+        assert_eq!(ours.keys().collect::<Vec<_>>(), [&ResourceClass::Vcpu, &ResourceClass::MemoryMb]);
+        assert_eq!(ours[&ResourceClass::MemoryMb].allocation_ratio, 1.5);
+        assert_eq!(found.with(&ours), found.inventories);
+        ours.remove(&ResourceClass::MemoryMb);
+        let expected = json!({ "CUSTOM_X": other, "VCPU": cpus });
+        assert_eq!(serde_json::to_value(found.with(&ours)).unwrap(), expected);
+    }
 
     #[test]
     fn resource_classes_have_placements_names() {

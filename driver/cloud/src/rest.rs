@@ -1,30 +1,30 @@
 use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::stream::try_unfold;
 use openstack::InterfaceType;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Body, Client, Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 
 use crate::error::{Error, Result};
+use crate::http;
 use crate::keystone::{Keystone, UserToken};
+use crate::pace::at_pace;
 
-/// Of a call whose answer is a document.
+/// Longest that a call takes whose answer is a document, from its sending to the end of the answer.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Before an answer and between two pieces of it: the longest that a call may ask for.
-pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(180);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A client for all services: making one reads all of the system's certificates.
-pub(crate) fn client() -> std::result::Result<Client, reqwest::Error> {
-    Client::builder().read_timeout(READ_TIMEOUT).connect_timeout(CONNECT_TIMEOUT).build()
-}
-
-/// Longest answer that is read.
+/// Bytes of the longest document that is read.
 const ANSWER_MAX: usize = 16 << 20;
+/// Bytes of an upload that are read at once.
+const PIECE: usize = 64 << 10;
 
 /// A section such as `[neutron_client]`.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -54,15 +54,15 @@ impl ClientOptions {
 #[derive(Debug, Clone)]
 pub(crate) struct Rest {
     keystone: Keystone,
-    /// In whose name calls are made; none is the service's own.
+    /// In whose name calls are made: the service's own for `None`.
     user: Option<UserToken>,
     service: &'static str,
-    /// By which names catalogues have it, the first that is there counts.
+    /// Its names in catalogues, the preferred ones first.
     service_types: &'static [&'static str],
     options: ClientOptions,
     /// Value of the `OpenStack-API-Version` header.
     microversion: Option<&'static str>,
-    /// Whether each call says that a service makes it.
+    /// Whether calls carry a service token.
     as_service: bool,
 }
 
@@ -100,7 +100,7 @@ impl Rest {
         self.call_within(TIMEOUT, method, path, body).await
     }
 
-    /// The same, of a request that the service may take longer to answer: up to [`READ_TIMEOUT`].
+    /// The same for a request that may take longer to be answered: up to [`http::READ_TIMEOUT`].
     pub async fn call_within<T: DeserializeOwned>(
         &self,
         timeout: Duration,
@@ -113,13 +113,20 @@ impl Rest {
         serde_json::from_slice(bytes).map_err(|source| Error::Answer { service: self.service, source })
     }
 
-    /// Sends a request without a body, and writes what comes to `out`, which takes no more than it likes.
+    /// Sends a request without a body, and writes its answer to `out`, which may refuse to take more. A service that sends too
+    /// slowly is an error.
     pub async fn download(&self, path: &str, out: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
         let mut response = self.send(Method::GET, path, |request| request).await?;
-        while let Some(chunk) = self.transport(response.chunk().await)? {
-            out.write_all(&chunk).await.map_err(|source| Error::Output { service: self.service, source })?;
-        }
-        out.flush().await.map_err(|source| Error::Output { service: self.service, source })
+        let output = |source| Error::Output { service: self.service, source };
+        let received = AtomicU64::new(0);
+        let transfer = async {
+            while let Some(chunk) = self.transport(response.chunk().await)? {
+                out.write_all(&chunk).await.map_err(output)?;
+                received.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            }
+            out.flush().await.map_err(output)
+        };
+        at_pace(&received, transfer).await.unwrap_or(Err(Error::Slow { service: self.service }))
     }
 
     /// Sends changes of a media type of their own.
@@ -129,17 +136,20 @@ impl Rest {
         self.send(Method::PATCH, path, complete).await.map(drop)
     }
 
-    /// Sends a file from where it is read next. It is sent once: a token that is refused is an error.
+    /// Sends a file from its current position. It is sent once: a token that is refused is an error, as is a service that takes
+    /// the file too slowly.
     pub async fn upload(&self, path: &str, file: File) -> Result<()> {
         let length = file.metadata().map_err(|source| Error::Output { service: self.service, source })?.len();
+        let client = self.transport(http::upload_client())?;
+        let sent = Arc::new(AtomicU64::new(0));
         let request = self
-            .request(Method::PUT, path)
+            .request(&client, Method::PUT, path)
             .await?
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, length)
-            .body(tokio::fs::File::from_std(file));
-        let response = self.transport(request.send().await)?;
-        self.checked(response).await.map(drop)
+            .body(counted(file, Arc::clone(&sent)));
+        let response = at_pace(&sent, request.send()).await.ok_or(Error::Slow { service: self.service })?;
+        self.checked(self.transport(response)?).await.map(drop)
     }
 
     async fn bytes(
@@ -159,34 +169,36 @@ impl Rest {
         self.read(response).await
     }
 
-    /// The answer to a request that `complete` makes whole. It is sent again with a new token if the service refuses its own.
+    /// The answer to a request that `complete` makes whole, sent again with a new token if the service refuses the old one.
     async fn send(
         &self,
         method: Method,
         path: &str,
         complete: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response> {
-        let request = complete(self.request(method.clone(), path).await?);
+        let client = self.keystone.client();
+        let request = complete(self.request(client, method.clone(), path).await?);
         let mut response = self.transport(request.send().await)?;
         if response.status() == StatusCode::UNAUTHORIZED && self.user.is_none() {
             self.keystone.renew().await?;
-            let request = complete(self.request(method, path).await?);
+            let request = complete(self.request(client, method, path).await?);
             response = self.transport(request.send().await)?;
         }
         self.checked(response).await
     }
 
-    /// An answer that says that all went well.
+    /// The answer, if it is a success.
     async fn checked(&self, response: Response) -> Result<Response> {
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
-        let bytes = self.read(response).await?;
+        let late = Err(Error::Timeout { service: self.service });
+        let bytes = timeout(TIMEOUT, self.read(response)).await.unwrap_or(late)?;
         Err(Error::Status { service: self.service, status, message: error_message(&bytes) })
     }
 
-    async fn request(&self, method: Method, path: &str) -> Result<RequestBuilder> {
+    async fn request(&self, client: &Client, method: Method, path: &str) -> Result<RequestBuilder> {
         let base = match self.options.endpoint_override.as_str() {
             "" => self.keystone.endpoint(self.service_types, self.options.interface()).await?,
             address => address.trim_end_matches('/').to_owned(),
@@ -195,9 +207,7 @@ impl Rest {
             Some(user) => user.0.clone(),
             None => self.keystone.token().await?,
         };
-        let request = self
-            .keystone
-            .client()
+        let request = client
             .request(method, format!("{base}{path}"))
             .header("X-Auth-Token", token)
             .header("Accept", "application/json");
@@ -223,10 +233,21 @@ impl Rest {
         Ok(bytes)
     }
 
-    fn transport<T>(&self, result: std::result::Result<T, reqwest::Error>) -> Result<T> {
-        // The address may hold no secret, but it is the catalogue's and says nothing to whoever reads the error.
-        result.map_err(|source| Error::Transport { service: self.service, source: source.without_url() })
+    fn transport<T>(&self, result: reqwest::Result<T>) -> Result<T> {
+        result.map_err(|source| Error::transport(self.service, source))
     }
+}
+
+/// The rest of a file, of which `sent` counts the bytes that are read.
+fn counted(file: File, sent: Arc<AtomicU64>) -> Body {
+    let pieces = try_unfold((tokio::fs::File::from_std(file), sent), |(mut file, sent)| async move {
+        let mut piece = vec![0; PIECE];
+        let length = file.read(&mut piece).await?;
+        piece.truncate(length);
+        sent.fetch_add(length as u64, Ordering::Relaxed);
+        Ok::<_, io::Error>((length > 0).then_some((piece, (file, sent))))
+    });
+    Body::wrap_stream(pieces)
 }
 
 /// The text in an error's body, in any of the forms that OpenStack's services use.
@@ -245,7 +266,28 @@ fn error_message(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_does_not_answer_is_named() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let options = ClientOptions {
+            endpoint_override: format!("http://{}", silent.local_addr().unwrap()),
+            ..ClientOptions::default()
+        };
+        let rest = Rest::new(Keystone::absent().await, "Glance", &["image"], options, None);
+        let rest = rest.as_user(UserToken::new("token"));
+        let error = rest.call::<Value>(Method::GET, "/", NOTHING).await.unwrap_err().to_string();
+        assert_eq!(error, "Glance did not answer in time");
+        let error = rest.download("/", &mut tokio::io::sink()).await.unwrap_err().to_string();
+        assert_eq!(error, "Glance did not answer in time");
+        // More than the connection takes before its other end reads.
+        let file = File::open(std::env::current_exe().unwrap()).unwrap();
+        let error = rest.upload("/", file).await.unwrap_err().to_string();
+        assert!(error.contains("Glance"), "{error}");
+    }
 
     #[test]
     fn errors_are_found_in_their_bodies() {

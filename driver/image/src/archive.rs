@@ -24,7 +24,7 @@ const DOCKER_MANIFEST: &str = "manifest.json";
 const OCI_INDEX: &str = "index.json";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const MANIFEST_MAX: u64 = 4 << 20;
-/// Most entries of an archive: each layer has a handful.
+/// Most entries of an archive, in which each layer has a handful.
 const ENTRIES_MAX: usize = 10_000;
 /// Most links from one entry to the next.
 const LINKS_MAX: usize = 8;
@@ -44,7 +44,7 @@ enum Entry {
 
 /// The one image of an archive.
 pub struct ArchivedImage {
-    /// Of what says which configuration and layers it has.
+    /// The digest of its manifest, which names its configuration and layers.
     pub manifest: Digest,
     /// The configuration as it is written.
     pub configuration_bytes: Vec<u8>,
@@ -64,8 +64,8 @@ struct DockerImage {
 }
 
 impl ImageArchive {
-    /// Reads which entries the archive in `file` has. One that is compressed as a whole is first unpacked into `folder`, to
-    /// `limit` bytes at most. In errors it is called `name`.
+    /// Reads the list of entries of the archive in `file`, which errors call `name`. One that is compressed as a whole is first
+    /// unpacked into `folder`, to `limit` bytes at most.
     pub fn open(name: &str, file: File, folder: &FilePath, limit: u64) -> Result<Self> {
         let invalid = |e: io::Error| Error::Invalid { image: name.to_owned(), reason: e.to_string() };
         let mut content = Section::whole(file).map_err(invalid)?;
@@ -104,10 +104,10 @@ impl ImageArchive {
         Ok(ArchivedImage { manifest: Digest::of(&manifest), configuration_bytes, configuration, layers })
     }
 
-    /// The configuration's path has its digest for a name; tools that name it otherwise promise nothing.
+    /// Checks a configuration that is named by its digest. Tools may name it otherwise.
     fn check_named_digest(&self, path: &str, bytes: &[u8]) -> Result<()> {
         let stem = FilePath::new(path).file_stem().unwrap_or_default().to_string_lossy();
-        match format!("sha256:{stem}").parse::<Digest>() {
+        match Digest::from_hex(&stem) {
             Ok(expected) => self.check_digest("the configuration", expected, bytes),
             Err(_) => Ok(()),
         }
@@ -135,7 +135,7 @@ impl ImageArchive {
         Ok(ArchivedImage { manifest, configuration_bytes, configuration, layers })
     }
 
-    /// The manifest for this platform in an index, or in one to which it leads.
+    /// The manifest for this platform, in an index or in the indexes that it names.
     fn choose(&self, index: &[u8], indexes_left: usize) -> Result<Descriptor> {
         let index: ImageIndex = self.read(index)?;
         let fitting: Vec<_> = index.manifests().iter().filter(|entry| is_for_us(entry)).collect();
@@ -168,7 +168,7 @@ impl ImageArchive {
         self.find(path)?.to_vec(limit).map_err(|e| self.invalid(format!("{path}: {e}")))
     }
 
-    /// An entry's content, by way of links: `docker save` once wrote a layer that it had already as one.
+    /// An entry's content. Links are followed: old versions of `docker save` wrote a repeated layer as one.
     fn find(&self, path: &str) -> Result<Section> {
         let mut place = normalize(path.as_bytes()).map_err(|e| self.invalid(e))?;
         for _ in 0..=LINKS_MAX {
@@ -252,7 +252,7 @@ fn is_index(media_type: &MediaType) -> bool {
     *media_type == MediaType::ImageIndex || media_type.to_string() == DOCKER_INDEX
 }
 
-/// What names no platform is for any.
+/// Whether an entry of an index is for this platform. One that names no platform is for any.
 fn is_for_us(entry: &Descriptor) -> bool {
     let fits = |platform: &oci_spec::image::Platform| {
         *platform.os() == Os::Linux && *platform.architecture() == Arch::Amd64

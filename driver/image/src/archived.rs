@@ -1,4 +1,4 @@
-//! Images that come as archives. An archive's name never comes to stand for another image.
+//! Images that come as archives. The name of an archive never changes its meaning.
 
 use std::fs::File;
 
@@ -7,18 +7,11 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layers::Layers;
 use crate::options::PullPolicy;
-use crate::store::{Image, ImageSource, Origin, Store, chain};
-
-/// What becomes of a file system that is there already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Existing {
-    Kept,
-    Replaced,
-}
+use crate::store::{Existing, Image, ImageSource, Origin, Store, chain};
 
 impl Store {
-    /// The image in the archive `name`. If it is not here, and `policy` is not never, `fetch` writes the archive into the
-    /// file that it is given.
+    /// The image in the archive `name`. If it is not in the store and `policy` allows to fetch it, `fetch` writes the archive into
+    /// the file that it is given.
     pub async fn archived(
         &self,
         name: &str,
@@ -26,8 +19,7 @@ impl Store {
         fetch: impl AsyncFnOnce(File) -> Result<File>,
     ) -> Result<Image> {
         let _asking = self.asking().await;
-        let lock = self.lock_for(&Digest::of(name.as_bytes()));
-        let _turn = lock.lock().await;
+        let _making = self.making(name).await;
         if let Some(image) = self.find(name) {
             self.mark_used(name)?;
             return Ok(image);

@@ -1,4 +1,4 @@
-//! Images of which no container has been made for long go, and the longest unused first while all take too much.
+//! Removes images that have long been unused, and, while all images together take too much, those unused the longest.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -9,19 +9,19 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::store::Store;
 
-/// What was asked for so lately may be for a container of which nobody knows yet.
+/// An image asked for more recently is kept: its container may not be known yet.
 const GRACE: Duration = Duration::from_secs(600);
 
 /// How long images are kept that no container has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Longest time since one was last asked for; none is for ever.
+    /// Longest time since one was last asked for; `None` keeps all.
     pub unused: Option<Duration>,
-    /// Most bytes that the file systems of all images take together, those of containers included; none is no bound.
+    /// Most bytes of all images' file systems together, those of containers included; `None` is no bound.
     pub bytes: Option<u64>,
 }
 
-/// An image that may go.
+/// An image that may be removed.
 struct Candidate {
     id: Digest,
     file_system: PathBuf,
@@ -29,8 +29,8 @@ struct Candidate {
 }
 
 impl Store {
-    /// Removes what `retention` does not keep at the time `now`, and gives the images' identifiers. `in_use` says of a file
-    /// system whether a container has it. While an image is asked for or pulled nothing is done.
+    /// Removes the images that `retention` does not keep at the time `now`, and returns their identifiers. `in_use` tells whether a
+    /// container has a file system. Does nothing while an image is asked for or pulled.
     pub fn collect(
         &self,
         retention: Retention,
@@ -67,14 +67,14 @@ impl Store {
         Ok(found.into_values().collect())
     }
 
-    /// Removes file systems that no image has any more: their containers outlived it, or a crash came before its name.
+    /// Removes file systems without an image: their containers outlived it, or a crash prevented its record.
     fn remove_nameless(&self, now: SystemTime, in_use: &impl Fn(&Path) -> bool) -> Result<()> {
         let records = self.records()?;
         let named: HashSet<_> = records.iter().map(|(_, record)| self.rootfs_path(&record.chain)).collect();
         for path in self.file_systems()? {
             let age = now.duration_since(modified(&path)?).unwrap_or_default();
             if !named.contains(&path) && !in_use(&path) && age > GRACE {
-                match chain_of(&path) {
+                match chain_named_by(&path) {
                     Some(chain) => self.remove_file_system(&chain)?,
                     None => fs::remove_file(&path).map_err(Error::io("remove", &path))?,
                 }
@@ -92,9 +92,9 @@ impl Store {
     }
 }
 
-/// Of which layers a file system is, by its name.
-fn chain_of(file_system: &Path) -> Option<Digest> {
-    format!("sha256:{}", file_system.file_stem()?.to_str()?).parse().ok()
+/// The digest of the layers that a file system's name has.
+fn chain_named_by(file_system: &Path) -> Option<Digest> {
+    Digest::from_hex(file_system.file_stem()?.to_str()?).ok()
 }
 
 fn modified(path: &Path) -> Result<SystemTime> {
@@ -104,7 +104,8 @@ fn modified(path: &Path) -> Result<SystemTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::RegistryOptions;
+    use crate::options::{PullPolicy, RegistryOptions};
+    use crate::reference::ImageReference;
 
     const HOUR: Duration = Duration::from_secs(3600);
     const BYTES: u64 = 1000;
@@ -204,9 +205,9 @@ mod tests {
     async fn what_is_asked_for_is_used() {
         let images = Images::new();
         images.add("old", 50);
-        let reference = crate::ImageReference::parse(&name_of("old"), None).unwrap();
+        let reference = ImageReference::parse(&name_of("old"), None).unwrap();
         let progress = images.store.progress();
-        images.store.image(&reference, crate::PullPolicy::Never, None, progress).await.unwrap();
+        images.store.image(&reference, PullPolicy::Never, None, progress).await.unwrap();
         assert_eq!(images.collect(Some(HOUR), None, &[]), []);
     }
 }

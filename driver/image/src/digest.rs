@@ -1,5 +1,7 @@
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,11 @@ impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self::from_hash(Sha256::new_with_prefix(bytes))
+    }
+
+    /// The digest that has these 64 digits.
+    pub(crate) fn from_hex(digits: &str) -> Result<Self, ParseDigestError> {
+        format!("{ALGORITHM}{digits}").parse()
     }
 
     /// The 64 digits, which are safe as a file's name.
@@ -67,7 +74,14 @@ impl fmt::Display for Digest {
     }
 }
 
-/// A reader that takes the digest of what is read through it.
+/// The digest of a file's content.
+pub(crate) fn sum_of(path: &Path) -> io::Result<Digest> {
+    let mut reader = DigestReader::new(File::open(path)?);
+    io::copy(&mut reader, &mut io::sink())?;
+    Ok(reader.finish())
+}
+
+/// A reader that computes the digest of what is read through it.
 pub(crate) struct DigestReader<R> {
     inner: R,
     hash: Sha256,
@@ -100,6 +114,7 @@ mod tests {
         let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Digest::of(b"").to_string(), empty);
         assert_eq!(empty.parse::<Digest>().unwrap(), Digest::of(b""));
+        assert_eq!(Digest::from_hex(Digest::of(b"").hex()).unwrap(), Digest::of(b""));
         for bad in ["", "sha256:", "sha256:../../etc", "sha512:e3b0", &empty.to_uppercase()] {
             assert!(bad.parse::<Digest>().is_err(), "{bad:?} was taken");
         }

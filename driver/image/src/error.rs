@@ -2,6 +2,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::digest::Digest;
+use crate::progress::{BYTES_MIN, STRETCH};
 
 /// Why an image cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,14 @@ pub enum Error {
     Unreachable { registry: String, reason: String },
     #[error("registry {registry} failed for image {image}: {reason}")]
     Registry { registry: String, image: String, reason: String },
+    #[error("registry {registry} did not send {what} of image {image} within {seconds} s")]
+    Timeout { registry: String, image: String, what: &'static str, seconds: u64 },
+    #[error(
+        "registry {registry} sends layer {layer} of image {image} too slowly: less than {} KiB in {} s",
+        BYTES_MIN >> 10,
+        STRETCH.as_secs()
+    )]
+    Slow { registry: String, image: String, layer: Digest },
     #[error("{what} of image {image} has digest {found}, not {expected}")]
     Digest { image: String, what: &'static str, expected: Digest, found: Digest },
     #[error("image {image} is not valid: {reason}")]

@@ -1,4 +1,4 @@
-//! An image's layers as they come, wherever from, and what is made of them.
+//! An image's layers as they come, from a registry or an archive, and the file system that is made of them.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::tree::Tree;
 pub const CONFIG_MAX: u64 = 4 << 20;
 const LAYERS_MAX: usize = 127;
 
-/// Says why an image of so many layers cannot be, if it cannot.
+/// Fails if an image cannot have so many layers.
 pub fn check_number(image: &str, layers: usize, configuration: &ImageConfiguration) -> Result<()> {
     let known = configuration.rootfs().diff_ids().len();
     let reason = match layers {
@@ -32,7 +32,7 @@ pub fn check_number(image: &str, layers: usize, configuration: &ImageConfigurati
     Err(Error::Invalid { image: image.to_owned(), reason })
 }
 
-/// Whether a layer of this media type is not to be had where its image is.
+/// Whether a layer of this media type is kept elsewhere than its image.
 pub fn is_foreign(media_type: &str) -> bool {
     ["foreign", "nondistributable"].iter().any(|word| media_type.contains(word))
 }
@@ -46,12 +46,12 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// None yet. `folder` is for what is in between; together they may have `limit` bytes, uncompressed.
+    /// An image without layers yet. Together they may have `limit` bytes, uncompressed, which are kept in `folder` meanwhile.
     pub fn new(image: String, folder: &Path, limit: u64) -> Self {
         Self { image, folder: folder.to_owned(), budget: Arc::new(Budget::new(limit)), unpacked: Vec::new() }
     }
 
-    /// The next layer, which errors call `name`, and whose content must have the digest `diff_id`.
+    /// Adds the next layer, which errors call `name` and whose content must have the digest `diff_id`.
     pub fn add(&mut self, name: Digest, blob: Section, diff_id: &str) {
         let (folder, budget, diff_id) = (self.folder.clone(), Arc::clone(&self.budget), diff_id.to_owned());
         let work = spawn_blocking(move || unpack(blob, &folder, &budget, &diff_id));

@@ -14,6 +14,7 @@ mod collect;
 mod decompress;
 mod digest;
 mod error;
+mod keyed_lock;
 mod layers;
 mod merge;
 mod options;

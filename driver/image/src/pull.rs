@@ -14,6 +14,7 @@ use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, RegistryOperation};
 use oci_spec::image::ImageConfiguration;
 use tokio::io::AsyncWrite;
+use tokio::time::timeout;
 
 use crate::bounded::Bounded;
 use crate::digest::Digest;
@@ -26,11 +27,18 @@ use crate::search::innermost;
 use crate::section::Section;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest wait for an answer, and for each further piece of it.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest that a registry may take for all of a token, a manifest with its index, or a configuration. Layers may take as long
+/// as they are large: see [`Progress::at_pace`].
+const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Layers that are fetched at one time, as Docker does.
 const AT_ONCE: usize = 3;
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A registry's side of one image.
+/// What the client makes of an answer.
+type Answer<T> = std::result::Result<T, OciDistributionError>;
+
+/// An image at a registry.
 pub struct Remote<'a> {
     client: Client,
     auth: RegistryAuth,
@@ -71,12 +79,17 @@ impl<'a> Remote<'a> {
         Self { client: Client::new(config), auth, reference, limit: options.image_bytes_max, progress }
     }
 
+    /// The registry or mirror that is asked.
+    pub fn registry(&self) -> &str {
+        self.reference.asked()
+    }
+
     /// Asks for the manifest of our platform.
     pub async fn manifest(&self) -> Result<Manifest> {
         let image = self.reference.inner();
-        self.client.auth(image, &self.auth, RegistryOperation::Pull).await.map_err(|e| self.error(e))?;
-        let (manifest, digest) =
-            self.client.pull_image_manifest(image, &self.auth).await.map_err(|e| self.error(e))?;
+        self.within("a token", self.client.auth(image, &self.auth, RegistryOperation::Pull)).await?;
+        let manifest = self.within("the manifest", self.client.pull_image_manifest(image, &self.auth));
+        let (manifest, digest) = manifest.await?;
         self.check(manifest, &digest)
     }
 
@@ -99,7 +112,7 @@ impl<'a> Remote<'a> {
             return Err(self.invalid("its configuration is too large".into()));
         }
         let mut bytes = Vec::new();
-        self.blob(&manifest.config, &mut bytes).await?;
+        self.within("the configuration", self.blob(&manifest.config, &mut bytes)).await?;
         let expected: Digest =
             manifest.config.digest.parse().map_err(|_| self.invalid("its configuration's digest".into()))?;
         let found = Digest::of(&bytes);
@@ -130,7 +143,7 @@ impl<'a> Remote<'a> {
         Ok(layers)
     }
 
-    /// The layers as they are sent, the lowest first.
+    /// The layers as the registry sends them, the lowest first.
     pub async fn blobs(&self, manifest: &Manifest, folder: &Path) -> Result<Vec<Section>> {
         self.fetches(manifest, folder).try_collect().await
     }
@@ -151,18 +164,31 @@ impl<'a> Remote<'a> {
         tracing::info!(layer = %digest, bytes = descriptor.size, "fetching a layer");
         let file = tempfile::tempfile_in(folder).map_err(|e| self.store(e))?;
         let mut writer = tokio::fs::File::from_std(file);
-        self.blob(descriptor, self.progress.count(&mut writer)).await?;
+        let progress = self.progress.of_one();
+        let Some(fetched) = progress.at_pace(self.blob(descriptor, progress.count(&mut writer))).await else {
+            let (registry, image) = (self.registry().to_owned(), self.reference.to_string());
+            return Err(Error::Slow { registry, image, layer: digest.clone() });
+        };
+        fetched.map_err(|e| self.error(e))?;
         tokio::io::AsyncWriteExt::flush(&mut writer).await.map_err(|e| self.store(e))?;
         Section::whole(writer.into_std().await).map_err(|e| self.store(e))
     }
 
     /// Fetches a blob into `out`, no more of it than its descriptor says. The client checks its digest.
-    async fn blob(&self, descriptor: &OciDescriptor, out: impl AsyncWrite + Unpin) -> Result<()> {
+    async fn blob(&self, descriptor: &OciDescriptor, out: impl AsyncWrite + Unpin) -> Answer<()> {
         let size = u64::try_from(descriptor.size).unwrap_or(0);
-        self.client
-            .pull_blob(self.reference.inner(), descriptor, Bounded::new(out, size))
-            .await
-            .map_err(|e| self.error(e))
+        self.client.pull_blob(self.reference.inner(), descriptor, Bounded::new(out, size)).await
+    }
+
+    /// What the registry answers in time.
+    async fn within<T>(&self, what: &'static str, answer: impl Future<Output = Answer<T>>) -> Result<T> {
+        match timeout(DOCUMENT_TIMEOUT, answer).await {
+            Ok(answer) => answer.map_err(|e| self.error(e)),
+            Err(_) => {
+                let (registry, image) = (self.registry().to_owned(), self.reference.to_string());
+                Err(Error::Timeout { registry, image, what, seconds: DOCUMENT_TIMEOUT.as_secs() })
+            }
+        }
     }
 
     fn store(&self, error: std::io::Error) -> Error {
@@ -181,7 +207,7 @@ impl<'a> Remote<'a> {
     fn error(&self, error: OciDistributionError) -> Error {
         use oci_client::errors::OciErrorCode;
         let image = self.reference.to_string();
-        let registry = self.reference.asked().to_owned();
+        let registry = self.registry().to_owned();
         match error {
             OciDistributionError::ImageManifestNotFoundError(_) => Error::Platform(image),
             OciDistributionError::RegistryError { envelope, .. }
@@ -209,5 +235,29 @@ impl<'a> Remote<'a> {
             OciDistributionError::IoError(e) => self.store(e),
             other => Error::Registry { registry, image, reason: other.to_string() },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_does_not_answer_is_named() {
+        // Another test may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let options = RegistryOptions { plain_http: vec![address.clone()], ..RegistryOptions::default() };
+        let reference = ImageReference::parse(&format!("{address}/app:1"), None).unwrap();
+        let remote = Remote::new(&reference, &options, None, Progress::default());
+        let error = remote.manifest().await.err().unwrap().to_string();
+        assert!(error.starts_with(&format!("registry {address} ")), "{error}");
+        let error = remote.within("the manifest", std::future::pending::<Answer<()>>()).await.unwrap_err();
+        let expected =
+            format!("registry {address} did not send the manifest of image {reference} within 120 s");
+        assert_eq!(error.to_string(), expected);
     }
 }

@@ -24,11 +24,11 @@ use crate::store::{ImageSource, Origin, Store};
 const BLOCK: u64 = 512;
 const COMMENT: &str = "openstack appcontainer commit";
 
-/// What a new image has more than its parent.
+/// What a new image adds to its parent.
 pub struct Addition {
     /// Its own layer, an archive that is not compressed.
     pub layer: File,
-    /// Replaces what the parent's configuration says of how a container runs.
+    /// How a container runs, in place of what the parent's configuration says.
     pub config: Map<String, Value>,
     /// When it was made (RFC 3339).
     pub created: String,
@@ -38,15 +38,15 @@ pub struct Addition {
     pub name: String,
 }
 
-/// An image as it was sent.
+/// An image with its layers as they were sent.
 struct Sent {
     configuration: Vec<u8>,
     layers: Vec<(Section, String)>,
 }
 
 impl Store {
-    /// An archive of an image that has the layers of `parent` and one more. The parent's are fetched again from where they
-    /// came: what is kept of them here are no layers. `fetch` writes the archive of a name into a file.
+    /// An archive of an image that has the layers of `parent` and one more. The parent's layers are fetched again from where they
+    /// came, since the store keeps file systems, not layers. `fetch` writes the archive of a name into a file.
     pub async fn save(
         &self,
         parent: &ImageSource,
@@ -94,7 +94,9 @@ impl Store {
             .await;
             match &last {
                 Ok(_) => return last,
-                Err(e) => tracing::warn!(source = source.asked(), "{reference} is not had: {e}"),
+                Err(e) => {
+                    tracing::warn!(image = %reference, registry = source.asked(), error = %e, "image cannot be fetched");
+                }
             }
         }
         last
@@ -134,7 +136,7 @@ fn write(mut out: File, sent: Sent, addition: Addition, budget: &Budget) -> io::
     Ok(out)
 }
 
-/// The parent's configuration with one layer more. What this program does not know of it stays.
+/// The parent's configuration with one layer more. Members that are unknown to this program stay.
 fn configuration(
     parent: &[u8],
     layer: &Digest,
@@ -158,7 +160,7 @@ fn configuration(
     Ok(serde_json::to_vec(&whole)?)
 }
 
-/// What is no object counts as an empty one.
+/// A member that is an object; anything else counts as an empty one.
 fn take_object(of: &mut Map<String, Value>, name: &str) -> Map<String, Value> {
     match of.remove(name) {
         Some(Value::Object(object)) => object,

@@ -1,20 +1,18 @@
-//! Whether what is kept is still what was made; what is not is made again.
+//! Finds file systems that the host's disk has damaged, and makes them again.
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
 
-use crate::archived::Existing;
-use crate::digest::{Digest, DigestReader};
+use crate::digest::{Digest, sum_of};
 use crate::error::{Error, Result};
 use crate::pull::Remote;
 use crate::reference::ImageReference;
-use crate::store::{ImageSource, Origin, Store};
+use crate::store::{Existing, ImageSource, Origin, Store};
 
-/// A file system that was looked at.
+/// A file system that was checked.
 #[derive(Debug)]
 pub struct Scrubbed {
-    /// Its layers' digest, by which it is named.
+    /// The digest of its layers, which is its name.
     pub layers: Digest,
     /// References to images that have it.
     pub images: Vec<String>,
@@ -22,10 +20,10 @@ pub struct Scrubbed {
     pub finding: Finding,
 }
 
-/// What becomes of a file system.
+/// What a check found.
 #[derive(Debug)]
 pub enum Finding {
-    /// It is what was made.
+    /// It is as it was made.
     Whole,
     /// It was damaged, and was made again. A container that runs has it as it was until it is started again.
     Healed,
@@ -34,8 +32,8 @@ pub enum Finding {
 }
 
 impl Store {
-    /// Reads all file systems that images have, and makes those again that are not what they were when they were made.
-    /// Each is told of when it was looked at. `fetch` writes the archive of a name into a file.
+    /// Checks the file systems of all images, and makes damaged ones again. `tell` is called after each. `fetch` writes the archive
+    /// of a name into a file.
     pub async fn scrub(
         &self,
         fetch: impl AsyncFn(&str, File) -> Result<File>,
@@ -63,7 +61,7 @@ impl Store {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
                 found => found.map_err(Error::io("read", &file_system))?,
             };
-            // A sum that cannot be read is no better than a wrong one.
+            // A sum that cannot be read counts as a wrong one.
             Ok(fs::read_to_string(sum).is_ok_and(|made| made == found.to_string()))
         };
         let lost = |_| Error::Lost(chain.to_string());
@@ -87,7 +85,9 @@ impl Store {
             };
             match &last {
                 Ok(()) => return last,
-                Err(e) => tracing::warn!("{} is not had: {e}", record.reference),
+                Err(e) => {
+                    tracing::warn!(image = record.reference, error = %e, "image cannot be fetched again");
+                }
             }
         }
         last
@@ -100,7 +100,9 @@ impl Store {
             last = self.pull_again_from(&source, record).await;
             match &last {
                 Ok(()) => return last,
-                Err(e) => tracing::debug!(source = source.asked(), "{reference} is not had: {e}"),
+                Err(e) => {
+                    tracing::debug!(image = %reference, registry = source.asked(), error = %e, "image cannot be fetched");
+                }
             }
         }
         last
@@ -114,11 +116,4 @@ impl Store {
         let layers = remote.layers(manifest, &configuration, work.path()).await?;
         self.make(layers, &work, &record.chain).await
     }
-}
-
-/// The digest of a file's content.
-pub(crate) fn sum_of(path: &Path) -> io::Result<Digest> {
-    let mut reader = DigestReader::new(File::open(path)?);
-    io::copy(&mut reader, &mut io::sink())?;
-    Ok(reader.finish())
 }

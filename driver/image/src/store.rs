@@ -1,22 +1,20 @@
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
-use tokio::sync::{Mutex as AsyncMutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{OwnedMutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::digest::Digest;
+use crate::digest::{Digest, sum_of};
 use crate::error::{Error, Result};
+use crate::keyed_lock::KeyedLock;
 use crate::layers::Layers;
 use crate::options::{Credentials, PullPolicy, RegistryOptions};
 use crate::progress::Progress;
 use crate::pull::Remote;
 use crate::reference::ImageReference;
-use crate::scrub::sum_of;
 
 /// Images on this host. Below its folder are `rootfs` with file systems and `config` with configurations, both by
 /// digest, `sums` with the digest of each file system as it was made, `refs` with what each reference was last found to
@@ -24,8 +22,9 @@ use crate::scrub::sum_of;
 pub struct Store {
     folder: PathBuf,
     options: RegistryOptions,
-    /// One lock for each file system that is being made.
-    making: Mutex<HashMap<Digest, Weak<AsyncMutex<()>>>>,
+    /// Taken while an image is made, by its origin: a registry with a manifest's digest, or an archive's name. And while its file
+    /// system is published, by the digest of its layers.
+    making: KeyedLock,
     /// Read while an image is asked for, written while images are collected.
     askers: RwLock<()>,
     progress: Progress,
@@ -46,17 +45,17 @@ pub struct Image {
     pub source: ImageSource,
 }
 
-/// What a reference, or an archive's name, stood for.
+/// The image that a reference, or an archive's name, was found to name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSource {
     pub(crate) reference: String,
     #[serde(default)]
     pub(crate) origin: Origin,
-    /// Of its manifest.
+    /// The digest of its manifest.
     pub(crate) manifest: Digest,
-    /// Of the configuration, the image's identifier.
+    /// The digest of its configuration, the image's identifier.
     pub(crate) config: Digest,
-    /// Of its layers, the file system's name.
+    /// The digest of its layers, the file system's name.
     pub(crate) chain: Digest,
 }
 
@@ -71,6 +70,13 @@ impl ImageSource {
         let reference = ImageReference::parse(&self.reference, None).ok();
         reference.filter(|_| self.origin == Origin::Registry).map(|image| image.registry().to_owned())
     }
+}
+
+/// What becomes of a file system that exists already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Existing {
+    Kept,
+    Replaced,
 }
 
 /// Where an image came from.
@@ -94,7 +100,7 @@ impl Store {
         Ok(Self {
             folder,
             options,
-            making: Mutex::default(),
+            making: KeyedLock::default(),
             askers: RwLock::default(),
             progress: Progress::default(),
         })
@@ -105,7 +111,7 @@ impl Store {
         &self.progress
     }
 
-    /// Removes what a crash left half done. A pull that another process is about fails.
+    /// Removes what a crash left half done. Makes a pull fail that another process has under way.
     pub fn remove_leftovers(&self) -> Result<()> {
         let temporary = self.folder.join("tmp");
         fs::remove_dir_all(&temporary).map_err(Error::io("remove", &temporary))?;
@@ -135,30 +141,35 @@ impl Store {
         }
     }
 
+    /// Waits for others who make what has this name, and keeps them waiting.
+    pub(crate) async fn making(&self, name: &str) -> OwnedMutexGuard<()> {
+        self.making.lock(name).await
+    }
+
     /// Keeps images from being collected.
     pub(crate) async fn asking(&self) -> RwLockReadGuard<'_, ()> {
         self.askers.read().await
     }
 
-    /// Keeps images from being asked for; none if one is.
+    /// Keeps images from being asked for. `None` if one is asked for at the moment.
     pub(crate) fn alone(&self) -> Option<RwLockWriteGuard<'_, ()>> {
         self.askers.try_write().ok()
     }
 
-    /// A record is as old as its last use.
+    /// Marks an image as used now: the age of its record is the time since its last use.
     pub(crate) fn mark_used(&self, name: &str) -> Result<()> {
         let path = self.record_path(name);
         let marked = File::options().write(true).open(&path);
         marked.and_then(|file| file.set_modified(SystemTime::now())).map_err(Error::io("mark as used", path))
     }
 
-    /// The image for which `name`, a reference or an archive's name, was last found to stand, if it is here.
+    /// The image that `name`, a reference or an archive's name, was last found to name, if it is in the store.
     pub(crate) fn find(&self, name: &str) -> Option<Image> {
         self.load(&self.record(name)?).ok()
     }
 
     /// Removes the image whose configuration has this digest, with all references to it. Its file system stays where another
-    /// image has the same, or where `in_use` says that a container has it. One that is not here is as good.
+    /// image has the same, or where `in_use` says that a container has it. Idempotent: succeeds if the image is absent.
     pub fn remove(&self, id: &Digest, in_use: impl Fn(&Path) -> bool) -> Result<()> {
         let records = self.records()?;
         let (leaving, staying): (Vec<_>, Vec<_>) =
@@ -192,8 +203,8 @@ impl Store {
         entries.map(|entry| Ok(entry.map_err(Error::io("read", &folder))?.path())).collect()
     }
 
-    /// Where an image may be had, in the order of asking: its registry is the last. What needs credentials is asked for at
-    /// the registry alone, for which they are.
+    /// Where to ask for an image, in order: its registry is the last. With credentials only the registry is asked, for which they
+    /// are meant.
     pub(crate) fn sources(
         &self,
         reference: &ImageReference,
@@ -214,7 +225,7 @@ impl Store {
             let remote = Remote::new(&source, &self.options, credentials, progress.clone());
             match self.pull_from(reference, &remote).await {
                 Err(e) if sources.peek().is_some() => {
-                    tracing::warn!(mirror = source.asked(), "{reference} is not had: {e}");
+                    tracing::warn!(image = %reference, mirror = source.asked(), error = %e, "mirror is passed over");
                 }
                 last => return last,
             }
@@ -225,8 +236,8 @@ impl Store {
     async fn pull_from(&self, reference: &ImageReference, remote: &Remote<'_>) -> Result<Image> {
         let manifest = remote.manifest().await?;
         let digest = manifest.digest.clone();
-        let lock = self.lock_for(&digest);
-        let _turn = lock.lock().await;
+        // A slow registry must not keep those waiting who ask another one for the same image.
+        let _making = self.making(&format!("{} {digest}", remote.registry())).await;
         let name = reference.to_string();
         if let Some(record) = self.record(&name).filter(|record| record.manifest == digest)
             && let Ok(image) = self.load(&record)
@@ -249,25 +260,27 @@ impl Store {
         self.keep(&record, &bytes)
     }
 
-    /// A folder for what is in between.
+    /// A temporary folder.
     pub(crate) fn work_folder(&self) -> Result<TempDir> {
         let temporary = self.folder.join("tmp");
         tempfile::tempdir_in(&temporary).map_err(Error::io("make a folder in", temporary))
     }
 
-    /// Makes the file system of an image, in place of one that may be there.
+    /// Makes the file system of an image, in place of an existing one.
     pub(crate) async fn make(&self, layers: Layers, work: &TempDir, chain: &Digest) -> Result<()> {
         let out = work.path().join("rootfs");
         layers.file_system(&out).await?;
         let made = out.clone();
         let sum = tokio::task::spawn_blocking(move || sum_of(&made)).await;
         let sum = sum.map_err(|_| Error::Lost(chain.to_string()))?.map_err(Error::io("read", &out))?;
-        // First, so that no crash leaves a file system that is trusted without one.
+        // Nobody else may come in between: the sum is that of this file system. It comes first, so that no crash leaves a file
+        // system without one.
+        let _publishing = self.making(&chain.to_string()).await;
         self.write(&self.sum_path(chain), sum.to_string().as_bytes())?;
         publish(&out, &self.rootfs_path(chain))
     }
 
-    /// Writes what names an image whose file system is there.
+    /// Writes the record and the configuration of an image whose file system exists.
     pub(crate) fn keep(&self, record: &ImageSource, configuration: &[u8]) -> Result<Image> {
         self.write(&self.config_path(&record.config), configuration)?;
         let text = serde_json::to_vec(record).unwrap_or_default();
@@ -297,17 +310,6 @@ impl Store {
         let rootfs = self.rootfs_path(&record.chain);
         let size = fs::metadata(&rootfs).map_err(Error::io("find", &rootfs))?.len();
         Ok(Image { id: record.config.clone(), configuration, rootfs, size, source: record.clone() })
-    }
-
-    pub(crate) fn lock_for(&self, digest: &Digest) -> Arc<AsyncMutex<()>> {
-        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        making.retain(|_, lock| lock.strong_count() > 0);
-        if let Some(lock) = making.get(digest).and_then(Weak::upgrade) {
-            return lock;
-        }
-        let lock = Arc::new(AsyncMutex::new(()));
-        making.insert(digest.clone(), Arc::downgrade(&lock));
-        lock
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
@@ -349,7 +351,7 @@ fn io_write(file: &mut tempfile::NamedTempFile, bytes: &[u8]) -> std::io::Result
     file.as_file().sync_data()
 }
 
-/// Gives a finished file its name, once it is on disk.
+/// Gives a finished file its name once its content is on disk.
 fn publish(from: &Path, to: &Path) -> Result<()> {
     let synced = File::open(from).and_then(|file| file.sync_all());
     synced.map_err(Error::io("write", from))?;
@@ -357,7 +359,7 @@ fn publish(from: &Path, to: &Path) -> Result<()> {
     settle(to)
 }
 
-/// Returns when a file's name is on disk: containers are noted by who trusts that their images stay.
+/// Waits until a file's name is on disk: records of containers rely on their images.
 fn settle(path: &Path) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("write", folder))

@@ -1,5 +1,5 @@
 use crate::container::ContainerUuid;
-use crate::database::{Database, Result, now};
+use crate::database::{Database, Result, idempotent, now};
 
 /// How an action went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,23 +10,43 @@ pub enum Outcome {
     Error(String),
 }
 
-/// The record of what was asked of a container (`container_actions`) and of what was done for it
-/// (`container_actions_events`). The API starts an action; the compute service adds events and finishes it.
-#[derive(Debug, Clone, Copy)]
-pub struct ActionLog<'a> {
-    database: &'a Database,
-    container: ContainerUuid,
-    request_id: &'a str,
+/// What is recorded of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recorded {
+    /// An event of the request's action has begun.
+    EventStarted(String),
+    /// An event has ended.
+    EventFinished(String, Outcome),
+    /// The action has ended.
+    Finished(String, Outcome),
 }
 
-impl<'a> ActionLog<'a> {
-    /// The record of one request.
-    pub fn new(database: &'a Database, container: ContainerUuid, request_id: &'a str) -> Self {
-        Self { database, container, request_id }
+/// A line of the history of what was asked of a container (`container_actions`) and what was done for it
+/// (`container_actions_events`). The API starts an action; the compute service adds events and finishes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The container.
+    pub container: ContainerUuid,
+    /// The request; empty where nobody asked, which is not recorded.
+    pub request_id: String,
+    /// What happened.
+    pub what: Recorded,
+}
+
+impl Record {
+    /// Writes it. Without its action, which a deleted container takes along, there is nothing to write.
+    pub async fn write(&self, database: &Database) -> Result<()> {
+        idempotent(|| async {
+            match &self.what {
+                Recorded::EventStarted(event) => self.start_event(database, event).await,
+                Recorded::EventFinished(event, outcome) => self.finish_event(database, event, outcome).await,
+                Recorded::Finished(action, outcome) => self.finish(database, action, outcome).await,
+            }
+        })
+        .await
     }
 
-    /// Starts an event. Without its action, which a deleted container takes along, there is nothing to record.
-    pub async fn start_event(&self, event: &str) -> Result<()> {
+    async fn start_event(&self, database: &Database, event: &str) -> Result<()> {
         let now = now();
         sqlx::query(
             "INSERT INTO container_actions_events (created_at, event, action_id, start_time) \
@@ -36,14 +56,13 @@ impl<'a> ActionLog<'a> {
         .bind(event)
         .bind(now)
         .bind(self.container.to_string())
-        .bind(self.request_id)
-        .execute(self.database)
+        .bind(&self.request_id)
+        .execute(database)
         .await?;
         Ok(())
     }
 
-    /// Finishes an event.
-    pub async fn finish_event(&self, event: &str, outcome: &Outcome) -> Result<()> {
+    async fn finish_event(&self, database: &Database, event: &str, outcome: &Outcome) -> Result<()> {
         let (result, traceback) = match outcome {
             Outcome::Success => ("Success", None),
             Outcome::Error(reason) => ("Error", Some(reason.as_str())),
@@ -58,15 +77,14 @@ impl<'a> ActionLog<'a> {
         .bind(result)
         .bind(traceback)
         .bind(self.container.to_string())
-        .bind(self.request_id)
+        .bind(&self.request_id)
         .bind(event)
-        .execute(self.database)
+        .execute(database)
         .await?;
         Ok(())
     }
 
-    /// Finishes the action.
-    pub async fn finish(&self, action: &str, outcome: &Outcome) -> Result<()> {
+    async fn finish(&self, database: &Database, action: &str, outcome: &Outcome) -> Result<()> {
         let message = matches!(outcome, Outcome::Error(_)).then_some("Error");
         sqlx::query(
             "UPDATE container_actions SET updated_at = ?, finish_time = ?, message = COALESCE(?, message) \
@@ -76,9 +94,9 @@ impl<'a> ActionLog<'a> {
         .bind(now())
         .bind(message)
         .bind(self.container.to_string())
-        .bind(self.request_id)
+        .bind(&self.request_id)
         .bind(action)
-        .execute(self.database)
+        .execute(database)
         .await?;
         Ok(())
     }

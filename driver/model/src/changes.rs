@@ -3,38 +3,80 @@ use sqlx::{MySql, QueryBuilder};
 use time::PrimitiveDateTime;
 
 use crate::container::{Addresses, Container, ContainerUuid, Status, TaskState};
-use crate::database::{Database, Result, now};
+use crate::database::{Database, Result, idempotent, now};
 
 /// Longest text of `status_detail`.
 const STATUS_DETAIL_MAX: usize = 50;
 /// Longest text of a `TEXT` column, in characters that may take four bytes each.
 const TEXT_MAX: usize = 16_000;
 
-/// Columns to write; those that are none stay. Where a column may be NULL, the inner none is NULL.
-#[derive(Debug, Clone, Default)]
-#[allow(missing_docs)]
-pub struct Changes {
-    pub container_id: Option<Option<String>>,
-    pub status: Option<Status>,
-    pub status_reason: Option<Option<String>>,
-    pub status_detail: Option<Option<String>>,
-    pub task_state: Option<Option<TaskState>>,
-    pub host: Option<Option<String>>,
-    pub addresses: Option<Addresses>,
-    pub security_groups: Option<Vec<String>>,
-    pub hostname: Option<String>,
-    pub ports: Option<Vec<u16>>,
-    pub image_driver: Option<String>,
-    pub runtime: Option<String>,
-    pub disk: Option<i32>,
-    pub name: Option<String>,
-    pub cpu: Option<f32>,
-    pub memory: Option<String>,
-    pub command: Option<Vec<String>>,
-    pub entrypoint: Option<Vec<String>>,
-    pub started_at: Option<Option<PrimitiveDateTime>>,
-    pub websocket_url: Option<String>,
-    pub websocket_token: Option<String>,
+/// Makes [`Changes`] of a table of columns: how each is named and typed, written to its row, and put into a [`Container`].
+macro_rules! changes {
+    ($($column:ident: $type:ty, $write:expr, $apply:expr;)+) => {
+        /// Columns to write; those that are none stay. Where a column may be NULL, the inner none is NULL.
+        #[derive(Debug, Clone, Default, PartialEq)]
+        #[allow(missing_docs)]
+        pub struct Changes {
+            $(pub $column: Option<$type>,)+
+        }
+
+        impl Changes {
+            /// What `self` says, and where that says nothing, what `earlier` says.
+            pub fn after(self, earlier: Self) -> Self {
+                Self { $($column: self.$column.or(earlier.$column),)+ }
+            }
+
+            /// Whether there is nothing to write.
+            pub fn is_empty(&self) -> bool {
+                $(self.$column.is_none())&&+
+            }
+
+            fn assign(&self, query: &mut QueryBuilder<MySql>) {
+                $(
+                    if let Some(value) = self.$column.clone() {
+                        let write: fn($type) -> _ = $write;
+                        query.push(concat!(", ", stringify!($column), " = "));
+                        query.push_bind(write(value));
+                    }
+                )+
+            }
+
+            /// Puts them into `container`.
+            pub fn apply(self, container: &mut Container) {
+                $(
+                    if let Some(value) = self.$column {
+                        let apply: fn($type) -> _ = $apply;
+                        container.$column = apply(value);
+                    }
+                )+
+            }
+        }
+    };
+}
+
+changes! {
+    container_id: Option<String>, |id| id, |id| id;
+    status: Status, |status| status.to_string(), |status| status;
+    status_reason: Option<String>, |reason| cut(reason, TEXT_MAX), |reason| reason;
+    status_detail: Option<String>, |detail| cut(detail, STATUS_DETAIL_MAX), |detail| cut(detail, STATUS_DETAIL_MAX);
+    task_state: Option<TaskState>, |task| task.map(|task| task.to_string()), |task| task.map(|task| task.to_string());
+    host: Option<String>, |host| host, |host| host;
+    addresses: Addresses, Json, |addresses| Some(Json(addresses));
+    security_groups: Vec<String>, Json, |groups| Some(Json(groups));
+    hostname: String, |name| name, Some;
+    ports: Vec<u16>, Json, |ports| Some(Json(ports));
+    image_driver: String, |driver| driver, Some;
+    runtime: String, |runtime| runtime, Some;
+    disk: i32, |disk| disk, Some;
+    name: String, |name| name, Some;
+    cpu: f32, |cpu| cpu, Some;
+    memory: String, |memory| memory, Some;
+    auto_heal: bool, |heal| heal, Some;
+    command: Vec<String>, Json, |command| Some(Json(command));
+    entrypoint: Vec<String>, Json, |entrypoint| Some(Json(entrypoint));
+    started_at: Option<PrimitiveDateTime>, |at| at, |at| at;
+    websocket_url: String, |url| url, Some;
+    websocket_token: String, |token| token, Some;
 }
 
 impl Changes {
@@ -68,78 +110,31 @@ impl Changes {
     }
 
     pub(crate) async fn write(&self, database: &Database, uuid: ContainerUuid) -> Result<()> {
-        let mut query: QueryBuilder<MySql> = QueryBuilder::new("UPDATE container SET updated_at = ");
-        query.push_bind(now());
-        macro_rules! set {
-            ($($column:ident = $value:expr;)+) => {$(
-                if let Some(value) = $value {
-                    query.push(concat!(", ", stringify!($column), " = "));
-                    query.push_bind(value);
-                }
-            )+};
-        }
-        set! {
-            container_id = self.container_id.clone();
-            status = self.status.map(|status| status.to_string());
-            status_reason = self.status_reason.clone().map(|reason| cut(reason, TEXT_MAX));
-            status_detail = self.status_detail.clone().map(|detail| cut(detail, STATUS_DETAIL_MAX));
-            task_state = self.task_state.map(|task| task.map(|task| task.to_string()));
-            host = self.host.clone();
-            addresses = self.addresses.clone().map(Json);
-            security_groups = self.security_groups.clone().map(Json);
-            hostname = self.hostname.clone();
-            ports = self.ports.clone().map(Json);
-            image_driver = self.image_driver.clone();
-            runtime = self.runtime.clone();
-            disk = self.disk;
-            name = self.name.clone();
-            cpu = self.cpu;
-            memory = self.memory.clone();
-            command = self.command.clone().map(Json);
-            entrypoint = self.entrypoint.clone().map(Json);
-            started_at = self.started_at;
-            websocket_url = self.websocket_url.clone();
-            websocket_token = self.websocket_token.clone();
-        }
-        query.push(" WHERE uuid = ").push_bind(uuid.to_string());
-        query.build().execute(database).await?;
-        Ok(())
-    }
-
-    pub(crate) fn apply(self, container: &mut Container) {
-        macro_rules! copy {
-            ($($field:ident => $convert:expr;)+) => {$(
-                if let Some(value) = self.$field {
-                    container.$field = $convert(value);
-                }
-            )+};
-        }
-        copy! {
-            container_id => |id| id;
-            status => |status| status;
-            status_reason => |reason| reason;
-            status_detail => |detail| cut(detail, STATUS_DETAIL_MAX);
-            task_state => |task: Option<TaskState>| task.map(|task| task.to_string());
-            host => |host| host;
-            addresses => |addresses| Some(Json(addresses));
-            security_groups => |groups| Some(Json(groups));
-            hostname => Some;
-            ports => |ports| Some(Json(ports));
-            image_driver => Some;
-            runtime => Some;
-            disk => Some;
-            name => Some;
-            cpu => Some;
-            memory => Some;
-            command => |command| Some(Json(command));
-            entrypoint => |entrypoint| Some(Json(entrypoint));
-            started_at => |at| at;
-            websocket_url => Some;
-            websocket_token => Some;
-        }
+        idempotent(|| async {
+            let mut query: QueryBuilder<MySql> = QueryBuilder::new("UPDATE container SET updated_at = ");
+            query.push_bind(now());
+            self.assign(&mut query);
+            query.push(" WHERE uuid = ").push_bind(uuid.to_string());
+            query.build().execute(database).await?;
+            Ok(())
+        })
+        .await
     }
 }
 
 fn cut(text: Option<String>, length: usize) -> Option<String> {
     text.map(|text| text.chars().take(length).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_changes_win_and_earlier_ones_stay() {
+        let earlier = Changes { name: Some("a".into()), ..Changes::status(Status::Created) };
+        let all = Changes { cpu: Some(0.5), ..Changes::status(Status::Running) }.after(earlier);
+        assert_eq!((all.name.as_deref(), all.cpu, all.status), (Some("a"), Some(0.5), Some(Status::Running)));
+        assert!(!all.is_empty() && Changes::default().is_empty());
+    }
 }

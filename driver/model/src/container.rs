@@ -12,8 +12,11 @@ use uuid::Uuid;
 
 use crate::changes::Changes;
 use crate::cpuset::Cpuset;
-use crate::database::{Database, Error, Result};
-use crate::{versioned, wire_json, wire_time};
+use crate::database::{Database, Error, Result, idempotent};
+use crate::{versioned, wire_cpu, wire_json, wire_time};
+
+/// Identifiers that one statement asks for.
+const UUIDS_AT_ONCE: usize = 500;
 
 /// What a row of the table is (`container_type` of `zun/common/consts.py`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +29,13 @@ pub enum ContainerType {
     CapsuleContainer = 2,
     /// A container of a capsule that ends before the others begin.
     CapsuleInitContainer = 3,
+}
+
+impl ContainerType {
+    fn of_number(number: i32) -> Option<Self> {
+        let all = [Self::Container, Self::Capsule, Self::CapsuleContainer, Self::CapsuleInitContainer];
+        all.into_iter().find(|kind| *kind as i32 == number)
+    }
 }
 
 /// A container's identifier.
@@ -149,6 +159,7 @@ pub struct Container {
     pub project_id: Option<String>,
     pub user_id: Option<String>,
     pub image: Option<String>,
+    #[serde(with = "wire_cpu", default)]
     pub cpu: Option<f32>,
     pub cpu_policy: Option<String>,
     pub cpuset: Option<Json<Cpuset>>,
@@ -263,43 +274,74 @@ impl Container {
 
     /// Reads the row of a container, a capsule, or a capsule's container.
     pub async fn get(database: &Database, kind: ContainerType, uuid: ContainerUuid) -> Result<Self> {
-        let row = sqlx::query_as("SELECT * FROM container WHERE uuid = ? AND container_type = ?")
-            .bind(uuid.to_string())
-            .bind(kind as i32)
-            .fetch_optional(database)
-            .await?;
-        row.ok_or(Error::NoContainer(uuid))
+        Self::find(database, &[kind], uuid).await?.ok_or(Error::NoContainer(uuid))
+    }
+
+    /// Reads the row of this identifier that is of one of these kinds, if there is one.
+    pub async fn find(
+        database: &Database,
+        kinds: &[ContainerType],
+        uuid: ContainerUuid,
+    ) -> Result<Option<Self>> {
+        idempotent(|| async {
+            let mut query = QueryBuilder::new("SELECT * FROM container WHERE uuid = ");
+            query.push_bind(uuid.to_string());
+            of_kinds(&mut query, kinds);
+            Ok(query.build_query_as().fetch_optional(database).await?)
+        })
+        .await
     }
 
     /// Reads the rows of these kinds on a host. One that cannot be read is logged and left out.
     pub async fn list_by_host(database: &Database, kinds: &[ContainerType], host: &str) -> Result<Vec<Self>> {
-        let mut query: QueryBuilder<MySql> = QueryBuilder::new("SELECT * FROM container WHERE host = ");
-        query.push_bind(host).push(" AND container_type IN (");
-        let mut list = query.separated(", ");
-        for kind in kinds {
-            list.push_bind(*kind as i32);
+        idempotent(|| async {
+            let mut query = QueryBuilder::new("SELECT * FROM container WHERE host = ");
+            query.push_bind(host);
+            of_kinds(&mut query, kinds);
+            Ok(readable(&query.build().fetch_all(database).await?))
+        })
+        .await
+    }
+
+    /// On which host each of these containers and capsules is by its row, those whose rows cannot be read among them.
+    /// One that has no row is not in the answer.
+    pub async fn hosts_of(
+        database: &Database,
+        uuids: &[ContainerUuid],
+    ) -> Result<BTreeMap<ContainerUuid, Option<String>>> {
+        let mut all = BTreeMap::new();
+        for some in uuids.chunks(UUIDS_AT_ONCE) {
+            let rows: Vec<(String, Option<String>)> = idempotent(|| async {
+                let mut query: QueryBuilder<MySql> =
+                    QueryBuilder::new("SELECT uuid, host FROM container WHERE uuid IN (");
+                let mut list = query.separated(", ");
+                for uuid in some {
+                    list.push_bind(uuid.to_string());
+                }
+                query.push(")");
+                Ok(query.build_query_as().fetch_all(database).await?)
+            })
+            .await?;
+            all.extend(rows.into_iter().filter_map(|(uuid, host)| Some((uuid.parse().ok()?, host))));
         }
-        query.push(")");
-        Ok(readable(&query.build().fetch_all(database).await?))
+        Ok(all)
     }
 
-    /// The identifiers of all rows of a host, those that cannot be read among them.
-    pub async fn uuids_by_host(database: &Database, host: &str) -> Result<Vec<String>> {
-        Ok(sqlx::query_scalar("SELECT uuid FROM container WHERE host = ?")
-            .bind(host)
+    /// Reads a capsule's containers: those that end before the others begin, then the others, each in their order.
+    pub async fn members(&self, database: &Database) -> Result<Vec<Self>> {
+        idempotent(|| async {
+            let rows = sqlx::query(
+                "SELECT * FROM container WHERE capsule_id = ? AND container_type IN (?, ?) \
+                 ORDER BY container_type DESC, id",
+            )
+            .bind(self.id)
+            .bind(ContainerType::CapsuleInitContainer as i32)
+            .bind(ContainerType::CapsuleContainer as i32)
             .fetch_all(database)
-            .await?)
-    }
-
-    /// Reads a capsule's containers of a kind, in their order.
-    pub async fn list_of_capsule(&self, database: &Database, kind: ContainerType) -> Result<Vec<Self>> {
-        let rows =
-            sqlx::query("SELECT * FROM container WHERE capsule_id = ? AND container_type = ? ORDER BY id")
-                .bind(self.id)
-                .bind(kind as i32)
-                .fetch_all(database)
-                .await?;
-        Ok(readable(&rows))
+            .await?;
+            Ok(readable(&rows))
+        })
+        .await
     }
 
     /// Writes `changes` to the row and to `self`.
@@ -311,12 +353,29 @@ impl Container {
 
     /// Removes the row, and with it the actions and, of a capsule, its containers.
     pub async fn destroy(&self, database: &Database) -> Result<()> {
-        sqlx::query("DELETE FROM container WHERE uuid = ?")
-            .bind(self.uuid.to_string())
-            .execute(database)
-            .await?;
-        Ok(())
+        idempotent(|| async {
+            sqlx::query("DELETE FROM container WHERE uuid = ?")
+                .bind(self.uuid.to_string())
+                .execute(database)
+                .await?;
+            Ok(())
+        })
+        .await
     }
+
+    /// Which of a capsule's containers this is, or whether it is one of its own.
+    pub fn kind(&self) -> Option<ContainerType> {
+        ContainerType::of_number(self.container_type)
+    }
+}
+
+fn of_kinds(query: &mut QueryBuilder<MySql>, kinds: &[ContainerType]) {
+    query.push(" AND container_type IN (");
+    let mut list = query.separated(", ");
+    for kind in kinds {
+        list.push_bind(*kind as i32);
+    }
+    query.push(")");
 }
 
 fn readable(rows: &[MySqlRow]) -> Vec<Container> {
@@ -347,6 +406,16 @@ mod tests {
         assert_eq!(container.status, Status::Creating);
         assert_eq!(container.usage(), Usage { cpu: 1.0, memory: 128, disk: 0 });
         assert_eq!(container.to_wire().unwrap(), captured);
+    }
+
+    #[test]
+    fn a_number_of_cpus_keeps_its_value() {
+        for cpu in [json!(0.1), json!(1.0), json!(0.7), json!(2.25), json!(null)] {
+            let mut value = captured();
+            value["zun_object.data"]["cpu"] = cpu.clone();
+            let container = Container::from_wire(&value).unwrap();
+            assert_eq!(container.to_wire().unwrap()["zun_object.data"]["cpu"], cpu);
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use crate::database::{Database, Result, now};
+use crate::database::{Database, Result, now, once};
 
 /// A process that a user may start in a container (`exec_instance`).
 #[derive(Debug, Clone)]
@@ -16,16 +16,19 @@ pub struct ExecInstance {
 impl ExecInstance {
     /// Writes the row, which goes with its container.
     pub async fn create(&self, database: &Database) -> Result<()> {
-        sqlx::query(
-            "INSERT INTO exec_instance (created_at, container_id, exec_id, token, url) VALUES (?, ?, ?, ?, ?)",
-        )
-        .bind(now())
-        .bind(self.container_id)
-        .bind(&self.exec_id)
-        .bind(&self.token)
-        .bind(&self.url)
-        .execute(database)
-        .await?;
-        Ok(())
+        once(|| async {
+            sqlx::query(
+                "INSERT INTO exec_instance (created_at, container_id, exec_id, token, url) VALUES (?, ?, ?, ?, ?)",
+            )
+            .bind(now())
+            .bind(self.container_id)
+            .bind(&self.exec_id)
+            .bind(&self.token)
+            .bind(&self.url)
+            .execute(database)
+            .await?;
+            Ok(())
+        })
+        .await
     }
 }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod action;
+mod action_queue;
 mod changes;
 mod compute_node;
 mod container;
@@ -16,10 +17,12 @@ mod registry;
 mod service;
 mod versioned;
 mod volume;
+mod wire_cpu;
 mod wire_json;
 mod wire_time;
 
-pub use action::{ActionLog, Outcome};
+pub use action::{Outcome, Record, Recorded};
+pub use action_queue::ActionQueue;
 pub use changes::Changes;
 pub use compute_node::{ComputeNode, NumaNode, NumaTopology};
 pub use container::{Address, Addresses, Container, ContainerType, ContainerUuid, Status, TaskState, Usage};

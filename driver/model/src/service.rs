@@ -1,4 +1,4 @@
-use crate::database::{Database, Result, now};
+use crate::database::{Database, Result, idempotent, now};
 
 /// A service's row in `zun_service`.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -21,22 +21,25 @@ pub async fn service(database: &Database, host: &str, binary: &str) -> Result<Op
 
 /// Says that a service is alive; its row is made if there is none.
 pub async fn heartbeat(database: &Database, host: &str, binary: &str, availability_zone: &str) -> Result<()> {
-    let now = now();
-    sqlx::query(
-        "INSERT INTO zun_service (created_at, host, `binary`, disabled, forced_down, report_count, last_seen_up, \
-         availability_zone) VALUES (?, ?, ?, FALSE, FALSE, 1, ?, ?) \
-         ON DUPLICATE KEY UPDATE updated_at = ?, last_seen_up = ?, report_count = report_count + 1, \
-         availability_zone = ?",
-    )
-    .bind(now)
-    .bind(host)
-    .bind(binary)
-    .bind(now)
-    .bind(availability_zone)
-    .bind(now)
-    .bind(now)
-    .bind(availability_zone)
-    .execute(database)
-    .await?;
-    Ok(())
+    idempotent(|| async {
+        let now = now();
+        sqlx::query(
+            "INSERT INTO zun_service (created_at, host, `binary`, disabled, forced_down, report_count, last_seen_up, \
+             availability_zone) VALUES (?, ?, ?, FALSE, FALSE, 1, ?, ?) \
+             ON DUPLICATE KEY UPDATE updated_at = ?, last_seen_up = ?, report_count = report_count + 1, \
+             availability_zone = ?",
+        )
+        .bind(now)
+        .bind(host)
+        .bind(binary)
+        .bind(now)
+        .bind(availability_zone)
+        .bind(now)
+        .bind(now)
+        .bind(availability_zone)
+        .execute(database)
+        .await?;
+        Ok(())
+    })
+    .await
 }

@@ -3,7 +3,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::ContainerUuid;
-use crate::database::{Database, Result, now};
+use crate::database::{Database, Result, idempotent, now, once};
 use crate::versioned;
 
 /// A place in a container that a message asks for a volume. What the volume is stands in its row, which the API has
@@ -46,48 +46,62 @@ impl RequestedVolume {
 
     /// Writes the row that gives the volume to a container.
     pub async fn create(&self, database: &Database, container: ContainerUuid) -> Result<()> {
-        sqlx::query(
-            "INSERT INTO volume_mapping (created_at, uuid, project_id, user_id, volume_id, container_path, container_uuid) \
-             VALUES (?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(now())
-        .bind(Uuid::new_v4().to_string())
-        .bind(&self.project_id)
-        .bind(&self.user_id)
-        .bind(self.volume_id)
-        .bind(&self.container_path)
-        .bind(container.to_string())
-        .execute(database)
-        .await?;
-        Ok(())
+        let uuid = Uuid::new_v4();
+        once(|| async {
+            sqlx::query(
+                "INSERT INTO volume_mapping (created_at, uuid, project_id, user_id, volume_id, container_path, \
+                 container_uuid) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            )
+            .bind(now())
+            .bind(uuid.to_string())
+            .bind(&self.project_id)
+            .bind(&self.user_id)
+            .bind(self.volume_id)
+            .bind(&self.container_path)
+            .bind(container.to_string())
+            .execute(database)
+            .await?;
+            Ok(())
+        })
+        .await
     }
 }
 
 impl VolumeMapping {
     /// The volumes of a container, in the order in which they were asked for.
     pub async fn list_by_container(database: &Database, container: ContainerUuid) -> Result<Vec<Self>> {
-        let rows = sqlx::query_as(
-            "SELECT m.volume_id, v.volume_provider, v.cinder_volume_id, v.auto_remove, v.connection_info, \
-             m.container_path, v.contents \
-             FROM volume_mapping m JOIN volume v ON v.id = m.volume_id WHERE m.container_uuid = ? ORDER BY m.id",
-        );
-        Ok(rows.bind(container.to_string()).fetch_all(database).await?)
+        idempotent(|| async {
+            let rows = sqlx::query_as(
+                "SELECT m.volume_id, v.volume_provider, v.cinder_volume_id, v.auto_remove, v.connection_info, \
+                 m.container_path, v.contents \
+                 FROM volume_mapping m JOIN volume v ON v.id = m.volume_id WHERE m.container_uuid = ? ORDER BY m.id",
+            );
+            Ok(rows.bind(container.to_string()).fetch_all(database).await?)
+        })
+        .await
     }
 
     /// Writes on which host the volume is, and how that finds it.
     pub async fn save_connection(&self, database: &Database, host: &str, info: &Value) -> Result<()> {
-        sqlx::query("UPDATE volume SET connection_info = ?, host = ?, updated_at = ? WHERE id = ?")
-            .bind(info.to_string())
-            .bind(host)
-            .bind(now())
-            .bind(self.volume_id)
-            .execute(database)
-            .await?;
-        Ok(())
+        idempotent(|| async {
+            sqlx::query("UPDATE volume SET connection_info = ?, host = ?, updated_at = ? WHERE id = ?")
+                .bind(info.to_string())
+                .bind(host)
+                .bind(now())
+                .bind(self.volume_id)
+                .execute(database)
+                .await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Removes the rows of a container's volumes. A volume's own row stays while another container has it.
     pub async fn destroy_by_container(database: &Database, container: ContainerUuid) -> Result<()> {
+        idempotent(|| Self::destroy_all_of(database, container)).await
+    }
+
+    async fn destroy_all_of(database: &Database, container: ContainerUuid) -> Result<()> {
         let mut transaction = database.begin().await?;
         let volumes: Vec<(i32,)> =
             sqlx::query_as("SELECT volume_id FROM volume_mapping WHERE container_uuid = ?")

@@ -3,10 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::command::{Error, Result, run};
+use crate::command::run;
+use crate::error::{Error, Result};
 
 const LINKS: &str = "/sys/class/net";
-/// What the alias of each link begins with that is made here; the port's identifier follows.
+/// Prefix of the alias of each link made here; the port's identifier follows.
 const ALIAS: &str = "zun-kata ";
 
 /// Whether there is a link of this name.
@@ -14,7 +15,7 @@ pub fn exists(name: &str) -> bool {
     Path::new(LINKS).join(name).exists()
 }
 
-/// The port whose device a link of this host is; none if it was not made here.
+/// The port to which a link belongs, or `None` if the link was not made here.
 pub fn port_of(name: &str) -> Option<String> {
     let alias = std::fs::read_to_string(Path::new(LINKS).join(name).join("ifalias")).ok()?;
     alias.trim_end().strip_prefix(ALIAS).map(str::to_owned)
@@ -26,7 +27,7 @@ pub fn made_here() -> io::Result<Vec<(String, String)>> {
     Ok(names.filter_map(|name| port_of(&name).map(|port| (name, port))).collect())
 }
 
-/// Says that `name` is another port's device, if it is: identifiers may begin alike.
+/// Fails if the link `name` belongs to another port: names hold only the beginning of an identifier.
 pub fn check_free(name: &str, port: &str) -> Result<()> {
     match port_of(name) {
         Some(other) if other != port => {
@@ -36,7 +37,7 @@ pub fn check_free(name: &str, port: &str) -> Result<()> {
     }
 }
 
-/// Makes a tap that a guest of so many pairs of queues can be given. One that is left over is made anew.
+/// Makes a tap with this number of queue pairs, in place of one that is left over.
 pub async fn create_tap(name: &str, port: &str, mtu: u16, queue_pairs: u8) -> Result<()> {
     check_free(name, port)?;
     remove(name).await?;
@@ -48,7 +49,7 @@ pub async fn create_tap(name: &str, port: &str, mtu: u16, queue_pairs: u8) -> Re
     start(name, port, mtu).await
 }
 
-/// Makes a pair of links, what goes into one of which comes out of the other.
+/// Makes a veth pair, in place of one that is left over.
 pub async fn create_pair(one: &str, other: &str, port: &str, mtu: u16) -> Result<()> {
     check_free(one, port)?;
     remove(one).await?;
@@ -60,7 +61,7 @@ pub async fn create_pair(one: &str, other: &str, port: &str, mtu: u16) -> Result
     Ok(())
 }
 
-/// Makes a Linux bridge without delay, spanning tree or address, if there is none.
+/// Makes a Linux bridge without forwarding delay, spanning tree or address. Idempotent: succeeds if it exists.
 pub async fn ensure_bridge(name: &str) -> Result<()> {
     if exists(name) {
         return Ok(());
@@ -76,7 +77,7 @@ pub async fn ensure_bridge(name: &str) -> Result<()> {
     run("ip", &["link", "set", "dev", name, "up"]).await.map(|_| ())
 }
 
-/// Says in a link's alias whose it is.
+/// Names a link's port in its alias.
 pub async fn name_owner(name: &str, port: &str) -> Result<()> {
     run("ip", &["link", "set", "dev", name, "alias", &format!("{ALIAS}{port}")]).await.map(|_| ())
 }
@@ -86,13 +87,13 @@ pub async fn put_on_bridge(name: &str, bridge: &str) -> Result<()> {
     run("ip", &["link", "set", "dev", name, "master", bridge]).await.map(|_| ())
 }
 
-/// Removes a link, if there is one.
+/// Removes a link. Idempotent: succeeds if it is absent.
 pub async fn remove(name: &str) -> Result<()> {
     if !exists(name) {
         return Ok(());
     }
     match run("ip", &["link", "delete", "dev", name]).await {
-        // It went with the other end of its pair.
+        // It was removed together with the other end of its pair.
         Err(_) if !exists(name) => Ok(()),
         removed => removed.map(|_| ()),
     }

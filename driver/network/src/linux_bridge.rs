@@ -1,7 +1,7 @@
 //! Linux bridges: a network's own (`binding:vif_type` `bridge`), and the one between a tap and Open vSwitch, on which a
 //! firewall of iptables can see packets (`ovs_hybrid_plug`).
 
-use crate::command::Result;
+use crate::error::Result;
 use crate::names::DeviceNames;
 use crate::{link, ovs};
 

@@ -1,4 +1,4 @@
-/// The characters of a port's identifier that its devices' names have: with the prefix they fill an interface's name.
+/// Characters of a port's identifier in its devices' names: with a prefix of three they fill an interface's name.
 const ID_LENGTH: usize = 11;
 
 /// The names of one port's devices on this host, which Neutron's agents derive in the same way (`NIC_NAME_LEN` and the

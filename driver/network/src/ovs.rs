@@ -4,12 +4,14 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::command::{Error, Result, run};
+use crate::command::run;
+use crate::error::{Error, Result};
 
 const PROGRAM: &str = "ovs-vsctl";
+/// How long `ovs-vsctl` waits for Open vSwitch.
 const TIMEOUT: &str = "--timeout=30";
 const DATABASE: &str = "/run/openvswitch/db.sock";
-/// By which a port is known that was made here.
+/// The key in `external-ids` that marks the ports made here.
 const MADE_HERE: &str = "zun-kata";
 /// Neutron's agent drops what is on this VLAN (`DEAD_VLAN_TAG` of `ovs_constants.py`).
 const DEAD_VLAN: &str = "tag=4095";
@@ -23,23 +25,22 @@ pub struct Port<'a> {
     pub bridge: &'a str,
     /// Its hardware address.
     pub mac: &'a str,
-    /// Whose it is: the container.
+    /// The container that has it.
     pub owner: &'a str,
-    /// Whether it reaches nobody until Neutron's agent has wired it. Where OVN wires ports, a VLAN would be taken for
-    /// the port's own.
+    /// What isolates it until it is wired. Where OVN wires ports, a VLAN tag would be taken for the port's own.
     pub isolation: Isolation,
 }
 
-/// What a port reaches before it is wired.
+/// What keeps a port from reaching anybody before it is wired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
-    /// Nobody: it is on the dead VLAN, from which the agent takes it.
+    /// The dead VLAN, from which Neutron's agent takes it.
     DeadVlan,
-    /// Nobody either: OVN's flows know the ports that it has wired, and no others.
+    /// OVN, which has flows only for the ports that it has wired.
     ByController,
 }
 
-/// Adds a device to the port's bridge and tells Neutron, through `external-ids`, whose it is
+/// Adds a device to the port's bridge and names its Neutron port in `external-ids`
 /// (`vif_plug_ovs/ovsdb/ovsdb_lib.py`).
 pub async fn add_port(port: &Port<'_>, device: &str) -> Result<()> {
     let id = |key: &str, value: &str| format!("external-ids:{key}={value}");
@@ -59,7 +60,7 @@ pub async fn add_port(port: &Port<'_>, device: &str) -> Result<()> {
     run(PROGRAM, &arguments).await.map(|_| ())
 }
 
-/// Removes devices from their bridges, those that are on one. A host without Open vSwitch has none.
+/// Removes devices from their bridges. Idempotent: succeeds for devices on no bridge and on a host without Open vSwitch.
 pub async fn delete_ports(devices: &[&str]) -> Result<()> {
     if devices.is_empty() || !Path::new(DATABASE).exists() {
         return Ok(());
@@ -71,7 +72,7 @@ pub async fn delete_ports(devices: &[&str]) -> Result<()> {
     run(PROGRAM, &arguments).await.map(|_| ())
 }
 
-/// All ports that were made here: each one's device, and its Neutron port.
+/// The device and the Neutron port of each port made here.
 pub async fn made_here() -> Result<Vec<(String, String)>> {
     if !Path::new(DATABASE).exists() {
         return Ok(Vec::new());

@@ -1,6 +1,6 @@
 use serde_json::{Map, Value};
 
-use crate::command::{Error, Result};
+use crate::error::{Error, Result};
 use crate::names::{DeviceNames, bridge_of_network};
 use crate::ovs::{self, Isolation};
 use crate::{link, linux_bridge};
@@ -17,7 +17,7 @@ pub struct Vif {
     pub port_id: String,
     /// Its network.
     pub network_id: String,
-    /// Whose it is: the container.
+    /// The container that has it.
     pub owner: String,
     /// The host to which it is bound.
     pub host: String,
@@ -31,30 +31,30 @@ pub struct Vif {
     pub details: Map<String, Value>,
 }
 
-/// Where a tap goes.
+/// What a tap is connected to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+enum TapTarget {
     /// An Open vSwitch bridge, which Neutron's agent or OVN wires.
     OpenVswitch(String, Isolation),
-    /// The same, with a Linux bridge between for a firewall of iptables.
+    /// The same, with a Linux bridge in between for a firewall of iptables.
     Hybrid(String, Isolation),
     /// The Linux bridge of its network.
     LinuxBridge(String),
-    /// Nowhere: the host routes to it, and its agent sees to that.
+    /// No bridge: the host routes to it, as its agent arranges.
     Host,
 }
 
 impl Vif {
-    /// Says whether this host can plug the port, before anything is made.
+    /// Fails if this host cannot plug the port. Makes nothing.
     pub fn validate(&self) -> Result<()> {
-        self.place().map(|_| ())
+        self.tap_target().map(|_| ())
     }
 
-    /// Makes the tap, for a guest of so many pairs of queues, and puts it in its place. If that fails, nothing is left.
+    /// Makes a tap with this number of queue pairs and connects it to its target. Leaves nothing behind on failure.
     pub async fn plug(&self, queue_pairs: u8) -> Result<()> {
-        let place = self.place()?;
+        let target = self.tap_target()?;
         let names = DeviceNames::of_port(&self.port_id);
-        let plugged = self.plug_into(&place, &names, queue_pairs).await;
+        let plugged = self.plug_into(&target, &names, queue_pairs).await;
         if plugged.is_err() {
             unplug(&self.port_id)
                 .await
@@ -63,17 +63,17 @@ impl Vif {
         plugged
     }
 
-    async fn plug_into(&self, place: &Place, names: &DeviceNames, queue_pairs: u8) -> Result<()> {
+    async fn plug_into(&self, target: &TapTarget, names: &DeviceNames, queue_pairs: u8) -> Result<()> {
         link::create_tap(&names.tap, &self.port_id, self.mtu, queue_pairs).await?;
-        match place {
-            Place::OpenVswitch(bridge, isolation) => {
+        match target {
+            TapTarget::OpenVswitch(bridge, isolation) => {
                 ovs::add_port(&self.ovs_port(bridge, *isolation), &names.tap).await
             }
-            Place::Hybrid(bridge, isolation) => {
+            TapTarget::Hybrid(bridge, isolation) => {
                 linux_bridge::add_hybrid_port(&self.ovs_port(bridge, *isolation), names, self.mtu).await
             }
-            Place::LinuxBridge(bridge) => linux_bridge::add_port(bridge, &names.tap).await,
-            Place::Host => Ok(()),
+            TapTarget::LinuxBridge(bridge) => linux_bridge::add_port(bridge, &names.tap).await,
+            TapTarget::Host => Ok(()),
         }
     }
 
@@ -81,16 +81,16 @@ impl Vif {
         ovs::Port { id: &self.port_id, bridge, mac: &self.mac, owner: &self.owner, isolation }
     }
 
-    fn place(&self) -> Result<Place> {
+    fn tap_target(&self) -> Result<TapTarget> {
         match self.vif_type.as_str() {
             "ovs" => {
                 let bridge = self.bridge_or(INTEGRATION_BRIDGE.to_owned())?;
                 let is_hybrid = self.details.get("ovs_hybrid_plug") == Some(&Value::Bool(true));
-                let place = if is_hybrid { Place::Hybrid } else { Place::OpenVswitch };
-                Ok(place(bridge, self.isolation()))
+                let target = if is_hybrid { TapTarget::Hybrid } else { TapTarget::OpenVswitch };
+                Ok(target(bridge, self.isolation()))
             }
-            "bridge" => Ok(Place::LinuxBridge(self.bridge_or(bridge_of_network(&self.network_id))?)),
-            "tap" => Ok(Place::Host),
+            "bridge" => Ok(TapTarget::LinuxBridge(self.bridge_or(bridge_of_network(&self.network_id))?)),
+            "tap" => Ok(TapTarget::Host),
             "binding_failed" | "unbound" | "" => {
                 Err(Error::BindingFailed { port: self.port_id.clone(), host: self.host.clone() })
             }
@@ -118,7 +118,8 @@ impl Vif {
     }
 }
 
-/// Takes a port off its bridge, whichever kind it is, and removes its devices. What is another port's stays.
+/// Takes a port off its bridge, of whichever kind, and removes its devices. Devices of another port stay. Idempotent: succeeds if
+/// nothing is plugged.
 pub async fn unplug(port_id: &str) -> Result<()> {
     let DeviceNames { tap, hybrid_bridge, bridge_end, ovs_end } = DeviceNames::of_port(port_id);
     if link::check_free(&tap, port_id).is_err() {
@@ -152,21 +153,21 @@ mod tests {
 
     #[test]
     fn the_binding_says_where() {
-        let place = |vif_type, details| vif(vif_type, details).place().unwrap();
+        let target = |vif_type, details| vif(vif_type, details).tap_target().unwrap();
         let agents = json!({ "bound_drivers": { "0": "openvswitch" } });
-        assert_eq!(place("ovs", agents), Place::OpenVswitch("br-int".into(), Isolation::DeadVlan));
+        assert_eq!(target("ovs", agents), TapTarget::OpenVswitch("br-int".into(), Isolation::DeadVlan));
         let ovn = json!({ "bridge_name": "br-x", "bound_drivers": { "0": "ovn" } });
-        assert_eq!(place("ovs", ovn), Place::OpenVswitch("br-x".into(), Isolation::ByController));
+        assert_eq!(target("ovs", ovn), TapTarget::OpenVswitch("br-x".into(), Isolation::ByController));
         let hybrid = json!({ "ovs_hybrid_plug": true });
-        assert_eq!(place("ovs", hybrid), Place::Hybrid("br-int".into(), Isolation::ByController));
-        assert_eq!(place("bridge", json!({})), Place::LinuxBridge("brq0a1b2c3d-4e".into()));
-        assert_eq!(place("bridge", json!({ "bridge_name": "br0" })), Place::LinuxBridge("br0".into()));
-        assert_eq!(place("tap", json!({})), Place::Host);
+        assert_eq!(target("ovs", hybrid), TapTarget::Hybrid("br-int".into(), Isolation::ByController));
+        assert_eq!(target("bridge", json!({})), TapTarget::LinuxBridge("brq0a1b2c3d-4e".into()));
+        assert_eq!(target("bridge", json!({ "bridge_name": "br0" })), TapTarget::LinuxBridge("br0".into()));
+        assert_eq!(target("tap", json!({})), TapTarget::Host);
     }
 
     #[test]
     fn other_bindings_are_named() {
-        let text = |vif: &Vif| vif.place().unwrap_err().to_string();
+        let text = |vif: &Vif| vif.tap_target().unwrap_err().to_string();
         assert!(text(&vif("binding_failed", json!({}))).contains("no network agent of host compute1"));
         assert!(text(&vif("vhostuser", json!({}))).contains("\"vhostuser\" is not supported"));
         for bad in ["", "--may-exist", "a b", "a/b", "a-name-of-17-bytes"] {

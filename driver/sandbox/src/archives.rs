@@ -7,9 +7,9 @@ use shim_control::{FileStat, Pack, Packed, Unpack};
 
 use crate::error::{Error, Result};
 use crate::files;
-use crate::host::Sandbox;
-use crate::launch::SandboxSpec;
 use crate::oci::ContainerSpec;
+use crate::sandbox::Sandbox;
+use crate::spec::SandboxSpec;
 
 impl Sandbox {
     /// Packs what a container has at `path`. The archive has no name on this host, and goes when it is closed.

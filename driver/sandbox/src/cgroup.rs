@@ -5,8 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::error::{Error, Result};
 use crate::pinning::CpuPinning;
+use crate::size::{CpuLimit, vcpus};
 
 const ROOT: &str = "/sys/fs/cgroup";
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "io"];
@@ -40,6 +44,8 @@ pub struct Cgroups {
 pub struct Limits {
     /// CPUs of the guest.
     pub cpus: f32,
+    /// What they mean to the guest.
+    pub cpu_limit: CpuLimit,
     /// Memory of the guest in MiB.
     pub memory_mib: u64,
     /// The host's CPUs that it has to itself.
@@ -94,6 +100,43 @@ impl Cgroups {
         bytes.trim().parse::<u64>().map_or(0, |bytes| (bytes / MEBIBYTE).saturating_sub(OWN_MEMORY_MIB))
     }
 
+    /// Processes of sandbox `id`, as this process numbers them: its shim, once that has begun. A process that was killed is
+    /// among them until its last thread has ended.
+    pub fn processes(&self, id: &str) -> Vec<Pid> {
+        let listed = fs::read_to_string(self.group(id).join("cgroup.procs")).unwrap_or_default();
+        listed.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw).collect()
+    }
+
+    /// Whether sandbox `id` has a process.
+    pub fn is_populated(&self, id: &str) -> bool {
+        let events = fs::read_to_string(self.group(id).join("cgroup.events")).unwrap_or_default();
+        events.lines().any(|line| line == "populated 1")
+    }
+
+    /// Brings a process into the group of sandbox `id`, which is made if there is none.
+    pub fn admit(&self, id: &str, process: Pid) -> Result<()> {
+        let group = self.group(id);
+        fs::create_dir_all(&group).map_err(Error::io("make", &group))?;
+        let path = group.join("cgroup.procs");
+        fs::write(&path, process.to_string()).map_err(Error::io("write", path))
+    }
+
+    /// Kills all processes of sandbox `id`, without waiting for their end. Idempotent: succeeds if it has none.
+    pub fn kill(&self, id: &str) -> Result<()> {
+        let path = self.group(id).join("cgroup.kill");
+        match fs::write(&path, "1") {
+            // Kernels before 5.14 have no such file.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                for process in self.processes(id) {
+                    // One that has ended meanwhile needs no signal.
+                    let _ = kill(process, Signal::SIGKILL);
+                }
+                Ok(())
+            }
+            written => written.map_err(Error::io("write", path)),
+        }
+    }
+
     /// Removes the group of a sandbox whose shim has ended.
     pub async fn remove(&self, id: &str) -> Result<()> {
         let group = self.group(id);
@@ -119,17 +162,27 @@ impl Cgroups {
 }
 
 impl Limits {
-    fn settings(&self) -> [(&'static str, String); 5] {
+    fn settings(&self) -> [(&'static str, String); 7] {
         let memory = (self.memory_mib + OWN_MEMORY_MIB) * MEBIBYTE;
-        let quota = ((self.cpus + OWN_CPUS) * PERIOD) as u64;
-        let weight = (self.cpus * WEIGHT_OF_A_CPU).clamp(1.0, WEIGHT_MAX) as u64;
+        let (ceiling, burst) = match self.cpu_limit {
+            CpuLimit::Weight => (f32::from(vcpus(self.cpus)), 0.0),
+            CpuLimit::Quota => (self.cpus, self.cpus),
+        };
+        let (quota, burst) = (((ceiling + OWN_CPUS) * PERIOD) as u64, (burst * PERIOD) as u64);
         [
-            ("cpu.weight", weight.to_string()),
+            ("cpu.weight", self.weight().to_string()),
+            // A burst must not be larger than the quota at any time.
+            ("cpu.max.burst", "0".into()),
             ("cpu.max", format!("{quota} {PERIOD}")),
+            ("cpu.max.burst", burst.to_string()),
             ("memory.max", memory.to_string()),
             ("pids.max", TASKS.to_string()),
-            ("io.weight", weight.to_string()),
+            ("io.weight", self.weight().to_string()),
         ]
+    }
+
+    fn weight(&self) -> u64 {
+        (self.cpus * WEIGHT_OF_A_CPU).clamp(1.0, WEIGHT_MAX) as u64
     }
 }
 
@@ -155,9 +208,9 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let cgroups = Cgroups { parent: parent.path().to_owned() };
         assert_eq!(cgroups.memory_mib("a"), 0, "there is no such group");
-        let limits = Limits { cpus: 1.0, memory_mib: 192, pinning: None };
+        let limits = Limits { cpus: 1.0, cpu_limit: CpuLimit::Weight, memory_mib: 192, pinning: None };
         fs::create_dir(parent.path().join("a")).unwrap();
-        for (content, seen) in [(limits.settings()[2].1.as_str(), 192), ("max\n", 0)] {
+        for (content, seen) in [(limits.settings()[4].1.as_str(), 192), ("max\n", 0)] {
             fs::write(parent.path().join("a/memory.max"), content).unwrap();
             assert_eq!(cgroups.memory_mib("a"), seen);
         }
@@ -165,15 +218,30 @@ mod tests {
 
     #[test]
     fn limits_are_those_of_the_guest_and_what_serves_it() {
-        let settings = Limits { cpus: 0.5, memory_mib: 192, pinning: None }.settings();
+        let limits =
+            |cpus, cpu_limit| Limits { cpus, cpu_limit, memory_mib: 192, pinning: None }.settings();
+        let values = |settings: [(&str, String); 7]| settings.map(|(_, value)| value);
+        let memory = (256u64 << 20).to_string();
         assert_eq!(
-            settings[..3],
-            [
-                ("cpu.weight", "50".to_owned()),
-                ("cpu.max", "150000 100000".to_owned()),
-                ("memory.max", (256u64 << 20).to_string()),
-            ]
+            values(limits(0.5, CpuLimit::Quota)),
+            ["50", "0", "150000 100000", "50000", &memory, "256", "50"]
         );
-        assert_eq!(Limits { cpus: 0.001, memory_mib: 1, pinning: None }.settings()[0].1, "1");
+        assert_eq!(
+            values(limits(0.5, CpuLimit::Weight)),
+            ["50", "0", "200000 100000", "0", &memory, "256", "50"]
+        );
+        assert_eq!(limits(0.001, CpuLimit::Weight)[0].1, "1");
+    }
+
+    #[test]
+    fn a_group_tells_whether_anybody_is_in_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups { parent: parent.path().to_owned() };
+        assert!(!cgroups.is_populated("a") && cgroups.processes("a").is_empty());
+        fs::create_dir(parent.path().join("a")).unwrap();
+        fs::write(parent.path().join("a/cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+        fs::write(parent.path().join("a/cgroup.procs"), "7\n9\n").unwrap();
+        assert!(cgroups.is_populated("a"));
+        assert_eq!(cgroups.processes("a"), [7, 9].map(Pid::from_raw));
     }
 }

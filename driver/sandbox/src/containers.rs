@@ -9,10 +9,11 @@ use shim_control::{
 };
 
 use crate::error::{Error, Result};
-use crate::host::{Sandbox, Situation, failure};
+use crate::sandbox::Sandbox;
+use crate::status::{SandboxStatus, failure};
 use crate::logs::{self, LogQuery};
 use crate::oci::ContainerSpec;
-use crate::place::ContainerDisks;
+use crate::guest_paths::ContainerDisks;
 use crate::size::Size;
 use crate::tap::TapCounters;
 use crate::{disk, files};
@@ -61,7 +62,7 @@ impl Sandbox {
                 .insert_disk(writable_name(id), &self.writable(id), DiskSlot::ReadWrite, *limit)
                 .await?,
         };
-        Ok(self.client().create_container(container.to_request(&disks)?).await?)
+        Ok(self.client().create_container(container.to_request(&disks, self.options().cpu_limit)?).await?)
     }
 
     /// Kills what is left of a container, and removes what it wrote, its log included. The sandbox goes on.
@@ -71,7 +72,8 @@ impl Sandbox {
         logs::remove(&self.folder().run().log(id), self.options().log_limits())
     }
 
-    /// Kills what is left of a container, and takes it out of the guest. What it wrote stays. That it is not there is as good.
+    /// Kills what is left of a container, and takes it out of the guest. What it wrote stays. Idempotent:
+    /// succeeds if it is not there.
     pub async fn end_container(&self, id: &str) -> Result<()> {
         let client = self.client();
         client.remove_container(id).await?;
@@ -93,7 +95,8 @@ impl Sandbox {
 
     /// Lets a sandbox's only container use `size` instead of what it had. If that fails, it keeps what it had.
     pub async fn update(&self, container: &str, had: Size, size: Size) -> Result<()> {
-        let update = size.update(container, &self.plan()?, self.options().memory_overhead_mib)?;
+        let options = self.options();
+        let update = size.update(container, &self.plan()?, options.memory_overhead_mib, options.cpu_limit)?;
         self.limit_running(had.larger(size))?;
         let updated = self.client().update(update).await;
         self.limit_running(if updated.is_ok() { size } else { had })?;
@@ -104,8 +107,8 @@ impl Sandbox {
     pub async fn wait(&self, container: &str) -> Result<ContainerExit> {
         match self.client().wait_container(container).await {
             Ok(exit) => Ok(exit),
-            Err(e) => match self.situation().await {
-                Situation::Over(state) => state
+            Err(e) => match self.status().await {
+                SandboxStatus::Over(state) => state
                     .containers
                     .get(container)
                     .cloned()

@@ -1,14 +1,15 @@
 //! The writable disk of a container: a sparse ext4 image whose size is the quota.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::Path;
-use std::process::Stdio;
+use std::time::Duration;
 
-use tokio::process::Command;
+use process::Program;
 
 use crate::error::{Error, Result};
 
-const PROGRAM: &str = "mkfs.ext4";
+const MKFS: Program = Program::new("mkfs.ext4", Duration::from_secs(120));
 
 /// Makes a disk of `gibibytes` at `path`; if that fails, nothing is left.
 pub async fn create(path: &Path, gibibytes: u64) -> Result<()> {
@@ -25,28 +26,16 @@ async fn make(path: &Path, gibibytes: u64) -> Result<()> {
         gibibytes.checked_mul(1 << 30).ok_or_else(|| Error::Disk(format!("{gibibytes} GiB do not fit")))?;
     File::create_new(path).and_then(|file| file.set_len(bytes)).map_err(Error::io("make", path))?;
     // Inode tables are left to the guest's kernel: the image stays sparse, and is made in no time.
-    let output = Command::new(PROGRAM)
-        .args([
-            "-q",
-            "-F",
-            "-m",
-            "0",
-            "-E",
-            "lazy_itable_init=1,lazy_journal_init=1,nodiscard",
-            "-J",
-            "size=16",
-        ])
-        .arg(path)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .map_err(|e| Error::Disk(format!("{PROGRAM} cannot be run: {e}")))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(Error::Disk(format!(
-        "{PROGRAM}: {}",
-        String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ")
-    )))
+    let arguments = [
+        "-q",
+        "-F",
+        "-m",
+        "0",
+        "-E",
+        "lazy_itable_init=1,lazy_journal_init=1,nodiscard",
+        "-J",
+        "size=16",
+    ];
+    let arguments = arguments.map(OsStr::new).into_iter().chain([path.as_os_str()]);
+    MKFS.run(arguments).await.map(drop).map_err(|e| Error::Disk(e.to_string()))
 }

@@ -9,17 +9,22 @@ mod containers;
 mod disk;
 mod error;
 mod files;
+mod guest_network;
+mod guest_paths;
 mod host;
+mod host_options;
 mod interfaces;
 mod launch;
 mod logs;
 mod oci;
 mod pinning;
-mod place;
 mod probe;
+mod sandbox;
 mod shims;
 mod signals;
 mod size;
+mod spec;
+mod status;
 #[allow(unsafe_code)]
 mod tap;
 mod templates;
@@ -27,20 +32,23 @@ mod usage;
 mod users;
 
 pub use error::{Error, Result};
-pub use host::{Host, HostOptions, Sandbox, Situation};
-pub use interfaces::GuestNetwork;
-pub use launch::{SandboxSpec, VOLUMES_MAX, VolumeDisk};
+pub use guest_network::GuestNetwork;
+pub use host::Host;
+pub use host_options::HostOptions;
 pub use logs::{LogQuery, Tail};
 pub use oci::{ContainerSpec, SharedNamespace, VolumeMount, process};
 pub use oci_spec::runtime::Process;
 pub use pinning::CpuPinning;
 pub use probe::prove_kvm;
+pub use sandbox::Sandbox;
 pub use shim_control::{
     Connection, ContainerExit, ContainerProcess, ContainerUser, DeviceTraffic, Exec, ExecResult, FileStat,
     Flow, Interact, NetworkCounters, Nic, NicAddress, NicRoute, Phase, ProcessInput, RateLimit, SandboxState,
-    Stage, Stats, WindowSize,
+    Stage, Stats, WindowSize, write_atomically,
 };
 pub use signals::signal_number;
-pub use size::Size;
+pub use size::{CpuLimit, Size};
+pub use spec::{SandboxSpec, VOLUMES_MAX, VolumeDisk};
+pub use status::{SandboxStatus, failure};
 pub use tap::TapCounters;
 pub use usage::Usage;

@@ -3,18 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxResources, Process, Spec};
+use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shim_control::{ContainerUser, CreateContainer, ProcessInput, RateLimit, Storage, StorageDriver};
 
 use crate::error::{Error, Result};
-use crate::place::{ContainerDisks, Place, beneath};
-use crate::size::Size;
+use crate::guest_paths::{ContainerDisks, GuestPaths, beneath};
+use crate::size::{CpuLimit, Size};
 
 const SANDBOX: &str = "/run/kata-containers/sandbox";
-const CPU_PERIOD: u64 = 100_000;
-const MEBIBYTE: u64 = 1 << 20;
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Docker's default capabilities without MKNOD: a container has no use for devices of its sandbox.
@@ -185,26 +183,26 @@ fn process_json(arguments: &[String], environment: &[String], directory: &Path, 
 
 impl ContainerSpec {
     /// What the shim is asked to make.
-    pub(crate) fn to_request(&self, disks: &ContainerDisks) -> Result<CreateContainer> {
-        let place = Place::of(&self.id);
+    pub(crate) fn to_request(&self, disks: &ContainerDisks, cpu_limit: CpuLimit) -> Result<CreateContainer> {
+        let paths = GuestPaths::of(&self.id);
         Ok(CreateContainer {
             id: self.id.clone(),
-            spec: self.spec(&place)?,
+            spec: self.spec(&paths, cpu_limit)?,
             user: self.user.clone(),
-            storages: [place.storages(disks), self.directories(&place)].concat(),
+            storages: [paths.storages(disks), self.directories(&paths)].concat(),
             shares_pids: self.shares.contains(&SharedNamespace::Pid),
             input: if self.interactive { ProcessInput::Open } else { ProcessInput::Closed },
         })
     }
 
-    fn spec(&self, place: &Place) -> Result<Spec> {
+    fn spec(&self, paths: &GuestPaths, cpu_limit: CpuLimit) -> Result<Spec> {
         let environment = environment(&self.with_terminal_type());
         let process = process_json(&self.arguments, &environment, &self.directory, self.terminal);
         let namespaces: Vec<_> = self.namespaces().map(|kind| json!({ "type": kind })).collect();
         let mut value = json!({
             "ociVersion": "1.2.0",
             "process": process,
-            "root": { "path": place.rootfs, "readonly": false },
+            "root": { "path": paths.rootfs, "readonly": false },
             "hostname": self.hostname,
             "mounts": mounts(if self.privileged { "rw" } else { "ro" }),
             "linux": {
@@ -212,11 +210,11 @@ impl ContainerSpec {
                 "namespaces": namespaces,
                 "maskedPaths": MASKED_PATHS,
                 "readonlyPaths": READONLY_PATHS,
-                "resources": resources_json(Size { cpus: self.cpus, memory_mib: self.memory_mib }),
+                "resources": Size { cpus: self.cpus, memory_mib: self.memory_mib }.resources(cpu_limit),
             },
         });
         if let Some(mounts) = value["mounts"].as_array_mut() {
-            mounts.extend(self.volume_mounts(place));
+            mounts.extend(self.volume_mounts(paths));
         }
         if self.privileged {
             json_patch::merge(&mut value, &privileges());
@@ -230,29 +228,29 @@ impl ContainerSpec {
     /// A further process of the container, with its rights, its environment and its directory, as Docker's `exec` has it.
     pub fn process(&self, arguments: &[String], terminal: bool) -> Result<Process> {
         let with_its_terminal = Self { terminal, ..self.clone() };
-        let mut process = with_its_terminal.spec(&Place::of(&self.id))?.process().clone().unwrap_or_default();
+        let mut process = with_its_terminal.spec(&GuestPaths::of(&self.id), CpuLimit::default())?.process().clone().unwrap_or_default();
         process.set_args(Some(arguments.to_vec())).set_terminal(Some(terminal));
         Ok(process)
     }
 
     /// Directories that Docker makes where an image lacks them. What is in a volume's stays with the container's disk.
-    fn directories(&self, place: &Place) -> Vec<Storage> {
+    fn directories(&self, paths: &GuestPaths) -> Vec<Storage> {
         let all = self.volumes.iter().chain([&self.directory]);
         let made = all.map(|path| Storage {
             driver: StorageDriver::Directory,
             fstype: String::new(),
             options: Vec::new(),
-            mount_point: beneath(&place.rootfs, path),
+            mount_point: beneath(&paths.rootfs, path),
         });
         made.collect()
     }
 
-    fn volume_mounts(&self, place: &Place) -> impl Iterator<Item = Value> {
+    fn volume_mounts(&self, paths: &GuestPaths) -> impl Iterator<Item = Value> {
         let mount = |(number, mount): (usize, &VolumeMount)| {
             json!({
                 "destination": mount.destination,
                 "type": "bind",
-                "source": place.volume(number),
+                "source": paths.volume(number),
                 "options": ["rbind", "rprivate"],
             })
         };
@@ -280,18 +278,6 @@ fn privileges() -> Value {
     json!({
         "process": { "capabilities": { "bounding": all, "effective": all, "permitted": all } },
         "linux": { "maskedPaths": [], "readonlyPaths": [] },
-    })
-}
-
-/// What a container of this size may use.
-pub fn resources(size: Size) -> Result<LinuxResources> {
-    serde_json::from_value(resources_json(size)).map_err(|e| Error::Spec(e.to_string()))
-}
-
-fn resources_json(size: Size) -> Value {
-    json!({
-        "memory": { "limit": size.memory_mib.saturating_mul(MEBIBYTE) },
-        "cpu": { "quota": (size.cpus * CPU_PERIOD as f32) as i64, "period": CPU_PERIOD },
     })
 }
 
@@ -355,7 +341,7 @@ mod tests {
             writable: "/dev/vdb".into(),
             volumes: spec.mounts.iter().map(|_| "/dev/vdi".into()).collect(),
         };
-        spec.to_request(&disks).unwrap()
+        spec.to_request(&disks, CpuLimit::Quota).unwrap()
     }
 
     #[test]
@@ -368,7 +354,7 @@ mod tests {
         assert_eq!(request.input, ProcessInput::Closed);
         let made: Vec<_> =
             request.storages[3..].iter().map(|storage| storage.mount_point.as_path()).collect();
-        let rootfs = Place::of("c").rootfs;
+        let rootfs = GuestPaths::of("c").rootfs;
         assert_eq!(made, [rootfs.join("x"), rootfs], "none is outside");
     }
 
@@ -376,7 +362,7 @@ mod tests {
     fn a_volume_is_mounted_from_its_disk_and_bound_to_its_destination() {
         let mounts = vec![VolumeMount { volume: "volume-1".into(), destination: "/data".into() }];
         let request = request(&ContainerSpec { mounts, ..spec() });
-        let place = Place::of("c").volume(0);
+        let place = GuestPaths::of("c").volume(0);
         let storage = request.storages.iter().find(|storage| storage.mount_point == place).unwrap();
         assert_eq!(storage.driver, StorageDriver::Block("/dev/vdi".into()));
         let value = serde_json::to_value(&request.spec).unwrap();
@@ -430,7 +416,7 @@ mod tests {
         let oci = json!({ "process": { "args": 7 } });
         let disks =
             ContainerDisks { image: "/dev/vda".into(), writable: "/dev/vdb".into(), volumes: Vec::new() };
-        let error = ContainerSpec { oci, ..spec() }.to_request(&disks).unwrap_err().to_string();
+        let error = ContainerSpec { oci, ..spec() }.to_request(&disks, CpuLimit::Quota).unwrap_err().to_string();
         assert!(error.contains("the container's specification cannot be made"), "{error}");
     }
 }

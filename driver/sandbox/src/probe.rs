@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use shim_control::RateLimit;
 
 use crate::error::{Error, Result};
+use crate::guest_network::GuestNetwork;
 use crate::host::Host;
-use crate::interfaces::GuestNetwork;
-use crate::launch::SandboxSpec;
+use crate::spec::SandboxSpec;
 
 /// A paravirtual KVM takes guests and then fails on instructions of an ordinary kernel.
 const PARAVIRTUAL_KVM: &str = "/sys/module/kvm_pvm";

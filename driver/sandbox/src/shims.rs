@@ -25,6 +25,11 @@ pub fn running(program: &Path) -> impl Iterator<Item = (Pid, PathBuf)> {
     })
 }
 
+/// The shim that was started as `program` on `folder`, if there is one.
+pub fn find(program: &Path, folder: &Path) -> Option<Pid> {
+    running(program).find(|(_, found)| found == folder).map(|(pid, _)| pid)
+}
+
 /// Of a process that was killed, the first thread may have ended while another still waits for its storage: that one knows the
 /// command line, too (`proc_pid_cmdline(5)`: none of a zombie).
 fn command_line(pid: Pid) -> Option<Vec<u8>> {

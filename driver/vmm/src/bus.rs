@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Deref;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_superio::Trigger;
 use vm_superio::serial::{NoEvents, Serial, SerialState};
@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::console::ConsoleRing;
 use crate::layout::{RESET_PORT, SERIAL_PORT, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE};
-use crate::virtio::{Medium, MmioTransport, Traffic, TransportState};
+use crate::virtio::{BusDevice, TransportState};
 use crate::{Error, Result};
 
 const RESET_COMMAND: u8 = 0xfe;
@@ -38,24 +38,23 @@ impl Deref for SerialInterrupt {
 
 type SerialPort = Serial<SerialInterrupt, NoEvents, ConsoleRing>;
 
-/// All devices that a guest can address. An access to nothing reads as ones and writes nowhere, as on hardware.
+/// A device that the bus shares with a handle.
+pub type SharedDevice = Arc<Mutex<dyn BusDevice>>;
+
+/// All devices that a guest can address. As on hardware, a load from no device reads as ones and a store to none is lost.
 pub struct Bus {
     serial: Mutex<SerialPort>,
     console: ConsoleRing,
-    virtio: Vec<Mutex<MmioTransport>>,
+    virtio: Vec<SharedDevice>,
 }
 
 impl Bus {
     /// A bus with a serial port that writes to `console`, and `virtio` devices in window order.
-    pub fn new(interrupt: SerialInterrupt, console: ConsoleRing, virtio: Vec<MmioTransport>) -> Self {
-        Self {
-            serial: Mutex::new(Serial::new(interrupt, console.clone())),
-            console,
-            virtio: virtio.into_iter().map(Mutex::new).collect(),
-        }
+    pub fn new(interrupt: SerialInterrupt, console: ConsoleRing, virtio: Vec<SharedDevice>) -> Self {
+        Self { serial: Mutex::new(Serial::new(interrupt, console.clone())), console, virtio }
     }
 
-    /// A guest's `OUT`. Returns true if it asked for a reset of the machine.
+    /// A guest's `OUT`. Returns true if it requests a reset of the machine.
     pub fn port_write(&self, port: u16, data: &[u8]) -> bool {
         if let (Some(offset), [value]) = (serial_offset(port), data)
             && let Err(e) = lock(&self.serial).write(offset, *value)
@@ -97,31 +96,17 @@ impl Bus {
         }
     }
 
-    /// Lets workers serve the devices again whose drivers are active.
+    /// Ends the worker threads of all devices and releases the devices for good.
+    pub fn close_devices(&self) {
+        for device in &self.virtio {
+            lock(device).close();
+        }
+    }
+
+    /// Starts workers again for the devices whose drivers are active.
     pub fn resume_devices(&self) -> Result<()> {
-        // All are tried: a guest goes on better with most of its devices than with few.
+        // All are tried after a failure: a guest runs better with most of its devices than with few.
         self.virtio.iter().map(|device| lock(device).resume()).fold(Ok(()), Result::and)
-    }
-
-    /// Puts `medium` into the empty slot of device `index`.
-    pub fn insert(&self, index: usize, medium: Medium) -> Result<()> {
-        self.device(index)?.insert(medium)
-    }
-
-    /// Empties the slot of device `index`.
-    pub fn eject(&self, index: usize) -> Result<()> {
-        self.device(index)?.eject()
-    }
-
-    /// What went through the slot of device `index`.
-    pub fn traffic(&self, index: usize) -> Result<Traffic> {
-        Ok(self.device(index)?.traffic())
-    }
-
-    /// Lets the driver of device `index` see that its configuration space has changed.
-    pub fn tell_of_change(&self, index: usize) -> Result<()> {
-        self.device(index)?.tell_of_change();
-        Ok(())
     }
 
     /// Number of virtio devices.
@@ -129,11 +114,7 @@ impl Bus {
         self.virtio.len()
     }
 
-    fn device(&self, index: usize) -> Result<MutexGuard<'_, MmioTransport>> {
-        self.virtio.get(index).map(lock).ok_or_else(|| Error::Slot(format!("there is no device {index}")))
-    }
-
-    /// The state of all devices, which must have been stopped.
+    /// The state of all devices, which must be stopped.
     pub fn state(&self) -> Result<(SerialState, Vec<TransportState>)> {
         let devices = self.virtio.iter().map(|device| lock(device).state()).collect::<Result<_>>()?;
         Ok((lock(&self.serial).state(), devices))
@@ -155,7 +136,7 @@ impl Bus {
         self.virtio.iter().zip(devices).try_for_each(|(device, state)| lock(device).restore(state))
     }
 
-    fn device_at(&self, address: u64) -> Option<(MutexGuard<'_, MmioTransport>, u64)> {
+    fn device_at(&self, address: u64) -> Option<(MutexGuard<'_, dyn BusDevice + 'static>, u64)> {
         let relative = address.checked_sub(VIRTIO_MMIO_BASE)?;
         let index = usize::try_from(relative / VIRTIO_MMIO_SIZE).ok()?;
         let device = self.virtio.get(index)?;
@@ -168,7 +149,7 @@ fn serial_offset(port: u16) -> Option<u8> {
     u8::try_from(offset).ok()
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -7,39 +7,38 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::memory::Growth;
-use crate::virtio::RateLimit;
 use crate::{Error, Result, layout};
 
-/// Everything that a machine is made of. Host resources come as open descriptors, so that the caller decides
-/// how they are found and with which rights.
+/// The parts of a machine. Host resources come as open descriptors, so that the caller decides how they are found
+/// and with which rights.
 #[derive(Debug)]
 pub struct MachineConfig {
     /// Number of virtual CPUs that the guest starts with.
     pub vcpus: u8,
-    /// Number of virtual CPUs that it may take into use, 1 to 32.
+    /// Number of virtual CPUs that the guest may bring online, 1 to 32.
     pub vcpus_max: u8,
     /// Guest memory in MiB.
     pub memory_mib: u64,
-    /// Memory in MiB to which it may grow.
+    /// Memory in MiB that the guest may grow to.
     pub memory_max_mib: u64,
-    /// Slots for disks in guest order, and what the guest may do with a disk in each: the first is `/dev/vda`.
+    /// Disk slots in guest order, the first being `/dev/vda`, and the access that the guest has to each.
     pub disk_slots: Vec<DiskAccess>,
-    /// Slots for network interfaces, and the permanent address of each.
+    /// Permanent addresses of the interface slots.
     pub nic_slots: Vec<MacAddress>,
-    /// Pairs of queues of each interface, 1 to 8.
+    /// Queue pairs of each interface, 1 to 8.
     pub queue_pairs: u8,
     /// The socket device, if the guest has one.
     pub vsock: Option<VsockConfig>,
 }
 
-/// What a machine boots.
+/// The kernel, initial RAM disk and arguments that a machine boots.
 #[derive(Debug)]
 pub struct BootConfig {
     /// An uncompressed ELF kernel (`vmlinux`) with a PVH entry note.
     pub kernel: PathBuf,
-    /// The initial RAM disk, loaded as it is.
+    /// The initial RAM disk, loaded unchanged.
     pub initrd: PathBuf,
-    /// Appended to the arguments that the machine itself gives to the kernel.
+    /// Kernel arguments appended to those of the machine.
     pub command_line: String,
 }
 
@@ -70,29 +69,16 @@ impl MachineConfig {
                 layout::MAX_QUEUE_PAIRS
             )));
         }
-        let devices = self.device_count();
-        if devices > layout::MAX_VIRTIO_DEVICES {
-            return Err(Error::Config(format!(
-                "{devices} virtio devices asked for, {} are possible",
-                layout::MAX_VIRTIO_DEVICES
-            )));
-        }
         Ok(())
     }
 
-    /// Virtio devices that the machine has: those named here, a source of entropy, a balloon, and memory to come.
-    pub(crate) fn device_count(&self) -> usize {
-        let sockets = usize::from(self.vsock.is_some());
-        self.disk_slots.len() + self.nic_slots.len() + sockets + 2 + usize::from(self.growth().is_some())
-    }
-
-    /// Where memory that comes later has its place, if any may come.
+    /// The address range for memory that is added later, if any may be added.
     pub(crate) fn growth(&self) -> Option<Growth> {
         Growth::between(self.memory_mib, self.memory_max_mib)
     }
 }
 
-/// Whether the guest may change the disk in a slot. The disk's file must have been opened to match.
+/// The access that the guest has to the disk in a slot. The disk's file must be opened accordingly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DiskAccess {
     /// Writes are refused by the device.
@@ -106,19 +92,19 @@ pub enum DiskAccess {
 pub struct DiskConfig {
     /// The open image.
     pub file: File,
-    /// At most 20 bytes that the guest reads as the disk's serial number.
+    /// The disk's serial number; the guest reads its first 20 bytes.
     pub serial: String,
-    /// What the guest may move, reads and writes together.
+    /// Limit on reads and writes together.
     pub limit: RateLimit,
 }
 
 /// A network interface backed by a tap device.
 #[derive(Debug)]
 pub struct NicConfig {
-    /// The tap's queues. The host's kernel moves the packets if each of the guest's pairs has one with its own path, and
-    /// there is no limit; otherwise the first serves them all.
+    /// The tap's queues. The host's kernel moves the packets if there is no limit and each of the guest's queue pairs
+    /// has a tap queue with a vhost descriptor; otherwise this process moves all of them through the first tap queue.
     pub queues: Vec<TapQueue>,
-    /// What the guest may move in each direction.
+    /// Limit for each direction.
     pub limit: RateLimit,
 }
 
@@ -136,17 +122,31 @@ pub struct TapQueue {
 pub struct VsockConfig {
     /// The guest's context identifier, 3 or above.
     pub cid: u32,
-    /// Where host programs connect, sending `CONNECT <port>\n` first.
+    /// Accepts host programs, which send `CONNECT <port>\n` first.
     pub listener: UnixListener,
-    /// Gets a byte when the guest tries to connect to the host. That is refused, but tells that the guest is up.
-    pub knock: UnixStream,
+    /// Receives a byte when the guest tries to connect to the host: the attempt is refused, but shows that the guest
+    /// is up.
+    pub ready_signal: UnixStream,
+}
+
+/// Bounds on what a disk or an interface moves. Zero is no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Bytes a second.
+    pub bytes: u64,
+    /// Bytes that may be moved at once after a pause; at least one second's worth.
+    pub burst_bytes: u64,
+    /// Operations a second: requests of a disk, packets of an interface.
+    pub operations: u64,
+    /// Operations that may be done at once after a pause; at least one second's worth.
+    pub burst_operations: u64,
 }
 
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MacAddress(pub [u8; 6]);
 
-/// The text is not six hexadecimal octets separated by colons.
+/// A text that is not six hexadecimal octets separated by colons.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not a MAC address")]
 pub struct ParseMacError(String);

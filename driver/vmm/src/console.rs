@@ -1,4 +1,4 @@
-//! The end of what a guest wrote to its serial port, kept for crash reports.
+//! The last output of a guest's serial port, kept for crash reports.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,13 +11,13 @@ const CAPACITY: usize = 64 * 1024;
 pub struct ConsoleRing(Arc<Mutex<VecDeque<u8>>>);
 
 impl ConsoleRing {
-    /// What the ring holds, with bytes that are not UTF-8 replaced.
+    /// The ring's content, with invalid UTF-8 replaced.
     pub fn text(&self) -> String {
         let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(ring.make_contiguous()).into_owned()
     }
 
-    /// The line that names a kernel panic, if the guest printed one.
+    /// The first line of a kernel panic's message, if there is one.
     pub fn panic_message(&self) -> Option<String> {
         let text = self.text();
         let start = text.find("Kernel panic")?;

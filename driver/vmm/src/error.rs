@@ -1,7 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
-/// What went wrong while a machine was built or driven, and on what.
+/// An error while a machine was built or run.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Error {

@@ -1,19 +1,22 @@
-//! The parts of a machine, put together: the virtual machine, its memory, interrupt controllers and devices.
+//! Assembles a machine: the virtual machine, its memory, interrupt controllers and devices.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Cap, Kvm, VmFd};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::bus::{Bus, SerialInterrupt};
+use crate::bus::{Bus, SerialInterrupt, SharedDevice};
 use crate::config::MachineConfig;
 use crate::console::ConsoleRing;
 use crate::cpu::Vcpus;
-use crate::layout::{KVM_TSS, SERIAL_IRQ, VIRTIO_IRQ_BASE, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE};
+use crate::event::event_fd;
+use crate::layout::{
+    KVM_TSS, MAX_VIRTIO_DEVICES, SERIAL_IRQ, VIRTIO_IRQ_BASE, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE,
+};
 use crate::memory::{self, Content, GuestRam, Memory};
 use crate::virtio::{
-    Balloon, Block, Clients, Interrupt, Mem, MemGauge, MmioTransport, Net, Rng, VirtioDevice, Vsock, Workers,
+    Balloon, Block, BlockSlot, Clients, Interrupt, Mem, MemHandle, MmioTransport, Net, NicSlot, Rng,
+    SharedTransport, VirtioDevice, Vsock, Workers,
 };
 use crate::{Error, Result};
 
@@ -28,12 +31,21 @@ pub struct Hardware {
     /// Host programs that are connected to the socket device.
     pub clients: Clients,
     pub workers: Workers,
-    /// Of the memory to come, which is the last device.
-    pub gauge: Option<MemGauge>,
+    pub handles: Handles,
+}
+
+/// Handles of the devices that the machine's owner changes while the guest runs.
+pub struct Handles {
+    /// Disk slots in the order of the configuration.
+    pub disk_slots: Vec<BlockSlot>,
+    /// Interface slots in the order of the configuration.
+    pub nic_slots: Vec<NicSlot>,
+    /// The memory device, if the guest's memory may grow.
+    pub memory: Option<MemHandle>,
 }
 
 impl Hardware {
-    /// Puts a machine together whose memory holds `content`.
+    /// Assembles a machine whose memory holds `content`.
     pub fn assemble(config: MachineConfig, content: Content<'_>) -> Result<Self> {
         config.validate()?;
         let kvm = open_kvm()?;
@@ -47,17 +59,12 @@ impl Hardware {
         let serial = event_fd()?;
         vm.register_irqfd(&serial, SERIAL_IRQ).map_err(Error::kvm("connect the serial interrupt"))?;
         let (clients, workers) = (Clients::default(), Workers::default());
-        let growth = config.growth().map(Mem::new);
-        let gauge = growth.as_ref().map(Mem::gauge);
-        let memory_to_come = growth.map(|device| Box::new(device) as Box<dyn VirtioDevice>);
-        let transports = devices(config, &clients)?
-            .into_iter()
-            .chain(memory_to_come)
-            .enumerate()
-            .map(|(index, device)| attach(&vm, ram.memory(), index, device, &workers))
-            .collect::<Result<Vec<_>>>()?;
-        let bus = Arc::new(Bus::new(SerialInterrupt(serial), console.clone(), transports));
-        Ok(Self { kvm, vm, ram, vcpus, bus, console, clients, workers, gauge })
+        let mut windows =
+            Windows { vm: &vm, memory: ram.memory(), workers: &workers, devices: Vec::new() };
+        let handles = attach_devices(config, &clients, &mut windows)?;
+        let devices = windows.devices;
+        let bus = Arc::new(Bus::new(SerialInterrupt(serial), console.clone(), devices));
+        Ok(Self { kvm, vm, ram, vcpus, bus, console, clients, workers, handles })
     }
 }
 
@@ -86,43 +93,69 @@ fn create_interrupt_controllers(vm: &VmFd) -> Result<()> {
     vm.create_pit2(pit).map_err(Error::kvm("create the timer"))
 }
 
-/// The devices in the order of their windows, but for memory to come: slots for disks, slots for interfaces, others.
-fn devices(config: MachineConfig, clients: &Clients) -> Result<Vec<Box<dyn VirtioDevice>>> {
-    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+/// Attaches all devices. Their order is guest-visible, and a snapshot keeps their states in it.
+fn attach_devices(
+    config: MachineConfig,
+    clients: &Clients,
+    windows: &mut Windows<'_>,
+) -> Result<Handles> {
+    let growth = config.growth();
+    let mut disk_slots = Vec::with_capacity(config.disk_slots.len());
     for access in config.disk_slots {
-        devices.push(Box::new(Block::new(access)));
+        let device = Block::new(access);
+        let traffic = device.traffic();
+        disk_slots.push(BlockSlot::new(windows.attach(device)?, traffic));
     }
+    let mut nic_slots = Vec::with_capacity(config.nic_slots.len());
     for mac in config.nic_slots {
-        devices.push(Box::new(Net::new(mac, config.queue_pairs)));
+        let device = Net::new(mac, config.queue_pairs);
+        nic_slots.push(NicSlot::new(windows.attach(device)?, mac));
     }
     if let Some(vsock) = config.vsock {
-        devices.push(Box::new(Vsock::new(vsock, clients.clone())?));
+        windows.attach(Vsock::new(vsock, clients.clone())?)?;
     }
-    devices.push(Box::new(Rng::new()?));
-    devices.push(Box::new(Balloon));
-    Ok(devices)
+    windows.attach(Rng::new()?)?;
+    windows.attach(Balloon)?;
+    let memory = match growth {
+        Some(growth) => {
+            let device = Mem::new(growth);
+            let gauge = device.gauge();
+            Some(MemHandle::new(windows.attach(device)?, gauge))
+        }
+        None => None,
+    };
+    Ok(Handles { disk_slots, nic_slots, memory })
 }
 
-fn attach(
-    vm: &VmFd,
-    memory: &Memory,
-    index: usize,
-    device: Box<dyn VirtioDevice>,
-    workers: &Workers,
-) -> Result<MmioTransport> {
-    let (window, irq) = placement(index);
-    let line = event_fd()?;
-    vm.register_irqfd(&line, irq).map_err(Error::kvm("connect a device's interrupt"))?;
-    let transport = MmioTransport::new(device, memory.clone(), Interrupt::new(line), workers.clone())?;
-    transport.register_notifications(vm, window)?;
-    Ok(transport)
+/// The register windows in use. Each device that is attached takes the next window and interrupt line.
+struct Windows<'a> {
+    vm: &'a VmFd,
+    memory: &'a Memory,
+    workers: &'a Workers,
+    devices: Vec<SharedDevice>,
+}
+
+impl Windows<'_> {
+    fn attach<D: VirtioDevice>(&mut self, device: D) -> Result<SharedTransport<D>> {
+        let index = self.devices.len();
+        if index >= MAX_VIRTIO_DEVICES {
+            return Err(Error::Config(format!(
+                "more virtio devices asked for than {MAX_VIRTIO_DEVICES}, which are possible"
+            )));
+        }
+        let (window, irq) = placement(index);
+        let line = event_fd()?;
+        self.vm.register_irqfd(&line, irq).map_err(Error::kvm("connect a device's interrupt"))?;
+        let (memory, workers) = (self.memory.clone(), self.workers.clone());
+        let transport = MmioTransport::new(device, memory, Interrupt::new(line), workers)?;
+        transport.register_notifications(self.vm, window)?;
+        let transport = Arc::new(Mutex::new(transport));
+        self.devices.push(transport.clone());
+        Ok(transport)
+    }
 }
 
 /// Register window and interrupt line of device `index`.
 pub fn placement(index: usize) -> (u64, u32) {
     (VIRTIO_MMIO_BASE + index as u64 * VIRTIO_MMIO_SIZE, VIRTIO_IRQ_BASE + index as u32)
-}
-
-pub fn event_fd() -> Result<EventFd> {
-    EventFd::new(EFD_NONBLOCK).map_err(Error::io("create an event descriptor"))
 }

@@ -1,17 +1,17 @@
-//! Where things are in the guest's physical address space.
+//! The guest's physical address space, interrupt lines and ports.
 
 use vm_memory::GuestAddress;
 
-/// Most vCPUs of a machine: what one MP table of 1 KiB can describe.
+/// Most vCPUs of a machine: the number that one MP table of 1 KiB can describe.
 pub const MAX_VCPUS: u8 = 32;
-/// Least memory with which the guest kernel and agent come up, in MiB.
+/// Least memory with which the guest kernel and agent start, in MiB.
 pub const MIN_MEMORY_MIB: u64 = 64;
 
 /// The PVH start information.
 pub const PVH_START_INFO: GuestAddress = GuestAddress(0x6000);
-/// The list of modules that the start information points to.
+/// The start information's list of modules.
 pub const PVH_MODULES: GuestAddress = GuestAddress(0x6040);
-/// The memory map that the start information points to.
+/// The start information's memory map.
 pub const PVH_MEMORY_MAP: GuestAddress = GuestAddress(0x7000);
 /// The kernel's command line.
 pub const COMMAND_LINE: GuestAddress = GuestAddress(0x2_0000);
@@ -19,10 +19,10 @@ pub const COMMAND_LINE: GuestAddress = GuestAddress(0x2_0000);
 pub const COMMAND_LINE_MAX: usize = 2048;
 /// The last KiB below 640 KiB, where Linux looks for an MP table.
 pub const MP_TABLE: GuestAddress = GuestAddress(0x9_fc00);
-/// Where memory above the legacy hole starts; nothing of the kernel lies below.
+/// Start of memory above the legacy hole; the kernel lies above it.
 pub const HIGH_MEMORY: GuestAddress = GuestAddress(0x10_0000);
 
-/// The hole below 4 GiB that devices and interrupt controllers live in.
+/// Start of the hole below 4 GiB for devices and interrupt controllers.
 pub const MMIO_GAP_START: u64 = 0xc000_0000;
 /// End of the hole.
 pub const MMIO_GAP_END: u64 = 0x1_0000_0000;
@@ -35,12 +35,12 @@ pub const VIRTIO_MMIO_SIZE: u64 = 0x1000;
 pub const VIRTIO_IRQ_BASE: u32 = 5;
 /// Number of I/O APIC inputs.
 pub const IOAPIC_PINS: u32 = 24;
-/// Most pairs of queues of an interface.
+/// Most queue pairs of an interface.
 pub const MAX_QUEUE_PAIRS: u8 = 8;
-/// One interrupt line a device.
+/// Most virtio devices: each has an interrupt line of its own.
 pub const MAX_VIRTIO_DEVICES: usize = (IOAPIC_PINS - VIRTIO_IRQ_BASE) as usize;
 
-/// KVM on Intel keeps three pages here for real-mode emulation.
+/// Three pages that KVM on Intel uses for real-mode emulation.
 pub const KVM_TSS: usize = 0xfffb_d000;
 
 /// First serial port.

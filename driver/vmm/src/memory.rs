@@ -16,28 +16,28 @@ use vm_memory::{
 use crate::layout::{MMIO_GAP_END, MMIO_GAP_START};
 use crate::{Error, Result};
 
-/// Guest memory as every part of this crate sees it.
+/// Guest memory, as used throughout this crate.
 pub type Memory = GuestMemoryMmap<()>;
 
 const PAGE: u64 = 4096;
-/// Size of a huge page, to which the host's and the guest's addresses of a page must agree for KVM to map one.
+/// Size of a huge page. KVM maps one only where host and guest addresses are equal modulo this size.
 const HUGE_PAGE: usize = 2 << 20;
-/// What Linux on x86-64 adds memory in.
+/// Unit in which Linux on x86-64 adds memory, in bytes.
 const MEMORY_BLOCK: u64 = 128 << 20;
 const PROTECTION: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 const FLAGS: libc::c_int = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
 
-/// A range of the guest's physical addresses for memory that it gets and gives back while it runs.
+/// A guest-physical address range for memory that is added and removed while the guest runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Growth {
-    /// Its first address.
+    /// First address.
     pub start: u64,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub size: u64,
 }
 
 impl Growth {
-    /// What a guest of `mebibytes` may get to have `most`; none if that is no more.
+    /// The range by which a guest of `mebibytes` can grow to `most` MiB; `None` if that is not more.
     pub fn between(mebibytes: u64, most: u64) -> Option<Self> {
         let more = most.checked_sub(mebibytes)?.checked_mul(1 << 20)?.next_multiple_of(MEMORY_BLOCK);
         let (start, length) = *ranges(mebibytes.checked_mul(1 << 20)?).last()?;
@@ -46,17 +46,17 @@ impl Growth {
     }
 }
 
-/// What guest memory holds before the guest runs.
+/// The initial content of guest memory.
 #[derive(Clone, Copy)]
 pub enum Content<'a> {
     /// Zeros, in huge pages where the host has them.
     Zeros,
-    /// What the file holds from its start on, one region after the other. What the guest writes stays its own.
+    /// A private copy of the file, region after region from its start.
     Copy(&'a File),
 }
 
-/// The mappings of a guest's memory, in the order of its addresses; what is for growth comes last. They go when this is
-/// dropped, after every clone of `memory` is out of use.
+/// The mappings of a guest's memory in address order, the range for growth last. They are unmapped on drop, when no clone
+/// of `memory` may be in use any more.
 pub struct GuestRam {
     memory: Memory,
     initial: Memory,
@@ -64,7 +64,7 @@ pub struct GuestRam {
 }
 
 impl GuestRam {
-    /// Maps `mebibytes` of memory, and what it may grow by; pages are taken from the host as the guest touches them.
+    /// Maps `mebibytes` of memory and the range for growth; the host allocates pages as the guest touches them.
     pub fn map(mebibytes: u64, growth: Option<Growth>, content: Content<'_>) -> Result<Self> {
         let impossible = |reason: String| Error::Memory { mebibytes, reason };
         let size = mebibytes
@@ -87,18 +87,18 @@ impl GuestRam {
         Ok(Self { memory: memory(regions)?, initial: memory(initial)?, _mappings: mappings })
     }
 
-    /// The memory. Clones must not outlive `self`.
+    /// All memory. Clones must not be used after `self` is dropped.
     pub fn memory(&self) -> &Memory {
         &self.memory
     }
 
-    /// What of it the guest has from the start.
+    /// The memory without the range for growth.
     pub fn initial(&self) -> &Memory {
         &self.initial
     }
 }
 
-/// A range of this process's addresses that begins at a huge page's boundary.
+/// A mapping in this process that begins at a huge page boundary.
 struct Mapping {
     reserved: *mut libc::c_void,
     reserved_length: usize,
@@ -172,7 +172,7 @@ pub fn ranges(size: u64) -> Vec<(u64, u64)> {
     }
 }
 
-/// Returns whole pages to the host. They read as zeros when the guest uses them again.
+/// Returns whole pages to the host. They then read as zeros. Fails unless address and length are multiples of a page.
 pub fn discard(memory: &Memory, address: GuestAddress, length: u64) -> Result<()> {
     if !address.0.is_multiple_of(PAGE) || !length.is_multiple_of(PAGE) || length == 0 {
         return Err(Error::Config(format!("{length} bytes at {:#x} are no whole pages", address.0)));

@@ -1,4 +1,4 @@
-//! What each kind of thread may ask of the host's kernel: a list of system calls, and death for any other.
+//! Seccomp filters: each kind of thread has a list of system calls, and any other call ends the process.
 
 use std::collections::BTreeMap;
 use std::thread::{self, JoinHandle};
@@ -20,13 +20,13 @@ use crate::{Error, Result};
 /// Whether the machine's threads are held to their lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Confinement {
-    /// They may do all that their process may.
+    /// Threads may do whatever their process may.
     None,
     /// A call that is not on a thread's list ends the process.
     Seccomp,
 }
 
-/// What a thread is for.
+/// The purpose of a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ThreadKind {
     /// Runs a vCPU.
@@ -37,10 +37,10 @@ pub enum ThreadKind {
     Device(u32),
 }
 
-/// A system call and the values that its arguments may have: any, unless conditions say otherwise.
+/// A system call and the conditions on its arguments, of which one must hold; without conditions all are allowed.
 pub type Rule = (i64, Vec<SeccompRule>);
 
-/// What any thread of a Rust program needs: memory that is not executable, locks, signals, time, its end.
+/// System calls of any thread of a Rust program: memory, locks, signals, time, exit.
 const ANY_THREAD: [i64; 25] = [
     libc::SYS_brk,
     libc::SYS_clock_gettime,
@@ -82,19 +82,19 @@ const DISK: [i64; 3] = [libc::SYS_io_uring_enter, libc::SYS_io_uring_register, l
 const INTERFACE: [i64; 2] = [libc::SYS_readv, libc::SYS_writev];
 const SOCKETS: [i64; 5] =
     [libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_shutdown, libc::SYS_writev];
-/// What starting a thread takes, beside `clone`.
+/// System calls that start a thread, besides `clone`.
 const START: [i64; 3] = [libc::SYS_rseq, libc::SYS_seccomp, libc::SYS_set_robust_list];
-/// What the C library tries, and does without where the kernel does not know it: to read how memory is committed when it
-/// gives some back, and to start a thread by a call whose flags no filter can see.
+/// Calls answered with `ENOSYS`, after which the C library falls back to others: `openat` of the overcommit setting when
+/// it releases memory, and `clone3`, whose flags a filter cannot see.
 const UNKNOWN: [i64; 2] = [libc::SYS_openat, libc::SYS_clone3];
-/// `CLONE_NEW*` of any kind.
+/// All `CLONE_NEW*` flags.
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
 
 const FIONBIO: u64 = libc::FIONBIO;
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
 const TUNSETQUEUE: u64 = 0x4004_54d9;
-/// What gives queues to vhost-net, and takes them back (`linux/vhost.h`).
+/// Requests that give queues to vhost-net and take them back (`linux/vhost.h`).
 const VHOST: [u64; 10] = [
     0x8008_af00, // VHOST_GET_FEATURES
     0x4008_af00, // VHOST_SET_FEATURES
@@ -111,7 +111,7 @@ const VHOST_NET_SET_BACKEND: u64 = 0x4008_af30;
 const KVM_RUN: u64 = kvm(NOTHING, 0x80, 0);
 const KVM_KVMCLOCK_CTRL: u64 = kvm(NOTHING, 0xad, 0);
 
-/// What reads the state of a machine and its vCPUs; `KVM_RUN` finishes a vCPU's access.
+/// Requests that read the state of a machine and its vCPUs; `KVM_RUN` completes a vCPU's pending access.
 const SNAPSHOT: [u64; 15] = [
     KVM_RUN,
     kvm(NOTHING, 0x03, 0),
@@ -134,13 +134,13 @@ const NOTHING: u64 = 0;
 const READ: u64 = 2;
 const BOTH: u64 = 3;
 
-/// A request to KVM by its direction, number and the size of its argument (`asm-generic/ioctl.h`).
+/// The KVM request of this direction, number and argument size in bytes (`asm-generic/ioctl.h`).
 const fn kvm(direction: u64, number: u64, size: usize) -> u64 {
     direction << 30 | (size as u64) << 16 | 0xae << 8 | number
 }
 
 impl Confinement {
-    /// Starts a thread that holds itself to the list of its kind before anything else.
+    /// Starts a thread that applies the filter of its kind before it runs `body`.
     pub(crate) fn spawn<T: Send + 'static>(
         self,
         kind: ThreadKind,
@@ -192,53 +192,53 @@ fn device() -> Result<Vec<Rule>> {
     Ok([plain(&ANY_THREAD), plain(&EVENTS), memory()?].concat())
 }
 
-/// Rules that let these calls through, whatever their arguments.
+/// Rules that allow these calls with any arguments.
 pub fn plain(calls: &[i64]) -> Vec<Rule> {
     calls.iter().map(|call| (*call, Vec::new())).collect()
 }
 
-/// What a thread may do that holds a machine: fill its slots, pause it, and read its state.
+/// Rules for a thread that owns a machine: fill its slots, pause it, and read its state.
 pub fn owner_rules() -> Result<Vec<Rule>> {
     Ok([rules(ThreadKind::Workers)?, ioctls(&SNAPSHOT)?, ioctls(&[TUNSETVNETHDRSZ])?].concat())
 }
 
-/// `ioctl` with one of these requests.
+/// Rules that allow `ioctl` with one of these requests.
 fn ioctls(requests: &[u64]) -> Result<Vec<Rule>> {
     let rules = requests.iter().map(|request| rule(1, SeccompCmpOp::Eq, *request)).collect::<Result<_>>()?;
     Ok(vec![(libc::SYS_ioctl, rules)])
 }
 
-/// Memory may be mapped and protected, but never made executable.
+/// Rules that allow mapping and protecting memory, but not making it executable.
 fn memory() -> Result<Vec<Rule>> {
     let executable = libc::PROT_EXEC as u64;
     let never = || Ok::<_, Error>(vec![rule(2, SeccompCmpOp::MaskedEq(executable), 0)?]);
     Ok(vec![(libc::SYS_mmap, never()?), (libc::SYS_mprotect, never()?)])
 }
 
-/// Threads may be started and named, but in no new namespace.
+/// Rules that allow starting and naming threads, but not in a new namespace.
 fn threads() -> Result<Vec<Rule>> {
     let thread = rule(0, SeccompCmpOp::MaskedEq(NEW_NAMESPACES), 0)?;
     let name = rule(0, SeccompCmpOp::Eq, libc::PR_SET_NAME as u64)?;
-    // `seccompiler` sets this before it applies a filter; it is set already.
+    // `seccompiler` sets this again before it applies a filter.
     let no_new_privileges = rule(0, SeccompCmpOp::Eq, libc::PR_SET_NO_NEW_PRIVS as u64)?;
     Ok(vec![(libc::SYS_clone, vec![thread]), (libc::SYS_prctl, vec![name, no_new_privileges])])
 }
 
-/// A rule that holds if argument `index` compares so.
+/// A condition on argument `index`: `operator` with `value`.
 pub fn rule(index: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule> {
     let condition = SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value);
     condition.and_then(|condition| SeccompRule::new(vec![condition])).map_err(unusable)
 }
 
-/// What a thread may call, ready to be applied.
+/// A compiled list of system calls.
 pub struct Filter {
     allowed: BpfProgram,
     unknown: BpfProgram,
 }
 
 impl Filter {
-    /// A filter that lets `rules` through and ends the process for all else, but answers `unknown` as a kernel would that
-    /// does not have the call. What is named more than once may have what any of its entries allows.
+    /// A filter that allows `rules`, answers `unknown` calls with `ENOSYS`, and ends the process for all others. A call
+    /// named more than once is allowed what any of its entries allows.
     pub fn new(rules: Vec<Rule>, unknown: &[i64]) -> Result<Self> {
         let allowed = merge([rules, plain(unknown)].concat());
         let lacking = SeccompAction::Errno(libc::ENOSYS as u32);
@@ -248,9 +248,9 @@ impl Filter {
         })
     }
 
-    /// Holds this thread, and those that it starts from now on, to the filter.
+    /// Applies the filter to this thread and those that it starts from now on.
     pub fn apply(&self) -> Result<()> {
-        // The list comes last: it need not let through what sets filters.
+        // The list comes last, so that it need not allow setting filters.
         [&self.unknown, &self.allowed]
             .into_iter()
             .try_for_each(|program| seccompiler::apply_filter(program))

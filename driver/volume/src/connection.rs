@@ -31,7 +31,7 @@ pub struct IscsiUnit {
     /// The unit's number.
     #[serde(rename = "target_lun")]
     pub lun: u32,
-    /// How the target knows its initiator: CHAP, if at all.
+    /// How the initiator authenticates: with CHAP, or not at all.
     #[serde(default)]
     pub auth_method: Option<String>,
     /// CHAP's name.
@@ -127,7 +127,7 @@ impl NfsFile {
         }
     }
 
-    /// Where the export is mounted, below `mounts`. Each volume has a place of its own, so that none unmounts another's.
+    /// Where the export is mounted, below `mounts`. Each volume has a folder of its own, so that none unmounts another's.
     pub fn folder(&self, mounts: &std::path::Path) -> PathBuf {
         mounts.join(&self.name)
     }
@@ -176,7 +176,7 @@ impl LocalDevice {
     }
 }
 
-/// Texts of others become arguments of programs: they are what they are meant to be, and no options.
+/// Checks a text of Cinder's that becomes an argument of a program: it must not be read as an option or lead to another path.
 fn word(name: &str, text: &str, marks: &str) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || marks.contains(c);
     if text.is_empty() || text.starts_with('-') || text.contains("..") || !text.chars().all(plain) {

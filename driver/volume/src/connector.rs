@@ -8,7 +8,7 @@ use crate::connection::Connection;
 use crate::error::{Error, Result};
 use crate::{iscsi, local, nfs, rbd};
 
-/// This host, to whom volumes are connected.
+/// This host, to which volumes are connected.
 #[derive(Debug, Clone)]
 pub struct Connector {
     host: String,
@@ -18,7 +18,7 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// The host of this name and address, which mounts exports below `mounts`. Only root may look into that.
+    /// The host of this name and address, which mounts exports below `mounts`, a folder for root alone.
     pub fn open(host: &str, ip: &str, mounts: &Path) -> Result<Self> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(mounts);
         made.map_err(Error::io("make", mounts))?;
@@ -43,7 +43,7 @@ impl Connector {
         })
     }
 
-    /// Connects a volume, if it is not connected, and gives the device or the file that it is.
+    /// Connects a volume and returns its device or file. Idempotent: succeeds if it is connected.
     pub async fn connect(&self, connection: &Connection) -> Result<PathBuf> {
         match connection {
             Connection::Iscsi(unit) => {
@@ -56,7 +56,7 @@ impl Connector {
         }
     }
 
-    /// Sees to it that all that was written to a volume is there, and disconnects it. One that is not connected is as good.
+    /// Writes to a volume all that the kernel still holds of it, and disconnects it. Idempotent: succeeds if it is not connected.
     pub async fn disconnect(&self, connection: &Connection) -> Result<()> {
         match connection {
             Connection::Iscsi(unit) => iscsi::flush(unit).await?,
@@ -67,7 +67,7 @@ impl Connector {
         self.abandon(connection).await
     }
 
-    /// Disconnects a volume whose last writes do not matter.
+    /// Disconnects a volume without its last writes. Idempotent: succeeds if it is not connected.
     pub async fn abandon(&self, connection: &Connection) -> Result<()> {
         match connection {
             Connection::Iscsi(unit) => iscsi::disconnect(unit).await,

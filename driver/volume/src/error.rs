@@ -1,8 +1,6 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::program::TIMEOUT;
-
 /// Why a volume could not be connected, disconnected or formatted.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -15,11 +13,9 @@ pub enum Error {
     Connection(String),
     #[error("this host has no iSCSI initiator's name in {}", .0.display())]
     NoInitiator(PathBuf),
-    #[error("{program} cannot be run: {source}")]
-    Start { program: &'static str, source: io::Error },
-    #[error("{program} did not end within {} s", TIMEOUT.as_secs())]
-    Timeout { program: &'static str },
-    /// What it was told is left out: it may hold a password.
+    #[error(transparent)]
+    Program(#[from] process::Error),
+    /// The arguments are left out: they may hold a password.
     #[error("{program}, to {purpose}: {message}")]
     Failed { program: &'static str, purpose: String, message: String },
     #[error("{target} shows no device within {seconds} s")]

@@ -31,7 +31,7 @@ enum Content {
     Data,
 }
 
-/// Makes an ext4 file system on a volume that has none. What somebody has written to it is kept, whatever it is.
+/// Makes an ext4 file system on a volume to which nothing has been written. Idempotent: whatever is on the volume is kept.
 pub async fn ensure_file_system(path: &Path) -> Result<()> {
     match blocking("read", path, look).await? {
         Content::Data => Ok(()),
@@ -87,7 +87,7 @@ async fn begin(path: &Path) -> Result<()> {
 }
 
 async fn make(path: &Path) -> Result<()> {
-    // To discard what was never written would take the mark away.
+    // A discard would erase the mark.
     let options = ["-q", "-F", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"];
     let arguments: Vec<_> = options.iter().map(Path::new).chain([path]).collect();
     must(PROGRAM, "make a file system", &arguments, &[]).await?;

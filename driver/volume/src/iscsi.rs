@@ -5,15 +5,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::connection::IscsiUnit;
 use crate::error::{Error, Result};
 use crate::program::{flush_device, must, run};
-use crate::sysfs::entries;
+use crate::sysfs::{self, entries};
 
 const PROGRAM: &str = "iscsiadm";
-/// iscsiadm's exit statuses: there is a session already; there is none, or no such record.
+/// Exit statuses of iscsiadm: a session exists already; there is no such session or record.
 const SESSION_EXISTS: i32 = 15;
 const NO_OBJECT: i32 = 21;
 const SESSIONS: &str = "/sys/class/iscsi_session";
@@ -27,10 +27,10 @@ pub async fn connect(unit: &IscsiUnit) -> Result<PathBuf> {
     loop {
         if let Some(session) = session(&unit.iqn)? {
             if let Some(device) = device(&session, unit.lun)? {
-                rescan(&device)?;
+                rescan(&device).await?;
                 return Ok(device.node());
             }
-            look_for(&session, unit.lun)?;
+            look_for(&session, unit.lun).await?;
         }
         if Instant::now() > deadline {
             let target = format!("unit {} of {} at {}", unit.lun, unit.iqn, unit.portal);
@@ -44,10 +44,10 @@ async fn log_in(unit: &IscsiUnit) -> Result<()> {
     if session(&unit.iqn)?.is_some() {
         return Ok(());
     }
-    if !run(PROGRAM, &node(unit, &[])).await?.status.success() {
+    if !run(PROGRAM, &node(unit, &[])).await?.status().success() {
         must(PROGRAM, "note the target", &node(unit, &["-o", "new"]), &[]).await?;
     }
-    // Units are looked for by number: others of the target may be another's.
+    // Units are scanned by number: other units of the target may belong to somebody else.
     set(unit, "node.session.scan", "manual").await?;
     set(unit, "node.startup", "manual").await?;
     if let (Some(_), Some(name), Some(secret)) = (&unit.auth_method, &unit.auth_username, &unit.auth_password)
@@ -144,22 +144,22 @@ fn name_of(path: &Path) -> String {
 }
 
 /// Asks the kernel to look for one unit of a session's target.
-fn look_for(session: &Path, unit: u32) -> Result<()> {
+async fn look_for(session: &Path, unit: u32) -> Result<()> {
     let session = session.canonicalize().map_err(Error::io("find", session))?;
     let host = session.ancestors().map(name_of).find(|name| name.starts_with("host"));
     let scan = Path::new("/sys/class/scsi_host").join(host.unwrap_or_default()).join("scan");
-    fs::write(&scan, format!("- - {unit}")).map_err(Error::io("write", scan))
+    sysfs::write(&scan, format!("- - {unit}")).await.map_err(Error::io("write", scan))
 }
 
-/// Lets the kernel see what the device has become since it was connected, its size above all.
-fn rescan(device: &Device) -> Result<()> {
+/// Lets the kernel read again what the device has become since it was connected: its size above all.
+async fn rescan(device: &Device) -> Result<()> {
     let path = device.folder.join("rescan");
-    fs::write(&path, "1").map_err(Error::io("write", path))
+    sysfs::write(&path, "1".to_owned()).await.map_err(Error::io("write", path))
 }
 
 async fn remove(device: Device) -> Result<()> {
     let delete = device.folder.join("delete");
-    // The kernel waits for what it still has to write.
+    // The kernel first writes what it still holds of the device.
     let written = tokio::task::spawn_blocking(move || fs::write(delete, "1"));
     let deadline = Instant::now() + DEVICE_TIMEOUT;
     while device.folder.exists() {
@@ -168,7 +168,7 @@ async fn remove(device: Device) -> Result<()> {
         }
         sleep(POLL).await;
     }
-    // That it is gone is what counts.
-    let _ = written.await;
+    // The device is gone: how the write ends does not matter.
+    let _ = timeout_at(deadline, written).await;
     Ok(())
 }

@@ -19,7 +19,7 @@ const OPTIONS: &str = "nosuid,nodev,noexec,nosharecache,softerr,timeo=200,retran
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(500);
 
-/// What is mounted where. To look at the place itself would ask the server.
+/// The list of mounts. Looking at the mount point itself would ask the server.
 const MOUNTS: &str = "/proc/self/mounts";
 
 /// Mounts the export, if it is not mounted, and gives the path of the file.
@@ -48,7 +48,7 @@ pub async fn flush(file: &NfsFile, mounts: &Path) -> Result<()> {
     if is_mounted(&folder)? { flush_device(folder.join(&file.name)).await } else { Ok(()) }
 }
 
-/// Unmounts the export, even if its server does not answer: then what was not written to it is lost.
+/// Unmounts the export. If its server does not answer, what was not written to it is lost.
 pub async fn disconnect(file: &NfsFile, mounts: &Path) -> Result<()> {
     let folder = file.folder(mounts);
     if is_mounted(&folder)? {
@@ -60,7 +60,8 @@ pub async fn disconnect(file: &NfsFile, mounts: &Path) -> Result<()> {
     }
 }
 
-/// What waits for the server, such as a flush that was given up, is ended by an attempt and keeps it busy a moment longer.
+/// Tries repeatedly: each attempt ends what waits for the server, such as a flush that was given up, but that keeps the mount busy
+/// a moment longer.
 async fn unmount(file: &NfsFile, folder: &Path) -> Result<()> {
     let purpose = format!("unmount {}", file.export);
     let deadline = Instant::now() + BUSY_TIMEOUT;
@@ -79,7 +80,7 @@ fn is_mounted(folder: &Path) -> Result<bool> {
     Ok(is_among(&place, &mounts))
 }
 
-/// The kernel writes some marks of a path by their octal numbers (proc(5)).
+/// Looks for a path in the list of mounts, where the kernel writes some characters as octal numbers (proc(5)).
 fn is_among(place: &Path, mounts: &str) -> bool {
     let escapes = [("\\", "\\134"), (" ", "\\040"), ("\t", "\\011"), ("\n", "\\012")];
     let place = place.to_string_lossy().into_owned();

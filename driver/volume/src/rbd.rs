@@ -14,7 +14,7 @@ use crate::program::{flush_device, must};
 use crate::sysfs::entries;
 
 const PROGRAM: &str = "rbd";
-/// Where it says how to reach a cluster. Without it, all that is needed comes from Cinder.
+/// Ceph's own configuration. Without it, Cinder's answer has all that is needed to reach the cluster.
 const CONFIGURATION: &str = "/etc/ceph/ceph.conf";
 const DEVICES: &str = "/sys/bus/rbd/devices";
 /// No udev is needed, and a cluster that does not answer holds nobody for longer than an iSCSI target may (in seconds;

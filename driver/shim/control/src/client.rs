@@ -2,6 +2,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::io::BufReader;
 use tokio::net::UnixStream;
@@ -20,6 +21,8 @@ use crate::state::{ContainerExit, SandboxState};
 pub enum ClientError {
     #[error("the sandbox's shim does not answer: {0}")]
     Gone(#[source] io::Error),
+    #[error("the sandbox's shim has not answered within {} s", .0.as_secs())]
+    Silent(Duration),
     #[error("{0}")]
     Refused(String),
     #[error("{0}")]
@@ -28,6 +31,47 @@ pub enum ClientError {
     TimedOut,
     #[error("the sandbox's shim gave an answer to another question")]
     Confused,
+}
+
+/// How long a shim may take to accept a connection and to read a request.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take to answer from what it knows.
+const KNOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it may take to ask its guest.
+const GUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long it may take to do what can wait for storage: longer than storage that does not answer is waited for.
+const STORAGE_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// How long the answer to a request may take; none is as long as the caller waits.
+fn patience(request: &Request) -> Option<Duration> {
+    match request {
+        Request::State => Some(KNOWN_TIMEOUT),
+        Request::FindDisk(_)
+        | Request::Traffic
+        | Request::Signal(_)
+        | Request::Attach(_)
+        | Request::Interact(_)
+        | Request::Resize(_)
+        | Request::Stats(_)
+        | Request::Processes(_)
+        | Request::SetNetwork(_)
+        | Request::InsertNic(_)
+        | Request::EjectNic(_) => Some(GUEST_TIMEOUT),
+        Request::InsertDisk(_)
+        | Request::EjectDisk(_)
+        | Request::CreateContainer(_)
+        | Request::StartContainer(_)
+        | Request::RemoveContainer(_)
+        | Request::Update(_)
+        | Request::Pause
+        | Request::Resume
+        | Request::Shutdown => Some(STORAGE_TIMEOUT),
+        Request::WaitReady
+        | Request::WaitContainer(_)
+        | Request::Exec(_)
+        | Request::Pack(_)
+        | Request::Unpack(_) => None,
+    }
 }
 
 /// What a process reads and writes.
@@ -247,17 +291,46 @@ impl Client {
     }
 
     async fn exchange(&self, request: &Request, files: &[BorrowedFd<'_>]) -> Result<(Answer, Connection)> {
-        let exchange = async {
+        let send = async {
             let mut stream = UnixStream::connect(&self.0).await?;
             send_request(&mut stream, request, files).await?;
-            let mut stream = BufReader::new(stream);
-            let answer =
-                read_line(&mut stream).await?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
-            Ok((answer, stream))
+            Ok(BufReader::new(stream))
         };
-        match exchange.await.map_err(ClientError::Gone)? {
-            (Answer::Failed(reason), _) => Err(ClientError::Refused(reason)),
-            answered => Ok(answered),
+        let mut stream = within(Some(SEND_TIMEOUT), send).await?;
+        let receive = async {
+            read_line(&mut stream).await?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
+        };
+        match within(patience(request), receive).await? {
+            Answer::Failed(reason) => Err(ClientError::Refused(reason)),
+            answer => Ok((answer, stream)),
         }
+    }
+}
+
+async fn within<T>(limit: Option<Duration>, work: impl Future<Output = io::Result<T>>) -> Result<T> {
+    match limit {
+        None => work.await,
+        Some(limit) => tokio::time::timeout(limit, work).await.map_err(|_| ClientError::Silent(limit))?,
+    }
+    .map_err(ClientError::Gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shim_that_is_silent_is_not_waited_for_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("control.sock");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let client = Client::new(socket.clone());
+        let error = client.state().await.unwrap_err();
+        assert_eq!(error.to_string(), "the sandbox's shim has not answered within 5 s");
+        assert!(matches!(client.pause().await, Err(ClientError::Silent(STORAGE_TIMEOUT))));
+        let gone = Client::new(folder.path().join("none")).state().await;
+        assert!(matches!(gone, Err(ClientError::Gone(_))));
     }
 }

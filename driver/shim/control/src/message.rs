@@ -25,11 +25,12 @@ pub enum Request {
     InsertDisk(InsertDisk),
     /// Where the guest has the disk of this name. Answer: [`Answer::Disk`].
     FindDisk(String),
-    /// Take the disk of this name, which the guest does not use any more, out of its slot. None is as good.
+    /// Take the disk of this name, which the guest does not use any more, out of its slot. Idempotent: succeeds if there is none.
     EjectDisk(String),
     /// Put the tap that comes with the request into a free slot. The guest is set up with [`Request::SetNetwork`].
     InsertNic(InsertNic),
-    /// Let the guest no longer use the interface of this hardware address, and disconnect it. None is as good.
+    /// Let the guest no longer use the interface of this hardware address, and disconnect it.
+    /// Idempotent: succeeds if there is none.
     EjectNic(String),
     /// Let the guest use its interfaces: tell it what they have, where its packets go and how others are called.
     SetNetwork(Box<Network>),
@@ -37,7 +38,7 @@ pub enum Request {
     CreateContainer(Box<CreateContainer>),
     /// Let a container's process run.
     StartContainer(String),
-    /// Kill what is left of a container, and forget it. None is as good.
+    /// Kill what is left of a container, and forget it. Idempotent: succeeds if there is none.
     RemoveContainer(String),
     /// Wait until a container's first process has ended. Answer: [`Answer::Exit`].
     WaitContainer(String),

@@ -6,14 +6,14 @@ use std::ptr::{self, NonNull};
 
 use crate::{Error, Result};
 
-/// A whole file, mapped to be read once: copying from it makes no system call for each piece.
+/// A mapped file, from which pieces are copied without a system call for each.
 pub struct MappedFile {
     start: NonNull<u8>,
     length: usize,
 }
 
 impl MappedFile {
-    /// Maps the file. Whoever can shorten it while it is read ends this process.
+    /// Maps the file, which must not be truncated meanwhile: reading beyond its end raises SIGBUS.
     pub fn open(path: &Path) -> Result<Self> {
         let failed = |source| Error::Open { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;

@@ -1,5 +1,5 @@
-//! The Intel MultiProcessor table (MP specification 1.4), which tells a guest without ACPI of its CPUs and of
-//! the wires to the I/O APIC.
+//! The Intel MultiProcessor table (MP specification 1.4), which describes the CPUs and interrupt lines to a guest without
+//! ACPI.
 
 use vm_memory::{Bytes, GuestAddress};
 
@@ -23,7 +23,7 @@ const INTERRUPT_VECTORED: u8 = 0;
 const INTERRUPT_NMI: u8 = 1;
 const INTERRUPT_EXTINT: u8 = 3;
 
-/// Writes the table for `vcpus` processors, whose APIC identifiers count from 0.
+/// Writes the table for `vcpus` processors with APIC identifiers from 0 on.
 pub fn write_mp_table(memory: &Memory, vcpus: u8) -> Result<()> {
     let table = GuestAddress(MP_TABLE.0 + FLOATING_POINTER_SIZE);
     memory.write_slice(&floating_pointer(table), MP_TABLE)?;
@@ -33,7 +33,7 @@ pub fn write_mp_table(memory: &Memory, vcpus: u8) -> Result<()> {
 
 fn floating_pointer(table: GuestAddress) -> Vec<u8> {
     let mut bytes = b"_MP_".to_vec();
-    // The table lies below 1 MiB, so that its address fits.
+    // The address fits 32 bits: the table lies below 1 MiB.
     bytes.extend((table.0 as u32).to_le_bytes());
     bytes.extend([1, 4, 0, 0, 0, 0, 0, 0]);
     bytes[10] = checksum(&bytes);
@@ -82,7 +82,7 @@ fn processor(cpu: u8) -> Vec<u8> {
     entry
 }
 
-/// The byte that makes the sum of all bytes zero.
+/// The byte that makes the sum of all bytes zero modulo 256.
 fn checksum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)).wrapping_neg()
 }

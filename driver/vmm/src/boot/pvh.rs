@@ -1,5 +1,5 @@
-//! The PVH boot protocol (Xen's `docs/misc/pvh.pandoc`): the kernel is entered in 32-bit protected mode without
-//! paging, and finds memory map, command line and initial RAM disk through one structure.
+//! The PVH boot protocol (Xen's `docs/misc/pvh.pandoc`): the kernel is entered in 32-bit protected mode without paging, and
+//! finds its memory map, command line and initial RAM disk through one structure.
 
 use std::ffi::CString;
 use std::io::Cursor;
@@ -26,7 +26,7 @@ const START_INFO_VERSION: u32 = 1;
 const MAP_RAM: u32 = 1;
 const PAGE: u64 = 4096;
 
-/// Where the boot CPU starts.
+/// The initial registers of the boot CPU.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
     /// The kernel's 32-bit PVH entry point.
@@ -35,7 +35,7 @@ pub struct Entry {
     pub start_info: u64,
 }
 
-/// Loads kernel, initial RAM disk and command line, and describes them to the kernel.
+/// Loads kernel, initial RAM disk and command line, and writes the start information.
 pub fn load(memory: &Memory, config: &BootConfig, command_line: &str) -> Result<Entry> {
     let instruction = load_kernel(memory, &config.kernel)?;
     let initrd = load_initrd(memory, &config.initrd)?;
@@ -55,7 +55,7 @@ fn load_kernel(memory: &Memory, path: &Path) -> Result<GuestAddress> {
     }
 }
 
-/// Puts the initial RAM disk as high as possible below the device hole, away from the kernel.
+/// Loads the initial RAM disk as high as possible below the device hole, away from the kernel.
 fn load_initrd(memory: &Memory, path: &Path) -> Result<(GuestAddress, u64)> {
     let file = MappedFile::open(path)?;
     let size = file.as_ref().len() as u64;

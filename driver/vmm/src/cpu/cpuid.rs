@@ -1,6 +1,6 @@
-//! The CPUID leaves of one vCPU: what KVM supports, with this machine's topology put in.
+//! The CPUID leaves of one vCPU: those that KVM supports, with this machine's topology.
 //!
-//! The topology is flat: each vCPU is a core of its own in one package, its APIC identifier its index.
+//! The topology is flat: each vCPU is a core of one package, and its APIC identifier is its index.
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
@@ -15,11 +15,11 @@ const LEAF_AMD_TOPOLOGY: u32 = 0x8000_001e;
 const FEATURE_TSC_DEADLINE: u32 = 1 << 24;
 const FEATURE_HYPERVISOR: u32 = 1 << 31;
 const FEATURE_HTT: u32 = 1 << 28;
-/// `KVM_FEATURE_PV_EOI`. Hosts with APICv or AVIC do without it, and QEMU 7.2's emulation of AMD-V may deliver an
-/// interrupt twice if its end causes no exit.
+/// `KVM_FEATURE_PV_EOI`, which is withheld: hosts with APICv or AVIC do not need it, and QEMU 7.2's emulation of AMD-V
+/// may deliver an interrupt twice if its end causes no exit.
 const KVM_FEATURE_PV_EOI: u32 = 1 << 6;
 
-/// Puts vCPU `index` of `count` into the leaves in `cpuid`.
+/// Adapts the leaves in `cpuid` to vCPU `index` of `count`.
 pub fn adapt(cpuid: &mut CpuId, index: u8, count: u8) {
     for entry in cpuid.as_mut_slice() {
         match entry.function {
@@ -38,7 +38,7 @@ pub fn adapt(cpuid: &mut CpuId, index: u8, count: u8) {
 
 fn features(entry: &mut kvm_cpuid_entry2, index: u8, count: u8) {
     entry.ebx = (entry.ebx & 0x0000_ffff) | (u32::from(count) << 16) | (u32::from(index) << 24);
-    // The in-kernel local APIC has the deadline timer; KVM leaves it to us to say so.
+    // KVM_GET_SUPPORTED_CPUID omits the deadline timer, which the in-kernel local APIC has.
     entry.ecx |= FEATURE_TSC_DEADLINE | FEATURE_HYPERVISOR;
     if count > 1 {
         entry.edx |= FEATURE_HTT;
@@ -67,7 +67,7 @@ fn amd_topology(entry: &mut kvm_cpuid_entry2, index: u8) {
     entry.ecx = 0;
 }
 
-/// Number of APIC identifier bits that tell `count` vCPUs apart.
+/// Number of APIC identifier bits that distinguish `count` vCPUs.
 fn id_bits(count: u8) -> u32 {
     u8::BITS - count.saturating_sub(1).leading_zeros()
 }

@@ -1,4 +1,4 @@
-//! Virtual CPUs: what the guest sees of them, and the threads that run them.
+//! Virtual CPUs: their initial and saved state, and the threads that run them.
 
 mod cpuid;
 mod orders;

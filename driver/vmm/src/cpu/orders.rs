@@ -1,10 +1,10 @@
-//! What a machine's owner tells its vCPU threads.
+//! Orders of a machine's owner to its vCPU threads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// What vCPU threads are to do.
+/// An order to all vCPU threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// Run the guest.
@@ -15,12 +15,12 @@ pub enum Order {
     End,
 }
 
-/// What a thread does next.
+/// The next step of a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
     /// Enter the guest.
     Enter,
-    /// Enter the guest, which was out for a while.
+    /// Enter the guest after a pause.
     EnterAfterPause,
     /// End.
     End,
@@ -29,7 +29,7 @@ pub enum Turn {
 /// The order in force, shared by the threads and their owner.
 #[derive(Debug)]
 pub struct Orders {
-    /// False as long as threads need not look at `state`, so that they take no lock between two guest entries.
+    /// False while the order is to run, so that threads take no lock between two guest entries.
     news: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
@@ -38,12 +38,12 @@ pub struct Orders {
 #[derive(Debug)]
 struct State {
     order: Order,
-    /// Threads that wait for another order than to pause.
+    /// Number of threads that wait for the end of a pause.
     held: usize,
 }
 
 impl Orders {
-    /// Threads run.
+    /// Orders whose first is to run.
     pub fn new() -> Self {
         Self {
             news: AtomicBool::new(false),
@@ -63,7 +63,7 @@ impl Orders {
         self.changed.notify_all();
     }
 
-    /// What the calling thread does next. Returns only when it is not to pause.
+    /// The next step of the calling thread. Blocks during a pause.
     pub fn next(&self) -> Turn {
         if !self.news.load(Ordering::SeqCst) {
             return Turn::Enter;
@@ -80,7 +80,7 @@ impl Orders {
         if state.order == Order::End { Turn::End } else { Turn::EnterAfterPause }
     }
 
-    /// Threads that are held, after waiting up to `patience` for one more.
+    /// Number of held threads, after waiting up to `patience` for it to exceed `known`.
     pub fn held(&self, known: usize, patience: Duration) -> usize {
         let waited = self.changed.wait_timeout_while(self.state(), patience, |state| state.held <= known);
         waited.unwrap_or_else(PoisonError::into_inner).0.held

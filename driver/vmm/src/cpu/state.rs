@@ -1,4 +1,4 @@
-//! The state of a vCPU, as a snapshot keeps it.
+//! The serialised state of a vCPU.
 
 use kvm_bindings::{
     Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events,
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// `IA32_TSC_DEADLINE`: set last, since writing it starts the timer that the rest describes.
+/// `IA32_TSC_DEADLINE`: set last, since writing it starts the timer that the other registers configure.
 const TSC_DEADLINE: u32 = 0x6e0;
-/// Registers that KVM takes in one call.
+/// Number of registers read or written by one call.
 const REGISTERS_AT_ONCE: usize = 64;
-/// Size of `kvm_xsave`, which holds all but dynamically enabled state.
+/// Size of `kvm_xsave`, which holds all state except dynamically enabled features.
 const XSAVE_SIZE: i32 = 4096;
 
-/// All that KVM knows of a vCPU.
+/// The state that KVM keeps for a vCPU.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct VcpuState {
     mp_state: kvm_mp_state,
@@ -30,7 +30,7 @@ pub struct VcpuState {
     events: kvm_vcpu_events,
 }
 
-/// Numbers of the model-specific registers that this host can save.
+/// Indices of the model-specific registers that this host can save.
 pub fn model_specific_registers(kvm: &Kvm) -> Result<Vec<u32>> {
     if kvm.check_extension_int(Cap::Xsave2) > XSAVE_SIZE {
         return Err(Error::Snapshot("this host's vCPUs have more state than can be saved".into()));
@@ -56,7 +56,7 @@ pub fn save(vcpu: &mut VcpuFd, registers: &[u32]) -> Result<VcpuState> {
     })
 }
 
-/// Lets KVM finish the access for which the guest left, without entering the guest.
+/// Makes KVM complete the access for which the guest exited, without entering the guest.
 fn finish_access(vcpu: &mut VcpuFd) -> Result<()> {
     vcpu.set_kvm_immediate_exit(1);
     let left = vcpu.run().map(|_| ());
@@ -69,7 +69,7 @@ fn finish_access(vcpu: &mut VcpuFd) -> Result<()> {
     }
 }
 
-/// Some registers of the list cannot be read on some hosts: KVM stops at them, and they are left out.
+/// Reads model-specific registers. KVM stops at one that this host cannot read; such registers are left out.
 fn read_registers(vcpu: &VcpuFd, registers: &[u32]) -> Result<Vec<kvm_msr_entry>> {
     let mut found = Vec::with_capacity(registers.len());
     let mut rest = registers;
@@ -87,7 +87,7 @@ fn read_registers(vcpu: &VcpuFd, registers: &[u32]) -> Result<Vec<kvm_msr_entry>
     Ok(found)
 }
 
-/// Brings a new vCPU, whose CPUID is set, to `state`.
+/// Restores `state` on a new vCPU, whose CPUID is set.
 pub fn restore(vcpu: &VcpuFd, state: &VcpuState) -> Result<()> {
     let write = Error::kvm;
     vcpu.set_mp_state(state.mp_state).map_err(write("set a vCPU's run state"))?;
@@ -104,7 +104,8 @@ pub fn restore(vcpu: &VcpuFd, state: &VcpuState) -> Result<()> {
     vcpu.set_vcpu_events(&state.events).map_err(write("set a vCPU's events"))
 }
 
-/// A register that KVM refuses keeps what a new vCPU has; the guest never saw another value if it was zero.
+/// Writes model-specific registers. A register that KVM refuses keeps a new vCPU's value, which is an error unless the
+/// saved value is zero.
 fn write_registers(vcpu: &VcpuFd, registers: &[kvm_msr_entry]) -> Result<()> {
     let mut rest = registers;
     while !rest.is_empty() {

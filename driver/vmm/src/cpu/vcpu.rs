@@ -16,43 +16,43 @@ use crate::bus::Bus;
 use crate::threads::{Confinement, ThreadKind};
 use crate::{Error, Result};
 
-/// How long vCPUs may take to leave the guest.
+/// Time for all vCPUs to leave the guest.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A kick that comes between a thread's look at its orders and KVM_RUN is lost, so kicks are repeated.
+/// Interval of kicks: one that arrives between a thread's check of its orders and KVM_RUN is lost.
 const KICK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Why a vCPU ran no further.
+/// The cause of a vCPU's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VcpuEnd {
     /// The guest asked for a reset.
     Reset,
-    /// The CPU shut down, as on a triple fault.
+    /// The vCPU shut down, as on a triple fault.
     TripleFault,
-    /// KVM could not go on; the text says why.
+    /// KVM could not run the vCPU, for this reason.
     KvmError(String),
-    /// The machine's owner asked for the end.
+    /// The machine's owner ended it.
     Stopped,
 }
 
-/// Makes the kick signal of this process harmless. A vCPU thread is interrupted with it.
+/// Installs a handler without effect for the kick signal, which interrupts a vCPU thread.
 pub fn install_kick_handler() -> Result<()> {
     extern "C" fn handler(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
     register_signal_handler(SIGRTMIN(), handler)
         .map_err(|e| Error::Io { what: "install the vCPU signal", source: io::Error::from(e) })
 }
 
-/// The virtual CPUs of a machine that does not run yet.
+/// The vCPUs of a machine that does not run yet.
 pub struct Vcpus(Vec<VcpuFd>);
 
 impl Vcpus {
-    /// Creates `count` virtual CPUs.
+    /// Creates `count` vCPUs.
     pub fn create(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Self> {
         let supported =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("read the host's CPUID"))?;
         (0..count).map(|index| create(vm, index, count, &supported)).collect::<Result<_>>().map(Self)
     }
 
-    /// Prepares them to boot a kernel.
+    /// Sets the state in which the vCPUs boot a kernel.
     pub fn boot(&self, entry: Entry) -> Result<()> {
         for vcpu in &self.0 {
             registers::set_common_state(vcpu)?;
@@ -60,7 +60,7 @@ impl Vcpus {
         self.0.first().map_or(Ok(()), |first| registers::set_boot_state(first, entry))
     }
 
-    /// Brings them to the states of a snapshot.
+    /// Restores the states of a snapshot.
     pub fn restore(&self, states: &[VcpuState]) -> Result<()> {
         if states.len() != self.0.len() {
             return Err(Error::Snapshot(format!("it has {} vCPUs, not {}", states.len(), self.0.len())));
@@ -78,7 +78,7 @@ pub struct VcpuSet {
 }
 
 impl VcpuSet {
-    /// Starts the threads. The first vCPU to end sends why to `ended`.
+    /// Starts the threads. Each vCPU sends the cause of its end to `ended`.
     pub fn start(
         vcpus: Vcpus,
         bus: &Arc<Bus>,
@@ -92,7 +92,7 @@ impl VcpuSet {
                 (Arc::clone(vcpu), Arc::clone(bus), ended.clone(), Arc::clone(&set.orders));
             let body = move || {
                 let end = run(&vcpu, &bus, &orders);
-                // Nobody listens any more only when the machine is being dropped.
+                // Fails only while the machine is being dropped.
                 let _ = ended.send(end);
             };
             set.threads.push(confinement.spawn(ThreadKind::Vcpu, &format!("vcpu{index}"), body)?);
@@ -106,7 +106,7 @@ impl VcpuSet {
         self.vcpus.iter().map(|vcpu| state::save(&mut lock(vcpu), &registers)).collect()
     }
 
-    /// Takes all vCPUs out of the guest; their threads wait. If one does not come out, all go on.
+    /// Takes all vCPUs out of the guest; their threads wait. If one does not leave in time, all run on.
     pub fn pause(&self) -> Result<()> {
         self.orders.give(Order::Pause);
         let deadline = Instant::now() + PAUSE_TIMEOUT;
@@ -166,14 +166,14 @@ fn create(vm: &VmFd, index: u8, count: u8, supported: &CpuId) -> Result<VcpuFd> 
     Ok(vcpu)
 }
 
-/// A vCPU is locked by its thread while it is in the guest or its exit is handled, and free while it is paused.
+/// Runs a vCPU to its end. It is locked while it is in the guest or its exit is handled, and free while it is paused.
 fn run(vcpu: &Mutex<VcpuFd>, bus: &Bus, orders: &Orders) -> VcpuEnd {
     loop {
         let turn = orders.next();
         let mut vcpu = lock(vcpu);
         match turn {
             Turn::Enter => {}
-            // The guest's watchdogs forgive time that it did not have; one without kvmclock has none to tell.
+            // Keeps the guest's watchdogs from firing for the pause. Fails, harmlessly, for a guest without kvmclock.
             Turn::EnterAfterPause => vcpu.kvmclock_ctrl().unwrap_or(()),
             Turn::End => return VcpuEnd::Stopped,
         }
@@ -183,7 +183,7 @@ fn run(vcpu: &Mutex<VcpuFd>, bus: &Bus, orders: &Orders) -> VcpuEnd {
     }
 }
 
-/// Runs the guest until it leaves, and does what it left for.
+/// Runs the guest until its next exit and handles that. Returns the vCPU's end, if the exit is one.
 fn enter(vcpu: &mut VcpuFd, bus: &Bus) -> Option<VcpuEnd> {
     match vcpu.run() {
         Ok(VcpuExit::IoOut(port, data)) => return bus.port_write(port, data).then_some(VcpuEnd::Reset),

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 const CHIPS: [u32; 3] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
 
-/// What KVM keeps for a machine beside its vCPUs.
+/// The state that KVM keeps for a machine besides its vCPUs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Controllers {
     chips: Vec<kvm_irqchip>,
@@ -31,7 +31,7 @@ pub fn save(vm: &VmFd) -> Result<Controllers> {
     })
 }
 
-/// Brings a new machine to a state. Its clock goes on from where it was.
+/// Restores the state on a new machine. Its clock continues from the saved value.
 pub fn restore(vm: &VmFd, state: &Controllers) -> Result<()> {
     if !state.chips.iter().map(|chip| chip.chip_id).eq(CHIPS) {
         return Err(Error::Snapshot("it has other interrupt controllers".into()));

@@ -6,26 +6,26 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::{MachineState, Shape};
+use super::{MachineState, MachineTopology};
 use crate::memory::Memory;
 use crate::{Error, Result};
 
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
-/// First bytes of a state file; the number counts changes of the format.
+/// First bytes of a state file; the last one is the format's version.
 const MAGIC: [u8; 8] = *b"zunkata1";
 const DIGEST_SIZE: usize = 32;
 /// Most bytes of a state file: 32 vCPUs need less than half a MiB.
 const STATE_MAX: u64 = 4 << 20;
 
 const PAGE: usize = 4096;
-/// Pages that are looked at together.
+/// Number of pages examined together.
 const PAGES_AT_ONCE: usize = 512;
 /// Bits of an entry of `/proc/PID/pagemap`: the page is in memory, or in swap.
 const PAGE_EXISTS: u64 = 1 << 63 | 1 << 62;
 const ENTRY_SIZE: usize = 8;
 
-/// Open files for a snapshot that is to be made.
+/// Open files for a snapshot to be made.
 #[derive(Debug)]
 pub struct SnapshotFiles {
     memory: File,
@@ -34,7 +34,7 @@ pub struct SnapshotFiles {
 }
 
 impl SnapshotFiles {
-    /// Makes the files in `folder`.
+    /// Creates the files in `folder`.
     pub fn create(folder: &Path) -> Result<Self> {
         let create = |name: &str| {
             let path = folder.join(name);
@@ -49,7 +49,7 @@ impl SnapshotFiles {
         })
     }
 
-    /// Writes the state of a machine that does not run, and what its memory holds.
+    /// Writes the state and memory of a machine that does not run.
     pub(crate) fn write(&self, state: &MachineState, memory: &Memory) -> Result<()> {
         let mut offset = 0;
         for region in memory.iter() {
@@ -61,7 +61,7 @@ impl SnapshotFiles {
         (&self.state).write_all(&bytes).map_err(Error::io("write a snapshot's state"))
     }
 
-    /// Pages that the guest never touched, or that hold zeros, stay holes.
+    /// Writes one region of memory. Pages that are untouched or hold zeros stay holes.
     fn write_region(
         &self,
         memory: &Memory,
@@ -99,7 +99,7 @@ fn page_exists(entry: &[u8]) -> bool {
     entry.try_into().is_ok_and(|bytes| u64::from_ne_bytes(bytes) & PAGE_EXISTS != 0)
 }
 
-/// Writes what is not zero.
+/// Writes the pages of `content` that are not zero.
 fn write_sparse(file: &File, content: &[u8], offset: u64) -> Result<()> {
     let is_zero = |page: &[u8]| page.iter().all(|byte| *byte == 0);
     let pages: Vec<_> = content.chunks(PAGE).collect();
@@ -115,7 +115,7 @@ fn write_sparse(file: &File, content: &[u8], offset: u64) -> Result<()> {
     Ok(())
 }
 
-/// A snapshot that was made.
+/// An open snapshot.
 #[derive(Debug)]
 pub struct Snapshot {
     memory: File,
@@ -123,7 +123,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Opens the snapshot in `folder`, and checks that it is whole.
+    /// Opens the snapshot in `folder` and checks its digest and the size of its memory.
     pub fn open(folder: &Path) -> Result<Self> {
         let open = |name: &str| {
             let path = folder.join(name);
@@ -137,7 +137,7 @@ impl Snapshot {
         let state = decode(&bytes)?;
         let memory = open(MEMORY)?;
         let length = memory.metadata().map_err(Error::io("measure a snapshot of memory"))?.len();
-        if Some(length) != state.shape.memory_mib.checked_mul(1 << 20) {
+        if Some(length) != state.topology.memory_mib.checked_mul(1 << 20) {
             return Err(Error::Snapshot(format!("its memory has {length} bytes")));
         }
         Ok(Self { memory, state })
@@ -147,11 +147,11 @@ impl Snapshot {
         &self.memory
     }
 
-    pub(crate) fn state_for(&self, shape: &Shape) -> Result<&MachineState> {
-        if self.state.shape == *shape {
+    pub(crate) fn state_for(&self, topology: &MachineTopology) -> Result<&MachineState> {
+        if self.state.topology == *topology {
             return Ok(&self.state);
         }
-        Err(Error::Snapshot("it is of a machine of another shape".into()))
+        Err(Error::Snapshot("it is of a machine of another topology".into()))
     }
 }
 
@@ -160,7 +160,7 @@ fn encode(state: &MachineState) -> Result<Vec<u8>> {
     Ok([&MAGIC[..], &Sha256::digest(&body), &body].concat())
 }
 
-/// Reads a state file's content. The digest tells damage, not malice: whoever may write the file is trusted.
+/// Decodes a state file. The digest detects damage, not tampering: the file's owner is trusted.
 pub fn decode(bytes: &[u8]) -> Result<MachineState> {
     let damaged = |what: &str| Error::Snapshot(what.into());
     if bytes.len() as u64 > STATE_MAX {

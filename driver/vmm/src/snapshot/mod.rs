@@ -1,7 +1,7 @@
-//! A machine's state in two files, from which other machines go on.
+//! A machine's state in two files, from which other machines are restored.
 //!
-//! `memory` is the guest's memory, sparse, mapped by every restored machine as its own copy; `state` is the rest. A
-//! machine can be restored only on the host and since the boot on which it was saved: the caller sees to that.
+//! `memory` is the guest's memory, sparse, mapped copy-on-write by every restored machine; `state` is the rest. A snapshot
+//! may be restored only on the host and during the host's boot on which it was made: the caller ensures that.
 
 mod controllers;
 mod files;
@@ -16,27 +16,29 @@ use crate::config::{DiskAccess, MachineConfig};
 use crate::cpu::VcpuState;
 use crate::virtio::TransportState;
 
-/// What must be the same in a restored machine.
+/// The guest-visible parts of a machine, which a machine restored from its snapshot must have too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shape {
-    /// Number of vCPUs that the guest starts with, and that it may take into use.
+pub struct MachineTopology {
+    /// Number of vCPUs that the guest starts with.
     pub vcpus: u8,
+    /// Number of vCPUs that the guest may bring online.
     pub vcpus_max: u8,
-    /// Memory in MiB, and to what it may grow.
+    /// Initial memory in MiB.
     pub memory_mib: u64,
+    /// Memory in MiB that the guest may grow to.
     pub memory_max_mib: u64,
-    /// Slots for disks.
+    /// Access to each disk slot.
     pub disk_slots: Vec<DiskAccess>,
-    /// Permanent addresses of the slots for interfaces.
+    /// Permanent addresses of the interface slots.
     pub nic_slots: Vec<[u8; 6]>,
-    /// Pairs of queues of each.
+    /// Queue pairs of each interface.
     pub queue_pairs: u8,
     /// The guest's context identifier, if it has a socket device.
     pub cid: Option<u32>,
 }
 
-impl Shape {
-    /// The shape of a machine to be.
+impl MachineTopology {
+    /// The topology of the machine that `config` describes.
     pub fn of(config: &MachineConfig) -> Self {
         Self {
             vcpus: config.vcpus,
@@ -51,14 +53,14 @@ impl Shape {
     }
 }
 
-/// All of a machine but its memory.
+/// The state of a machine without its memory.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MachineState {
-    /// What a restored machine must have in common.
-    pub shape: Shape,
+    /// The topology that a restored machine must have.
+    pub topology: MachineTopology,
     /// One for each vCPU.
     pub vcpus: Vec<VcpuState>,
-    /// Interrupt controllers, timer, clock.
+    /// Interrupt controllers, timer and clock.
     pub controllers: Controllers,
     /// The serial port.
     #[serde(with = "SavedSerial")]
@@ -67,7 +69,7 @@ pub struct MachineState {
     pub devices: Vec<TransportState>,
 }
 
-/// How the serial port's registers are written; the names are those of the 16550.
+/// The serialised form of the serial port; the names are those of the 16550's registers.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "SerialState")]
 struct SavedSerial {

@@ -3,35 +3,30 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::worker::{Served, Worker, Workers};
 use super::{Active, Interrupt, VirtioDevice};
-use crate::hardware::event_fd;
+use crate::event::event_fd;
 use crate::memory::Memory;
 use crate::{Error, Result};
 
 /// A device with its queues: at rest, or served by its worker.
-pub struct Backend {
+pub struct Backend<D> {
     memory: Memory,
     interrupt: Interrupt,
     notifications: Vec<EventFd>,
     queue_sizes: &'static [u16],
     workers: Workers,
-    owner: Owner,
+    owner: Owner<D>,
 }
 
-enum Owner {
-    Rest(Box<dyn VirtioDevice>, Vec<Queue>),
-    Worker(Worker),
-    /// The worker panicked; only a new machine mends that.
-    Lost,
+enum Owner<D> {
+    Rest(D, Vec<Queue>),
+    Worker(Worker<D>),
+    /// Final: the worker panicked, or the device was closed.
+    Gone,
 }
 
-impl Backend {
+impl<D: VirtioDevice> Backend<D> {
     /// A device at rest, its queues not set up. `workers` will serve it.
-    pub fn new(
-        device: Box<dyn VirtioDevice>,
-        memory: Memory,
-        interrupt: Interrupt,
-        workers: Workers,
-    ) -> Result<Self> {
+    pub fn new(device: D, memory: Memory, interrupt: Interrupt, workers: Workers) -> Result<Self> {
         let queue_sizes = device.queue_sizes();
         Ok(Self {
             memory,
@@ -57,22 +52,22 @@ impl Backend {
     pub fn queues(&mut self) -> Option<&mut Vec<Queue>> {
         match &mut self.owner {
             Owner::Rest(_, queues) => Some(queues),
-            Owner::Worker(_) | Owner::Lost => None,
+            Owner::Worker(_) | Owner::Gone => None,
         }
     }
 
-    /// Whether queue `index` is ready.
+    /// Whether queue `index` is ready; false while a worker has it.
     pub fn is_queue_ready(&self, index: usize) -> bool {
         match &self.owner {
             Owner::Rest(_, queues) => queues.get(index).is_some_and(QueueT::ready),
-            Owner::Worker(_) | Owner::Lost => false,
+            Owner::Worker(_) | Owner::Gone => false,
         }
     }
 
     /// Checks the queues that the driver has set up.
     pub fn check_queues(&mut self, event_idx: bool) -> Result<()> {
         let memory = self.memory.clone();
-        for queue in self.queues().ok_or_else(lost)? {
+        for queue in self.queues().ok_or_else(gone)? {
             queue.set_event_idx(event_idx);
             if queue.ready() && !queue.is_valid(&memory) {
                 return Err(Error::Config("a queue lies outside guest memory".into()));
@@ -81,16 +76,16 @@ impl Backend {
         Ok(())
     }
 
-    /// Lets a worker serve the device, if there is anything in it to be served.
+    /// Starts a worker for the device, if it is present.
     pub fn start(&mut self, features: u64) -> Result<()> {
-        // What can fail comes first: the device must not be lost with it.
+        // Fallible steps come first: an error must not drop the device.
         let copies = self.notifications.iter().map(EventFd::try_clone);
         let notifications =
             copies.collect::<std::io::Result<_>>().map_err(Error::io("copy a notification"))?;
         let stop = event_fd()?;
-        let (device, queues) = match std::mem::replace(&mut self.owner, Owner::Lost) {
+        let (device, queues) = match std::mem::replace(&mut self.owner, Owner::Gone) {
             Owner::Rest(device, queues) if device.is_present() => (device, queues),
-            Owner::Lost => return Err(lost()),
+            Owner::Gone => return Err(gone()),
             other => {
                 self.owner = other;
                 return Ok(());
@@ -98,7 +93,8 @@ impl Backend {
         };
         let (memory, interrupt) = (self.memory.clone(), self.interrupt.clone());
         let active = Active { memory, queues, notifications, interrupt, features, stop };
-        // What the driver put into its queues while nobody served them is found at once; a count that is full says so too.
+        // The worker looks at every queue at once: the driver may have filled them meanwhile. A full counter, the only
+        // failure, has the same effect.
         for event in &active.notifications {
             let _ = event.write(1);
         }
@@ -108,28 +104,34 @@ impl Backend {
 
     /// Ends the worker, if there is one; the queues stay as they are.
     pub fn stop(&mut self) {
-        self.owner = match std::mem::replace(&mut self.owner, Owner::Lost) {
+        self.owner = match std::mem::replace(&mut self.owner, Owner::Gone) {
             Owner::Worker(worker) => match worker.stop() {
                 Some(Served { device, active }) => Owner::Rest(device, active.queues),
-                None => Owner::Lost,
+                None => Owner::Gone,
             },
             rest => rest,
         };
     }
 
-    /// Ends the worker and forgets the queues.
+    /// Ends the worker and drops the device.
+    pub fn close(&mut self) {
+        self.stop();
+        self.owner = Owner::Gone;
+    }
+
+    /// Ends the worker and replaces the queues with unused ones.
     pub fn reset(&mut self) -> Result<()> {
         self.stop();
         let unused = new_queues(self.queue_sizes)?;
-        *self.queues().ok_or_else(lost)? = unused;
+        *self.queues().ok_or_else(gone)? = unused;
         self.device()?.set_queue_pairs(1)
     }
 
     /// The device, while no worker has it.
-    pub fn device(&mut self) -> Result<&mut dyn VirtioDevice> {
+    pub fn device(&mut self) -> Result<&mut D> {
         match &mut self.owner {
-            Owner::Rest(device, _) => Ok(device.as_mut()),
-            Owner::Worker(_) | Owner::Lost => Err(lost()),
+            Owner::Rest(device, _) => Ok(device),
+            Owner::Worker(_) | Owner::Gone => Err(gone()),
         }
     }
 }
@@ -139,6 +141,6 @@ fn new_queues(sizes: &[u16]) -> Result<Vec<Queue>> {
     queues.collect::<std::result::Result<_, _>>().map_err(|e| Error::Config(e.to_string()))
 }
 
-fn lost() -> Error {
-    Error::Config("the device is lost: its thread panicked".into())
+fn gone() -> Error {
+    Error::Config("the device is gone: its thread panicked, or its machine has ended".into())
 }

@@ -1,5 +1,5 @@
-//! The memory balloon device (virtio 1.2 §5.5), as far as it tells the host of memory that the guest does not use:
-//! free page reporting. The host never asks for memory, so that the balloon itself stays empty.
+//! The memory balloon device (virtio 1.2 §5.5), used for free page reporting only. The host never asks for memory, so
+//! that the balloon itself stays empty.
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
 use virtio_queue::DescriptorChain;
@@ -12,7 +12,7 @@ use crate::memory::{Memory, discard};
 
 /// `VIRTIO_BALLOON_F_PAGE_REPORTING` (virtio 1.2 §5.5.3).
 const FEATURE_REPORTING: u32 = 5;
-/// Inflate, deflate, and, where only reporting is offered of what has a queue, the reports.
+/// Inflate, deflate and reporting, the only optional queue that is offered.
 const QUEUE_SIZES: [u16; 3] = [64, 64, 64];
 const REPORTS: usize = 2;
 const STOP: u64 = QUEUE_SIZES.len() as u64;
@@ -59,7 +59,7 @@ impl VirtioDevice for Balloon {
     }
 }
 
-/// A driver that fills the balloon although nobody asked gets its buffers back, and keeps its memory.
+/// Buffers of the inflate queue are returned without effect: the host has not asked for memory.
 fn serve_queue(active: &mut Active, index: usize) -> Result<()> {
     let memory = active.memory.clone();
     while let Some(chain) = active.pop(index, &memory)? {
@@ -72,11 +72,11 @@ fn serve_queue(active: &mut Active, index: usize) -> Result<()> {
     active.notify_driver(index)
 }
 
-/// Returns the pages of a report to the host. They read as zeros when the guest uses them again.
+/// Returns the pages of a report to the host.
 fn give_memory_back(memory: &Memory, chain: DescriptorChain<&Memory>) {
     for descriptor in chain.writable() {
         if let Err(e) = discard(memory, descriptor.addr(), u64::from(descriptor.len())) {
-            // A guest can send these without end, and must not fill the host's log.
+            // Debug only: a guest can cause this without end, and must not fill the host's log.
             tracing::debug!("a guest's report of free memory is not used: {e}");
         }
     }
@@ -94,7 +94,7 @@ mod tests {
 
     const MEMORY: u64 = 4 << 20;
 
-    /// Fills pages with ones, reports `(address, length)` pairs, and gives the first byte of each page asked for.
+    /// Fills memory with ones, reports `ranges` of (address, length), and returns the bytes at the addresses `asked`.
     fn after_report(ranges: &[(u64, u32)], asked: &[u64]) -> Vec<u8> {
         let memory = Memory::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap();
         memory.write_slice(&vec![1; 1 << 20], GuestAddress(1 << 20)).unwrap();

@@ -1,6 +1,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A device's configuration space (virtio 1.2 §2.5), which the driver reads and only the device changes. Clones share it.
+/// A device's configuration space (virtio 1.2 §2.5), which only the device changes. Clones share it.
 #[derive(Debug, Clone)]
 pub struct ConfigSpace(Arc<Mutex<Vec<u8>>>);
 
@@ -10,7 +10,7 @@ impl ConfigSpace {
         Self(Arc::new(Mutex::new(bytes.to_vec())))
     }
 
-    /// Reads from `start` on. What is not there reads as zeros.
+    /// Reads from `start` on. A read that exceeds the space gives zeros.
     pub fn read(&self, start: u64, data: &mut [u8]) {
         let bytes = self.bytes();
         let range = usize::try_from(start).ok().and_then(|start| Some(start..start.checked_add(data.len())?));
@@ -20,15 +20,15 @@ impl ConfigSpace {
         }
     }
 
-    /// Replaces the number at `start`, which must be there.
+    /// Replaces the number at `start`. Without effect if it exceeds the space.
     pub fn set(&self, start: usize, number: u64) {
         let value = number.to_le_bytes();
-        if let Some(place) = self.bytes().get_mut(start..start + value.len()) {
-            place.copy_from_slice(&value);
+        if let Some(bytes) = self.bytes().get_mut(start..start + value.len()) {
+            bytes.copy_from_slice(&value);
         }
     }
 
-    /// The number at `start`; zero if none is there.
+    /// The number at `start`; zero if it exceeds the space.
     pub fn get(&self, start: usize) -> u64 {
         let mut value = [0; 8];
         self.read(start as u64, &mut value);

@@ -16,15 +16,15 @@ pub struct Interrupt {
     is_lent: Arc<AtomicBool>,
 }
 
-/// A device's line in somebody else's hands, who raises it without a word: until it is given back the status register
-/// says at each look that buffers were used.
+/// A device's line while the host's kernel raises it without setting the status register. Until it is dropped, the
+/// register always reads as if buffers were used.
 pub struct LentLine {
     line: Arc<EventFd>,
     is_lent: Arc<AtomicBool>,
 }
 
 impl LentLine {
-    /// The irqfd.
+    /// The line's irqfd.
     pub fn event(&self) -> &EventFd {
         &self.line
     }
@@ -48,17 +48,17 @@ impl Interrupt {
         LentLine { line: Arc::clone(&self.line), is_lent: Arc::clone(&self.is_lent) }
     }
 
-    /// Says that buffers were used.
+    /// Interrupts for used buffers.
     pub fn queue(&self) {
         self.raise(USED_BUFFER);
     }
 
-    /// Says that the configuration space has changed.
+    /// Interrupts for a changed configuration space.
     pub fn config(&self) {
         self.raise(CONFIG_CHANGED);
     }
 
-    /// Sets the register to what it was; bits that the driver has not seen are told again.
+    /// Restores the status register, and interrupts again for bits that the driver has not acknowledged.
     pub fn restore(&self, status: u32) {
         if status != 0 {
             self.raise(status);
@@ -78,7 +78,7 @@ impl Interrupt {
         self.status.load(Ordering::SeqCst) | lent
     }
 
-    /// Clears the bits that the driver has seen.
+    /// Clears the bits that the driver acknowledges.
     pub fn acknowledge(&self, bits: u32) {
         self.status.fetch_and(!bits, Ordering::SeqCst);
     }
@@ -92,7 +92,7 @@ impl Interrupt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hardware::event_fd;
+    use crate::event::event_fd;
 
     #[test]
     fn a_line_that_is_lent_tells_of_used_buffers() {

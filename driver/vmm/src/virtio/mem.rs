@@ -1,4 +1,4 @@
-//! The memory device (virtio 1.2 §5.15): memory that a guest gets, and gives back, while it runs.
+//! The memory device (virtio 1.2 §5.15), by which memory is added and removed while the guest runs.
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_MEM;
 use virtio_queue::{DescriptorChain, Reader, Writer};
@@ -8,10 +8,10 @@ use super::{Active, ConfigSpace, VirtioDevice};
 use crate::memory::{Growth, Memory, discard};
 use crate::{Error, Result};
 
-/// What memory comes and goes in: a huge page.
+/// Unit in which memory is added and removed, in bytes: a huge page.
 pub const BLOCK: u64 = 2 << 20;
 
-/// Where the fields of the configuration space are (virtio 1.2 §5.15.4).
+/// Offsets in the configuration space (virtio 1.2 §5.15.4).
 const BLOCK_SIZE: usize = 0;
 const ADDRESS: usize = 16;
 const REGION_SIZE: usize = 24;
@@ -59,14 +59,14 @@ struct Answer {
 // SAFETY: the structure is of plain numbers, without padding that the compiler adds, and any bytes are a value of it.
 unsafe impl ByteValued for Answer {}
 
-/// How much memory the guest should have beyond what it started with, and how much of that it has.
+/// The amounts of memory beyond the initial memory that the guest was asked to have, and has.
 #[derive(Debug, Clone)]
 pub struct MemGauge {
     config: ConfigSpace,
 }
 
 impl MemGauge {
-    /// Asks for so many bytes more than at the start, as whole blocks. The driver must be told of the change.
+    /// Requests `bytes` beyond the initial memory, rounded up to whole blocks. The driver must then be notified.
     pub fn request(&self, bytes: u64) -> Result<()> {
         let most = self.config.get(REGION_SIZE);
         let blocks = bytes.checked_next_multiple_of(BLOCK).filter(|bytes| *bytes <= most);
@@ -77,27 +77,27 @@ impl MemGauge {
         Ok(())
     }
 
-    /// Bytes that the guest has been asked to have.
+    /// Requested bytes.
     pub fn requested(&self) -> u64 {
         self.config.get(REQUESTED_SIZE)
     }
 
-    /// Bytes that the guest has.
+    /// Bytes in use by the guest.
     pub fn plugged(&self) -> u64 {
         self.config.get(PLUGGED_SIZE)
     }
 }
 
-/// The device.
+/// The memory device.
 pub struct Mem {
     growth: Growth,
     config: ConfigSpace,
-    /// Which blocks the guest has.
+    /// For each block, whether the guest has it.
     plugged: Vec<bool>,
 }
 
 impl Mem {
-    /// A device that can give the memory of `growth`, and has given none.
+    /// A device for the memory of `growth`, none of it plugged.
     pub fn new(growth: Growth) -> Self {
         let config = ConfigSpace::new(&[0; CONFIG_SIZE]);
         let fields = [
@@ -106,12 +106,12 @@ impl Mem {
             (REGION_SIZE, growth.size),
             (USABLE_SIZE, growth.size),
         ];
-        fields.into_iter().for_each(|(place, value)| config.set(place, value));
+        fields.into_iter().for_each(|(offset, value)| config.set(offset, value));
         let blocks = usize::try_from(growth.size / BLOCK).unwrap_or(0);
         Self { growth, config, plugged: vec![false; blocks] }
     }
 
-    /// What tells and changes how much memory there is.
+    /// Reads and changes the amounts of memory.
     pub fn gauge(&self) -> MemGauge {
         MemGauge { config: self.config.clone() }
     }
@@ -130,7 +130,7 @@ impl Mem {
         }
     }
 
-    /// The blocks that a request names, if there are such.
+    /// The blocks that a request names; `None` unless all exist.
     fn range(&self, request: Request) -> Option<std::ops::Range<usize>> {
         let (address, count) = (u64::from(request.address), usize::from(u16::from(request.blocks)));
         let offset = address.checked_sub(self.growth.start).filter(|offset| offset.is_multiple_of(BLOCK))?;

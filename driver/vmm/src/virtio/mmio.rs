@@ -1,5 +1,7 @@
-//! The register window of a device (virtio 1.2 §4.2.2), as a state machine that a hostile driver cannot bring
-//! out of step: features change only before `FEATURES_OK`, queues only before `DRIVER_OK`.
+//! The register window of a device (virtio 1.2 §4.2.2), as a state machine whose order a hostile driver cannot break:
+//! features change only before `FEATURES_OK`, queues only before `DRIVER_OK`.
+
+use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::{IoEventAddress, VmFd};
 use virtio_bindings::virtio_config::{
@@ -10,9 +12,7 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::QueueT;
 
 use super::backend::Backend;
-use super::{
-    ConfigSpace, Interrupt, Medium, Traffic, TrafficCounter, TransportState, VirtioDevice, Workers, register,
-};
+use super::{BusDevice, ConfigSpace, Interrupt, TransportState, VirtioDevice, Workers, register};
 use crate::memory::Memory;
 use crate::{Error, Result};
 
@@ -26,13 +26,12 @@ const FEATURES_OK: u32 = DRIVER | VIRTIO_CONFIG_S_FEATURES_OK;
 const DRIVER_OK: u32 = FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK;
 
 /// One device's register window.
-pub struct MmioTransport {
-    backend: Backend,
+pub struct MmioTransport<D> {
+    backend: Backend<D>,
     device_type: u32,
     offered: u64,
     config: ConfigSpace,
     config_generation: u32,
-    traffic: TrafficCounter,
     interrupt: Interrupt,
     selected_queue: usize,
     device_features_page: u32,
@@ -41,20 +40,17 @@ pub struct MmioTransport {
     status: u32,
 }
 
-impl MmioTransport {
+/// A transport that the bus shares with a handle.
+pub type SharedTransport<D> = Arc<Mutex<MmioTransport<D>>>;
+
+impl<D: VirtioDevice> MmioTransport<D> {
     /// A window onto `device`, whose buffers are in `memory` and which `workers` serve.
-    pub fn new(
-        device: Box<dyn VirtioDevice>,
-        memory: Memory,
-        interrupt: Interrupt,
-        workers: Workers,
-    ) -> Result<Self> {
+    pub fn new(device: D, memory: Memory, interrupt: Interrupt, workers: Workers) -> Result<Self> {
         Ok(Self {
             device_type: device.device_type(),
             offered: device.features() | (1 << VIRTIO_F_VERSION_1) | (1 << VIRTIO_RING_F_EVENT_IDX),
             config: device.config_space(),
             config_generation: 0,
-            traffic: device.traffic(),
             backend: Backend::new(device, memory, interrupt.clone(), workers)?,
             interrupt,
             selected_queue: 0,
@@ -65,7 +61,7 @@ impl MmioTransport {
         })
     }
 
-    /// Lets KVM deliver queue notifications of the window at `base` without an exit to this process.
+    /// Makes KVM deliver queue notifications of the window at `base` without an exit to this process.
     pub fn register_notifications(&self, vm: &VmFd, base: u64) -> Result<()> {
         let address = IoEventAddress::Mmio(base + register::QUEUE_NOTIFY);
         for (index, event) in (0u32..).zip(self.backend.notifications()) {
@@ -75,45 +71,8 @@ impl MmioTransport {
         Ok(())
     }
 
-    /// A load by the driver.
-    pub fn read(&self, offset: u64, data: &mut [u8]) {
-        if let Some(start) = offset.checked_sub(register::CONFIG) {
-            return self.config.read(start, data);
-        }
-        if data.len() == 4 {
-            data.copy_from_slice(&self.register(offset).to_le_bytes());
-        }
-    }
-
-    /// A store by the driver.
-    pub fn write(&mut self, offset: u64, data: &[u8]) {
-        if let Ok(bytes) = <[u8; 4]>::try_from(data) {
-            self.set_register(offset, u32::from_le_bytes(bytes));
-        }
-    }
-
-    /// Ends the device's worker, if it has one.
-    pub fn stop(&mut self) {
-        self.backend.stop();
-    }
-
-    /// Lets a worker serve the device again, if its driver is active.
-    pub fn resume(&mut self) -> Result<()> {
-        if self.status == DRIVER_OK { self.backend.start(self.accepted) } else { Ok(()) }
-    }
-
-    /// Puts `medium` into the empty slot, and tells the driver.
-    pub fn insert(&mut self, medium: Medium) -> Result<()> {
-        let traffic = self.traffic.clone();
-        self.change(|device| device.insert(medium).inspect(|()| traffic.reset()))
-    }
-
-    /// Empties the slot, and tells the driver.
-    pub fn eject(&mut self) -> Result<()> {
-        self.change(|device| device.eject())
-    }
-
-    fn change(&mut self, change: impl FnOnce(&mut dyn VirtioDevice) -> Result<()>) -> Result<()> {
+    /// Changes the device while no worker serves it, and notifies the driver.
+    pub fn change(&mut self, change: impl FnOnce(&mut D) -> Result<()>) -> Result<()> {
         self.stop();
         let changed = self.backend.device().and_then(change);
         self.resume()?;
@@ -122,58 +81,12 @@ impl MmioTransport {
         Ok(())
     }
 
-    /// What went through the slot.
-    pub fn traffic(&self) -> Traffic {
-        self.traffic.traffic()
-    }
-
-    /// Lets the driver read the configuration space again.
+    /// Notifies the driver of a changed configuration space.
     pub fn tell_of_change(&mut self) {
         self.config_generation = self.config_generation.wrapping_add(1);
         if self.status == DRIVER_OK {
             self.interrupt.config();
         }
-    }
-
-    /// The state of a stopped device.
-    pub fn state(&mut self) -> Result<TransportState> {
-        let (selected_queue, accepted, status) = (self.selected_queue as u64, self.accepted, self.status);
-        let queues = self.backend.queues().ok_or_else(|| Error::Snapshot("a device still runs".into()))?;
-        let queues = queues.iter().map(|queue| queue.state().into()).collect();
-        Ok(TransportState {
-            device_type: self.device_type,
-            offered: self.offered,
-            queues,
-            queue_pairs: self.backend.device()?.queue_pairs(),
-            selected_queue,
-            device_features_page: self.device_features_page,
-            driver_features_page: self.driver_features_page,
-            accepted,
-            status,
-            interrupt_status: self.interrupt.status(),
-            config_generation: self.config_generation,
-        })
-    }
-
-    /// Brings a new device to `state`. It is served once it is resumed.
-    pub fn restore(&mut self, state: &TransportState) -> Result<()> {
-        let sizes = self.backend.queue_sizes();
-        let fits = state.device_type == self.device_type
-            && state.offered == self.offered
-            && state.accepted & !state.offered == 0
-            && state.queues.iter().map(|queue| queue.max_size).eq(sizes.iter().copied());
-        let queues = self.backend.queues().filter(|_| fits);
-        *queues.ok_or_else(|| Error::Snapshot(format!("device {} is another one", self.device_type)))? =
-            state.queues.iter().map(|queue| queue.to_queue()).collect::<Result<_>>()?;
-        self.backend.device()?.set_queue_pairs(state.queue_pairs)?;
-        self.selected_queue = usize::try_from(state.selected_queue).unwrap_or(usize::MAX);
-        self.device_features_page = state.device_features_page;
-        self.driver_features_page = state.driver_features_page;
-        self.accepted = state.accepted;
-        self.status = state.status;
-        self.config_generation = state.config_generation;
-        self.interrupt.restore(state.interrupt_status);
-        self.backend.check_queues(self.uses_event_idx())
     }
 
     fn register(&self, offset: u64) -> u32 {
@@ -203,7 +116,7 @@ impl MmioTransport {
             register::QUEUE_SEL => self.selected_queue = value as usize,
             register::INTERRUPT_ACK => self.interrupt.acknowledge(value),
             register::STATUS => self.set_status(value),
-            // Reached only where KVM did not take the notification.
+            // Reached only by a notification that matches no registered ioevent.
             register::QUEUE_NOTIFY => {
                 if let Some(event) = self.backend.notifications().get(value as usize)
                     && let Err(e) = event.write(1)
@@ -296,6 +209,74 @@ impl MmioTransport {
     }
 }
 
+impl<D: VirtioDevice> BusDevice for MmioTransport<D> {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        if let Some(start) = offset.checked_sub(register::CONFIG) {
+            return self.config.read(start, data);
+        }
+        if data.len() == 4 {
+            data.copy_from_slice(&self.register(offset).to_le_bytes());
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if let Ok(bytes) = <[u8; 4]>::try_from(data) {
+            self.set_register(offset, u32::from_le_bytes(bytes));
+        }
+    }
+
+    fn stop(&mut self) {
+        self.backend.stop();
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        if self.status == DRIVER_OK { self.backend.start(self.accepted) } else { Ok(()) }
+    }
+
+    fn close(&mut self) {
+        self.backend.close();
+    }
+
+    fn state(&mut self) -> Result<TransportState> {
+        let (selected_queue, accepted, status) = (self.selected_queue as u64, self.accepted, self.status);
+        let queues = self.backend.queues().ok_or_else(|| Error::Snapshot("a device still runs".into()))?;
+        let queues = queues.iter().map(|queue| queue.state().into()).collect();
+        Ok(TransportState {
+            device_type: self.device_type,
+            offered: self.offered,
+            queues,
+            queue_pairs: self.backend.device()?.queue_pairs(),
+            selected_queue,
+            device_features_page: self.device_features_page,
+            driver_features_page: self.driver_features_page,
+            accepted,
+            status,
+            interrupt_status: self.interrupt.status(),
+            config_generation: self.config_generation,
+        })
+    }
+
+    fn restore(&mut self, state: &TransportState) -> Result<()> {
+        let sizes = self.backend.queue_sizes();
+        let fits = state.device_type == self.device_type
+            && state.offered == self.offered
+            && state.accepted & !state.offered == 0
+            && state.queues.iter().map(|queue| queue.max_size).eq(sizes.iter().copied());
+        let queues = self.backend.queues().filter(|_| fits);
+        *queues.ok_or_else(|| Error::Snapshot(format!("device {} is another one", self.device_type)))? =
+            state.queues.iter().map(|queue| queue.to_queue()).collect::<Result<_>>()?;
+        self.backend.device()?.set_queue_pairs(state.queue_pairs)?;
+        self.selected_queue = usize::try_from(state.selected_queue).unwrap_or(usize::MAX);
+        self.device_features_page = state.device_features_page;
+        self.driver_features_page = state.driver_features_page;
+        self.accepted = state.accepted;
+        self.status = state.status;
+        self.config_generation = state.config_generation;
+        self.interrupt.restore(state.interrupt_status);
+        self.backend.check_queues(self.uses_event_idx())
+    }
+}
+
 /// One half of a 64-bit feature set.
 fn page(features: u64, page: u32) -> u32 {
     match page {
@@ -308,9 +289,9 @@ fn page(features: u64, page: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DiskAccess, DiskConfig};
-    use crate::hardware::event_fd;
-    use crate::virtio::{Active, Block, RateLimit};
+    use crate::config::{DiskAccess, DiskConfig, RateLimit};
+    use crate::event::event_fd;
+    use crate::virtio::{Active, Block, Traffic};
 
     const CONFIG: [u8; 4] = [1, 2, 3, 4];
 
@@ -341,23 +322,22 @@ mod tests {
         }
     }
 
-    fn transport() -> MmioTransport {
+    fn transport() -> MmioTransport<Idle> {
         let memory = Memory::from_ranges(&[(vm_memory::GuestAddress(0), 1 << 20)]).unwrap();
-        MmioTransport::new(Box::new(Idle), memory, Interrupt::new(event_fd().unwrap()), Workers::begun())
-            .unwrap()
+        MmioTransport::new(Idle, memory, Interrupt::new(event_fd().unwrap()), Workers::begun()).unwrap()
     }
 
-    fn read(transport: &MmioTransport, offset: u64) -> u32 {
+    fn read(transport: &impl BusDevice, offset: u64) -> u32 {
         let mut data = [0; 4];
         transport.read(offset, &mut data);
         u32::from_le_bytes(data)
     }
 
-    fn write(transport: &mut MmioTransport, offset: u64, value: u32) {
+    fn write(transport: &mut impl BusDevice, offset: u64, value: u32) {
         transport.write(offset, &value.to_le_bytes());
     }
 
-    fn negotiate(transport: &mut MmioTransport) {
+    fn negotiate(transport: &mut impl BusDevice) {
         write(transport, register::STATUS, ACKNOWLEDGE);
         write(transport, register::STATUS, DRIVER);
         write(transport, register::DRIVER_FEATURES_SEL, 1);
@@ -365,7 +345,7 @@ mod tests {
         write(transport, register::STATUS, FEATURES_OK);
     }
 
-    fn set_up_queue(transport: &mut MmioTransport, desc: u32) {
+    fn set_up_queue(transport: &mut impl BusDevice, desc: u32) {
         write(transport, register::QUEUE_NUM, 16);
         write(transport, register::QUEUE_DESC_LOW, desc);
         write(transport, register::QUEUE_DRIVER_LOW, 0x2000);
@@ -439,27 +419,28 @@ mod tests {
     #[test]
     fn a_slot_is_filled_and_emptied_while_its_driver_is_active() {
         let memory = Memory::from_ranges(&[(vm_memory::GuestAddress(0), 1 << 20)]).unwrap();
-        let slot = Box::new(Block::new(DiskAccess::ReadOnly));
+        let slot = Block::new(DiskAccess::ReadOnly);
+        let traffic = slot.traffic();
         let interrupt = Interrupt::new(event_fd().unwrap());
         let mut transport = MmioTransport::new(slot, memory, interrupt, Workers::begun()).unwrap();
         negotiate(&mut transport);
         set_up_queue(&mut transport, 0x1000);
         write(&mut transport, register::STATUS, DRIVER_OK);
-        assert!(transport.eject().is_err(), "nothing is in it");
+        assert!(transport.change(Block::eject).is_err(), "nothing is in it");
         for generation in [1, 3] {
             let file = tempfile::tempfile().unwrap();
             file.set_len(5 * 512).unwrap();
             let disk = DiskConfig { file, serial: "a".into(), limit: RateLimit::default() };
-            transport.insert(Medium::Disk(disk)).unwrap();
+            transport.change(|slot| slot.insert(disk)).unwrap();
             assert_eq!(
                 (read(&transport, register::CONFIG), read(&transport, register::STATUS)),
                 (5, DRIVER_OK)
             );
             assert!(transport.backend.queues().is_none(), "a worker serves it");
             assert_eq!(read(&transport, register::CONFIG_GENERATION), generation);
-            assert_eq!(transport.traffic(), Traffic::default(), "what another disk moved is not this one's");
-            transport.traffic.incoming(1);
-            transport.eject().unwrap();
+            assert_eq!(traffic.traffic(), Traffic::default(), "what another disk moved is not this one's");
+            traffic.incoming(1);
+            transport.change(Block::eject).unwrap();
             assert_eq!(read(&transport, register::CONFIG), 0);
             assert!(transport.backend.queues().is_some(), "none does");
         }

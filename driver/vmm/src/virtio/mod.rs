@@ -3,13 +3,14 @@
 //! Each device has one worker thread while its driver is active. The worker owns the device and its queues, so
 //! that no lock is held while a queue is served; a reset ends the worker and takes the device back.
 //!
-//! Disks and interfaces are slots: a device that the guest finds at its start and that may be empty. What is put
-//! into one later the driver learns by an interrupt.
+//! Disks and interfaces are slots: devices that the guest finds at its start and that may be empty. The driver learns
+//! of a change by a configuration interrupt.
 
 mod backend;
 mod balloon;
 mod block;
 mod config_space;
+mod handles;
 mod interrupt;
 mod mem;
 mod mmio;
@@ -32,27 +33,26 @@ use vmm_sys_util::eventfd::EventFd;
 pub use balloon::Balloon;
 pub use block::Block;
 pub use config_space::ConfigSpace;
+pub use handles::{BlockSlot, MemHandle, NicSlot};
 pub use interrupt::{Interrupt, LentLine};
 pub use mem::{Mem, MemGauge};
-pub use mmio::MmioTransport;
+pub use mmio::{MmioTransport, SharedTransport};
 pub use net::Net;
-pub use rate::RateLimit;
 pub use rng::Rng;
 pub use state::TransportState;
 pub use traffic::{Flow, Traffic, TrafficCounter};
 pub use vsock::{Clients, Vsock};
 pub use worker::Workers;
 
-use crate::config::{DiskConfig, NicConfig};
 use crate::memory::Memory;
 use crate::{Error, Result};
 
-/// Size of an element of the available ring, and where the elements begin (virtio 1.2 §2.7.6).
+/// Size of an element of the available ring, and offset of the first one (virtio 1.2 §2.7.6).
 const AVAIL_ELEMENT: u64 = 2;
 const AVAIL_ELEMENTS: u64 = 4;
 
-/// What the transport needs to know of a device.
-pub trait VirtioDevice: Send {
+/// A device behind its transport.
+pub trait VirtioDevice: Send + 'static {
     /// The device's number (virtio 1.2 §5).
     fn device_type(&self) -> u32;
     /// Feature bits that the device offers, without those of the transport.
@@ -63,49 +63,47 @@ pub trait VirtioDevice: Send {
     fn config_space(&self) -> ConfigSpace;
     /// Serves the queues until `active.stop` is signalled. In-flight requests are finished before it returns.
     fn serve(&mut self, active: &mut Active) -> Result<()>;
-    /// Whether there is anything to be served: an empty slot has no worker.
+    /// Whether the device needs a worker: an empty slot has none.
     fn is_present(&self) -> bool {
         true
     }
-    /// Counts what goes through a slot.
-    fn traffic(&self) -> TrafficCounter {
-        TrafficCounter::default()
-    }
-    /// Pairs of queues that an interface's driver makes use of (virtio 1.2 §5.1.6.5.6).
+    /// Queue pairs in use by an interface's driver (virtio 1.2 §5.1.6.5.6).
     fn queue_pairs(&self) -> u16 {
         1
     }
-    /// Brings a device that is not served to so many pairs.
+    /// Sets the queue pairs in use. The device must not be served meanwhile.
     fn set_queue_pairs(&mut self, _: u16) -> Result<()> {
         Ok(())
     }
-    /// Fills an empty slot.
-    fn insert(&mut self, _: Medium) -> Result<()> {
-        Err(Error::Slot("the device is no slot".into()))
-    }
-    /// Empties a slot. What it held is closed.
-    fn eject(&mut self) -> Result<()> {
-        Err(Error::Slot("the device is no slot".into()))
-    }
 }
 
-/// What can be put into a slot.
-pub enum Medium {
-    /// A disk.
-    Disk(DiskConfig),
-    /// A network interface.
-    Nic(NicConfig),
+/// A device as the bus sees it: a register window with a worker behind it.
+pub trait BusDevice: Send {
+    /// A load by the driver, `offset` bytes into the window.
+    fn read(&self, offset: u64, data: &mut [u8]);
+    /// A store by the driver.
+    fn write(&mut self, offset: u64, data: &[u8]);
+    /// Ends the worker, if there is one.
+    fn stop(&mut self);
+    /// Starts a worker again, if the driver is active.
+    fn resume(&mut self) -> Result<()>;
+    /// Ends the worker and releases the device for good. A later change or resume fails.
+    fn close(&mut self);
+    /// The state of a stopped device.
+    fn state(&mut self) -> Result<TransportState>;
+    /// Brings a new device to `state`. It is served once it is resumed.
+    fn restore(&mut self, state: &TransportState) -> Result<()>;
 }
 
 /// A device's resources while its driver is active.
 pub struct Active {
-    /// The guest's memory; the handle keeps the mapping alive.
+    /// The guest's memory, which the machine keeps mapped while any device is served.
     pub memory: Memory,
     /// The queues, each validated once.
     pub queues: Vec<Queue>,
     /// Signalled by the guest, one for each queue.
     pub notifications: Vec<EventFd>,
-    /// Tells the guest of used buffers.
+    /// Notifies the guest of used buffers.
     pub interrupt: Interrupt,
     /// The features that the driver accepted.
     pub features: u64,
@@ -114,8 +112,8 @@ pub struct Active {
 }
 
 impl Active {
-    /// Takes the next chain of queue `index`. If there is none, the driver is asked to notify of the next one,
-    /// and one that came in the meantime is taken after all. A ring that makes no sense is an error: it would never be empty.
+    /// Takes the next chain of queue `index`. If there is none, notifications are enabled and the ring is checked once
+    /// more, so that no chain is missed. An inconsistent ring is an error: it would never be empty.
     pub fn pop<'m>(
         &mut self,
         index: usize,
@@ -132,7 +130,7 @@ impl Active {
         }
     }
 
-    /// Gives a chain back, `written` bytes of which the device filled.
+    /// Returns a chain of which the device filled `written` bytes.
     pub fn give_back(&mut self, index: usize, head: u16, written: u32) -> Result<()> {
         match self.queues.get_mut(index) {
             Some(queue) => queue.add_used(&self.memory, head, written).map_err(Error::queue),
@@ -140,7 +138,7 @@ impl Active {
         }
     }
 
-    /// Raises the queue interrupt if the driver wants to hear of queue `index`.
+    /// Raises the queue interrupt if the driver wants one for queue `index`.
     pub fn notify_driver(&mut self, index: usize) -> Result<()> {
         let Some(queue) = self.queues.get_mut(index) else { return Ok(()) };
         if queue.needs_notification(&self.memory).map_err(Error::queue)? {
@@ -149,16 +147,16 @@ impl Active {
         Ok(())
     }
 
-    /// As [`Self::notify_driver`], for buffers of which the queue did not count each: those used since its index was
-    /// `before`.
+    /// As [`Self::notify_driver`], for buffers that were not all returned through [`Self::give_back`]: those used since
+    /// the used index was `before`.
     pub fn notify_driver_since(&mut self, index: usize, before: u16) -> Result<()> {
         let Some(queue) = self.queues.get_mut(index) else { return Ok(()) };
         let now = queue.next_used();
         let mut wanted = now != before && queue.needs_notification(&self.memory).map_err(Error::queue)?;
         if now != before && queue.event_idx_enabled() {
             // `used_event` follows the available ring (virtio 1.2 §2.7.10).
-            let place = queue.avail_ring() + AVAIL_ELEMENTS + AVAIL_ELEMENT * u64::from(queue.size());
-            let awaited = u16::from_le(self.memory.read_obj(GuestAddress(place))?);
+            let address = queue.avail_ring() + AVAIL_ELEMENTS + AVAIL_ELEMENT * u64::from(queue.size());
+            let awaited = u16::from_le(self.memory.read_obj(GuestAddress(address))?);
             wanted = now.wrapping_sub(awaited).wrapping_sub(1) < now.wrapping_sub(before);
         }
         if wanted {
@@ -173,7 +171,7 @@ mod tests {
     use virtio_queue::mock::MockSplitQueue;
 
     use super::*;
-    use crate::hardware::event_fd;
+    use crate::event::event_fd;
 
     #[test]
     fn a_ring_that_runs_ahead_of_itself_is_an_error() {

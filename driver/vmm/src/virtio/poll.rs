@@ -7,7 +7,7 @@ use crate::{Error, Result};
 
 const EVENTS_AT_ONCE: usize = 32;
 
-/// The descriptors that a worker waits on, each known by a token of the worker's choice.
+/// The descriptors that a worker waits on, each identified by a token of the worker's choice.
 pub struct Poll(Epoll);
 
 /// A descriptor that became ready.
@@ -15,7 +15,7 @@ pub struct Poll(Epoll);
 pub struct Ready {
     /// The token it was added with.
     pub token: u64,
-    /// What it is ready for.
+    /// The events that occurred.
     pub events: EventSet,
 }
 
@@ -25,17 +25,17 @@ impl Poll {
         Epoll::new().map(Self).map_err(Error::io("create an epoll set"))
     }
 
-    /// Waits on `fd` for `events`, level-triggered.
+    /// Waits on `fd` for `events`, level-triggered unless they say otherwise.
     pub fn add(&self, fd: &impl AsRawFd, token: u64, events: EventSet) -> Result<()> {
         self.control(ControlOperation::Add, fd, token, events)
     }
 
-    /// Changes what `fd` is waited on for.
+    /// Changes the events for which `fd` is waited on.
     pub fn modify(&self, fd: &impl AsRawFd, token: u64, events: EventSet) -> Result<()> {
         self.control(ControlOperation::Modify, fd, token, events)
     }
 
-    /// Waits on `fd` no longer.
+    /// Stops waiting on `fd`.
     pub fn remove(&self, fd: &impl AsRawFd) -> Result<()> {
         self.control(ControlOperation::Delete, fd, 0, EventSet::empty())
     }
@@ -61,8 +61,8 @@ impl Poll {
     }
 }
 
-/// Makes an event descriptor silent until it is signalled again.
+/// Resets an event descriptor. Idempotent.
 pub fn drain(event: &EventFd) {
-    // An event that another wake-up consumed reads as "would block", which is as good.
+    // "Would block" means that the event was consumed already.
     let _ = event.read();
 }

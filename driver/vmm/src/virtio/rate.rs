@@ -1,19 +1,8 @@
-//! Bounds on what a device moves: so many bytes and so many operations a second, and so many at once after a pause.
+//! Token buckets that hold a device to its [`RateLimit`].
 
 use std::time::{Duration, Instant};
 
-/// What a disk or an interface may do. Zero is no bound.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RateLimit {
-    /// Bytes a second.
-    pub bytes: u64,
-    /// Bytes that may be moved at once after a pause; at least a second's worth is always taken for this.
-    pub burst_bytes: u64,
-    /// Operations a second: requests of a disk, packets of an interface.
-    pub operations: u64,
-    /// Operations at once after a pause.
-    pub burst_operations: u64,
-}
+use crate::config::RateLimit;
 
 /// The state of a [`RateLimit`].
 #[derive(Debug)]
@@ -23,7 +12,7 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// A limiter that has been paused for long.
+    /// A limiter with full bursts.
     pub fn new(limit: RateLimit, now: Instant) -> Self {
         Self {
             bytes: Bucket::new(limit.bytes, limit.burst_bytes, now),
@@ -31,14 +20,14 @@ impl RateLimiter {
         }
     }
 
-    /// How long to wait before another operation may begin; none is not at all.
+    /// Time to wait before the next operation may begin; `None` if it may begin now.
     pub fn wait(&mut self, now: Instant) -> Option<Duration> {
         let waits = [&mut self.bytes, &mut self.operations].into_iter().flatten();
         waits.filter_map(|bucket| bucket.wait(now)).max()
     }
 
-    /// Counts an operation that moves `bytes`. One that is larger than what is left is not cut: those after it wait
-    /// for as much longer.
+    /// Counts an operation that moves `bytes`. An operation larger than what is left is not split: the following ones
+    /// wait longer.
     pub fn count(&mut self, bytes: u64) {
         for (bucket, amount) in [(&mut self.bytes, bytes), (&mut self.operations, 1)] {
             if let Some(bucket) = bucket {
@@ -48,12 +37,12 @@ impl RateLimiter {
     }
 }
 
-/// Tokens that come back with time.
+/// A token bucket.
 #[derive(Debug)]
 struct Bucket {
     per_second: u64,
     most: f64,
-    /// Below zero after an operation that was larger than what was left.
+    /// Negative after an operation that was larger than what was left.
     left: f64,
     at: Instant,
 }
@@ -80,7 +69,7 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    /// Operations of `size` bytes that may begin in `seconds` without a pause.
+    /// Number of operations of `size` bytes that may begin within `seconds`, attempted without pause.
     fn count(limit: RateLimit, size: u64, seconds: u64) -> u64 {
         let start = Instant::now();
         let end = start + Duration::from_secs(seconds);

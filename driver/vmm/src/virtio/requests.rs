@@ -10,8 +10,8 @@ const QUEUE: u64 = 0;
 const STOP: u64 = 1;
 
 impl Active {
-    /// Serves a device with one queue, each of whose chains is a request that is answered at once, until the worker must
-    /// end. `answer` gives the number of bytes that it wrote; a request that it makes no sense of gets none.
+    /// Serves a device with one queue, whose chains are requests that are answered at once, until `stop` is signalled.
+    /// `answer` returns the number of bytes that it wrote; a request for which it fails is returned unanswered.
     pub fn answer_requests(
         &mut self,
         mut answer: impl FnMut(&Memory, DescriptorChain<&Memory>) -> Result<u32>,
@@ -29,7 +29,7 @@ impl Active {
                 while let Some(chain) = self.pop(0, &memory)? {
                     let head = chain.head_index();
                     let written = answer(&memory, chain).unwrap_or_else(|e| {
-                        // A guest can send these without end, and must not fill the host's log.
+                        // Debug only: a guest can cause this without end, and must not fill the host's log.
                         tracing::debug!("a device's request failed: {e}");
                         0
                     });

@@ -13,7 +13,7 @@ use crate::memory::Memory;
 use crate::{Error, Result};
 
 const SOURCE: &str = "/dev/urandom";
-/// Most random bytes that one request gets.
+/// Most random bytes of one request.
 const MAX_BYTES: usize = 4096;
 
 /// An entropy source.

@@ -1,11 +1,11 @@
-//! The state of a device's transport, as a snapshot keeps it. What is read back is untrusted.
+//! The serialised state of a device's transport. A state that is read back is untrusted.
 
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueState};
 
 use crate::{Error, Result};
 
-/// All that a driver has set in a register window.
+/// The registers and queues of a device, as its driver has set them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransportState {
     /// The device's number; a restored device must have the same.
@@ -14,7 +14,7 @@ pub struct TransportState {
     pub offered: u64,
     /// The queues.
     pub queues: Vec<SavedQueue>,
-    /// Pairs of them that an interface's driver makes use of.
+    /// Queue pairs in use by an interface's driver.
     pub queue_pairs: u16,
     /// `QueueSel`.
     pub selected_queue: u64,

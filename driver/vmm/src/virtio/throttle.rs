@@ -4,23 +4,24 @@ use std::time::Instant;
 use vmm_sys_util::errno;
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::rate::{RateLimit, RateLimiter};
+use super::rate::RateLimiter;
+use crate::config::RateLimit;
 use crate::{Error, Result};
 
-/// A device's rate limiter, with a timer that says when a device that had to wait may go on.
+/// A device's rate limiter, with a timer that expires when a device that had to wait may continue.
 pub struct Throttle {
     limiter: RateLimiter,
     timer: TimerFd,
 }
 
 impl Throttle {
-    /// A throttle at rest.
+    /// A throttle with full bursts and an unset timer.
     pub fn new(limit: RateLimit) -> Result<Self> {
         let timer = TimerFd::new().map_err(failed("create a timer"))?;
         Ok(Self { limiter: RateLimiter::new(limit, Instant::now()), timer })
     }
 
-    /// Whether another operation may begin; if not, the timer tells when to ask again.
+    /// Whether another operation may begin; if not, the timer is set to when it may.
     pub fn is_open(&mut self) -> Result<bool> {
         match self.limiter.wait(Instant::now()) {
             None => Ok(true),
@@ -36,7 +37,7 @@ impl Throttle {
         self.limiter.count(bytes);
     }
 
-    /// Makes the timer silent until it is set again.
+    /// Clears the timer's expiration.
     pub fn drain(&mut self) -> Result<()> {
         self.timer.clear().map_err(failed("clear a timer"))
     }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What went through a device in one direction.
+/// A device's traffic in one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flow {
     /// Bytes.
@@ -10,7 +10,7 @@ pub struct Flow {
     pub operations: u64,
 }
 
-/// What went through a slot since it was filled.
+/// A slot's traffic since it was filled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// To the guest: read from a disk, received from a network.
@@ -40,12 +40,12 @@ impl TrafficCounter {
         self.0[1].count(bytes);
     }
 
-    /// Begins to count anew.
+    /// Sets all counters to zero.
     pub fn reset(&self) {
         self.0.iter().for_each(FlowCounter::reset);
     }
 
-    /// What was counted.
+    /// The current counts.
     pub fn traffic(&self) -> Traffic {
         Traffic { incoming: self.0[0].flow(), outgoing: self.0[1].flow() }
     }

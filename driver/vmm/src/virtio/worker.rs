@@ -8,27 +8,27 @@ use super::{Active, VirtioDevice};
 use crate::threads::{Confinement, ThreadKind};
 use crate::{Error, Result};
 
-/// Failures of devices that are told: a guest can make one again and again, and must not fill the host's log.
-const TELL_MAX: usize = 100;
-static TOLD: AtomicUsize = AtomicUsize::new(0);
+/// Most device failures that are logged: a guest can cause them without end, and must not fill the host's log.
+const LOGGED_MAX: usize = 100;
+static LOGGED: AtomicUsize = AtomicUsize::new(0);
 
-/// A device that is served, with what it is served with.
-pub struct Served {
+/// A device with the resources of its active driver.
+pub struct Served<D> {
     /// The device.
-    pub device: Box<dyn VirtioDevice>,
-    /// Its queues, and the rest.
+    pub device: D,
+    /// Its queues, memory and interrupt.
     pub active: Active,
 }
 
 /// A thread that serves an active device.
-pub struct Worker {
-    thread: JoinHandle<Served>,
+pub struct Worker<D> {
+    thread: JoinHandle<Served<D>>,
     stop: EventFd,
 }
 
-impl Worker {
-    /// Ends the thread and gives the device back, unless it panicked.
-    pub fn stop(self) -> Option<Served> {
+impl<D> Worker<D> {
+    /// Ends the thread and returns the device, unless the thread panicked.
+    pub fn stop(self) -> Option<Served<D>> {
         if let Err(e) = self.stop.write(1) {
             tracing::error!("a device thread cannot be told to stop: {e}");
             return None;
@@ -37,45 +37,42 @@ impl Worker {
     }
 }
 
-/// Starts workers. A driver makes its device active from a vCPU's thread, which may do less than a worker: so a thread
-/// of their own starts them all.
+/// Starts workers. A driver activates its device from a vCPU's thread, whose seccomp filter is stricter than a worker's
+/// and would be inherited: a separate thread therefore starts all workers.
 #[derive(Clone, Default)]
 pub struct Workers(Arc<OnceLock<mpsc::Sender<Order>>>);
 
-struct Order {
-    served: Served,
-    answer: mpsc::Sender<Result<Worker>>,
-}
+/// Starts one worker.
+type Order = Box<dyn FnOnce(Confinement) + Send>;
 
 impl Workers {
     /// Starts the thread; it ends with the last copy of `self`.
     pub fn begin(&self, confinement: Confinement) -> Result<()> {
         let (sender, orders) = mpsc::channel::<Order>();
-        let body = move || {
-            for Order { served, answer } in orders {
-                // Whoever asked waits for the answer.
-                let _ = answer.send(start(served, confinement));
-            }
-        };
+        let body = move || orders.into_iter().for_each(|order| order(confinement));
         confinement.spawn(ThreadKind::Workers, "workers", body)?;
         self.0.set(sender).map_err(|_| Error::Config("the machine runs already".into()))
     }
 
     /// Starts serving a device.
-    pub fn start(&self, served: Served) -> Result<Worker> {
+    pub fn start<D: VirtioDevice>(&self, served: Served<D>) -> Result<Worker<D>> {
         let lost = || Error::Config("no worker can be started".into());
         let (answer, answered) = mpsc::channel();
-        self.0.get().ok_or_else(lost)?.send(Order { served, answer }).map_err(|_| lost())?;
+        let order: Order = Box::new(move |confinement| {
+            // The caller waits for the answer, so that sending it cannot fail.
+            let _ = answer.send(start(served, confinement));
+        });
+        self.0.get().ok_or_else(lost)?.send(order).map_err(|_| lost())?;
         answered.recv().map_err(|_| lost())?
     }
 }
 
-fn start(mut served: Served, confinement: Confinement) -> Result<Worker> {
+fn start<D: VirtioDevice>(mut served: Served<D>, confinement: Confinement) -> Result<Worker<D>> {
     let stop = served.active.stop.try_clone().map_err(Error::io("copy an event descriptor"))?;
     let device_type = served.device.device_type();
     let body = move || {
         if let Err(e) = served.device.serve(&mut served.active)
-            && TOLD.fetch_add(1, Ordering::Relaxed) < TELL_MAX
+            && LOGGED.fetch_add(1, Ordering::Relaxed) < LOGGED_MAX
         {
             tracing::error!(device_type, "a virtio device stopped: {e}");
         }
@@ -88,7 +85,7 @@ fn start(mut served: Served, confinement: Confinement) -> Result<Worker> {
 
 #[cfg(test)]
 impl Workers {
-    /// Workers that are started already, under no rules.
+    /// Workers without a filter, whose thread is started.
     pub fn begun() -> Self {
         let workers = Self::default();
         workers.begin(Confinement::None).unwrap();

@@ -14,12 +14,12 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::request::{Extent, Operation, Piece, Request, SECTOR};
-use crate::config::{DiskAccess, DiskConfig};
-use crate::hardware::event_fd;
+use crate::config::{DiskAccess, DiskConfig, RateLimit};
+use crate::event::event_fd;
 use crate::memory::Memory;
 use crate::virtio::poll::{Poll, drain};
 use crate::virtio::throttle::Throttle;
-use crate::virtio::{Active, ConfigSpace, Medium, RateLimit, TrafficCounter, VirtioDevice};
+use crate::virtio::{Active, ConfigSpace, TrafficCounter, VirtioDevice};
 use crate::{Error, Result};
 
 const QUEUE_SIZE: u16 = 128;
@@ -27,20 +27,20 @@ const QUEUE: u64 = 0;
 const STOP: u64 = 1;
 const COMPLETIONS: u64 = 2;
 const THROTTLE: u64 = 3;
-/// Most data buffers of one request: what is left of a full chain after header and status.
+/// Most data buffers of one request: a full chain less header and status.
 const SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
-/// Most sectors whose space is given back, or that become zeros, by one request: 2 GiB.
+/// Most sectors of one discard or write of zeros: 2 GiB.
 const EXTENT_SECTORS: u32 = 4 << 20;
-/// Where in the configuration space the number of sectors is (virtio 1.2 §5.2.4).
+/// Offset of the number of sectors in the configuration space (virtio 1.2 §5.2.4).
 const CAPACITY: usize = 0;
-/// The other numbers there: buffers of a request; sectors and ranges of a discard, and what it is best aligned to; sectors
-/// and ranges of zeros.
+/// Offsets and values of the other numbers: buffers of a request; sectors, ranges and alignment of a discard; sectors
+/// and ranges of a write of zeros.
 const LIMITS: [(usize, u32); 6] =
     [(12, SEGMENTS), (36, EXTENT_SECTORS), (40, 1), (44, BLOCK_SECTORS), (48, EXTENT_SECTORS), (52, 1)];
-/// Says that zeros may give their space back.
+/// Offset of the flag that a write of zeros may release space.
 const MAY_UNMAP: usize = 56;
 const CONFIG_SIZE: usize = 60;
-/// A block of the host's file system, which has or lacks space as a whole.
+/// Allocation unit of the host's file system, in sectors.
 const BLOCK_SECTORS: u32 = 8;
 
 /// A slot for a disk on a raw file.
@@ -60,19 +60,43 @@ struct Disk {
 }
 
 impl Block {
-    /// An empty slot: the driver sees a disk of no size.
+    /// An empty slot: the driver sees a disk of capacity 0.
     pub fn new(access: DiskAccess) -> Self {
         let mut config = [0; CONFIG_SIZE];
-        for (place, number) in LIMITS {
-            config[place..place + 4].copy_from_slice(&number.to_le_bytes());
+        for (offset, number) in LIMITS {
+            config[offset..offset + 4].copy_from_slice(&number.to_le_bytes());
         }
         config[MAY_UNMAP] = 1;
         Self { access, disk: None, config: ConfigSpace::new(&config), traffic: TrafficCounter::default() }
     }
+
+    /// Puts a disk into the empty slot; its traffic is counted from zero.
+    pub fn insert(&mut self, disk: DiskConfig) -> Result<()> {
+        if self.disk.is_some() {
+            return Err(Error::Slot("it has a disk already".into()));
+        }
+        let disk = Disk::new(disk, self.access)?;
+        self.config.set(CAPACITY, disk.capacity / SECTOR);
+        self.disk = Some(disk);
+        self.traffic.reset();
+        Ok(())
+    }
+
+    /// Takes the disk out and closes its file.
+    pub fn eject(&mut self) -> Result<()> {
+        self.disk.take().ok_or_else(|| Error::Slot("it has no disk".into()))?;
+        self.config.set(CAPACITY, 0);
+        Ok(())
+    }
+
+    /// Counts the traffic of the disk in the slot.
+    pub fn traffic(&self) -> TrafficCounter {
+        self.traffic.clone()
+    }
 }
 
 impl Disk {
-    /// A disk as large as the whole sectors of its file, or of its block device.
+    /// A disk with the whole sectors of its file or block device.
     fn new(mut disk: DiskConfig, access: DiskAccess) -> Result<Self> {
         let length = disk.file.seek(SeekFrom::End(0)).map_err(Error::io("measure a disk image"))?;
         let mut serial = [0; VIRTIO_BLK_ID_BYTES as usize];
@@ -115,29 +139,6 @@ impl VirtioDevice for Block {
         self.disk.is_some()
     }
 
-    fn traffic(&self) -> TrafficCounter {
-        self.traffic.clone()
-    }
-
-    fn insert(&mut self, medium: Medium) -> Result<()> {
-        match medium {
-            Medium::Disk(_) if self.disk.is_some() => Err(Error::Slot("it has a disk already".into())),
-            Medium::Disk(disk) => {
-                let disk = Disk::new(disk, self.access)?;
-                self.config.set(CAPACITY, disk.capacity / SECTOR);
-                self.disk = Some(disk);
-                Ok(())
-            }
-            Medium::Nic(_) => Err(Error::Slot("it takes a disk, not an interface".into())),
-        }
-    }
-
-    fn eject(&mut self) -> Result<()> {
-        self.disk.take().ok_or_else(|| Error::Slot("it has no disk".into()))?;
-        self.config.set(CAPACITY, 0);
-        Ok(())
-    }
-
     fn serve(&mut self, active: &mut Active) -> Result<()> {
         match &self.disk {
             Some(disk) => Server::new(disk, active, &self.traffic)?.run(),
@@ -146,7 +147,7 @@ impl VirtioDevice for Block {
     }
 }
 
-/// A request that the host's kernel works on. It owns the vector that the kernel reads.
+/// A request in the kernel's hands, with the vector that the kernel reads.
 struct InFlight {
     request: Request,
     _vectors: Vec<libc::iovec>,
@@ -205,7 +206,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Takes requests from the queue while the ring has room and the rate allows; the rest waits.
+    /// Takes requests from the queue while the ring has room and the rate allows.
     fn accept(&mut self) -> Result<()> {
         let memory = self.active.memory.clone();
         while self.in_flight.len() < usize::from(QUEUE_SIZE) && self.throttle.is_open()? {
@@ -263,7 +264,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Changes which bytes of the file have space, but not its size.
+    /// Changes the allocation of the file's bytes, but not its size.
     fn allocate(&mut self, extent: Extent, mode: libc::c_int, request: Request) -> Result<()> {
         let Extent { offset, length } = extent;
         if !self.disk.in_range(offset, length) {
@@ -329,7 +330,7 @@ impl<'a> Server<'a> {
             }
             let status = match result {
                 _ if whole => VIRTIO_BLK_S_OK,
-                // The host's file system has no holes; the driver then does without.
+                // The host's file system has no holes; the driver then stops asking.
                 error if error == -libc::EOPNOTSUPP => VIRTIO_BLK_S_UNSUPP,
                 _ => VIRTIO_BLK_S_IOERR,
             };
@@ -338,7 +339,7 @@ impl<'a> Server<'a> {
         Ok(())
     }
 
-    /// Writes the status and gives the buffers back; `written` counts the data bytes that the device wrote.
+    /// Writes the status and returns the buffers; `written` counts the data bytes that the device wrote.
     fn finish(&mut self, request: &Request, status: u32, written: u32) -> Result<()> {
         self.active.memory.write_obj(status as u8, request.status)?;
         self.active.give_back(0, request.head, written + 1)?;

@@ -1,4 +1,4 @@
-//! Reads one request out of guest memory without trusting any of it.
+//! Parses a request in guest memory, which is untrusted.
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
@@ -12,34 +12,34 @@ use crate::memory::Memory;
 /// Unit of a disk's addresses, in bytes.
 pub const SECTOR: u64 = 512;
 const HEADER_SIZE: usize = 16;
-/// `struct virtio_blk_discard_write_zeroes`.
+/// Size of `struct virtio_blk_discard_write_zeroes`.
 const EXTENT_SIZE: usize = 16;
 
-/// What the driver asks for.
+/// The operation of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Read from this byte on.
+    /// Read from this byte offset on.
     Read(u64),
-    /// Write from this byte on.
+    /// Write from this byte offset on.
     Write(u64),
-    /// Give these bytes' space back; they read as zeros.
+    /// Deallocate the extent, which then reads as zeros.
     Release(Extent),
-    /// Make these bytes zeros that keep their space.
+    /// Write zeros and keep the extent allocated.
     Zero(Extent),
     /// Bring earlier writes to stable storage.
     Flush,
     /// Read the serial number.
     Serial,
-    /// Something that was not offered.
+    /// An operation that was not offered.
     Unsupported,
 }
 
 /// Consecutive bytes of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// The first.
+    /// Offset of the first byte.
     pub offset: u64,
-    /// How many.
+    /// Number of bytes.
     pub length: u64,
 }
 
@@ -52,16 +52,16 @@ pub struct Piece {
     pub length: usize,
 }
 
-/// A request whose every address has been checked.
+/// A request whose addresses have all been checked.
 #[derive(Debug)]
 pub struct Request {
-    /// The chain's head, to be given back to the driver.
+    /// The chain's head, to be returned to the driver.
     pub head: u16,
-    /// What to do.
+    /// The operation.
     pub operation: Operation,
-    /// Where the data is, or goes.
+    /// The data buffers.
     pub data: Vec<Piece>,
-    /// Where the status byte goes.
+    /// Address of the status byte.
     pub status: GuestAddress,
 }
 
@@ -119,7 +119,7 @@ impl Request {
     }
 }
 
-/// Takes the next bytes that the driver has written; none if there are not so many.
+/// Takes the next `N` bytes that the driver has written; `None` if there are fewer.
 fn take<const N: usize>(memory: &Memory, readable: &mut Vec<Piece>) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     let mut filled = 0;
@@ -148,7 +148,7 @@ fn take_status(writable: &mut Vec<Piece>) -> Result<GuestAddress, Malformed> {
     Ok(status)
 }
 
-/// What a header says.
+/// The operation in a header.
 enum Kind {
     Plain(Operation),
     /// A range of sectors follows it.
@@ -168,7 +168,7 @@ fn operation(header: [u8; HEADER_SIZE]) -> Result<Kind, Malformed> {
     }))
 }
 
-/// A discard, or a write of zeros, of which the driver may say that the space need not be kept (virtio 1.2 §5.2.6.1).
+/// A discard or a write of zeros; the latter may permit deallocation by a flag (virtio 1.2 §5.2.6.1).
 fn of_extent(kind: u32, bytes: [u8; EXTENT_SIZE]) -> Result<Operation, Malformed> {
     let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, flags @ ..] = bytes;
     let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(request.status, GuestAddress(0x20200));
     }
 
-    /// A request of this type on one range of sectors, with these flags.
+    /// Parses a request of this type on 8 sectors, with these flags.
     fn parse_extent(type_: u32, sector: u64, flags: u32) -> Result<Operation, Malformed> {
         let memory = Memory::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap();
         let extent = [&sector.to_le_bytes()[..], &8u32.to_le_bytes(), &flags.to_le_bytes()].concat();

@@ -1,5 +1,5 @@
-//! The control queue (virtio 1.2 §5.1.6.5): the driver says how many pairs of queues it makes use of. Nothing else that
-//! could be asked there is offered.
+//! The control queue (virtio 1.2 §5.1.6.5), on which the driver sets the number of queue pairs in use. No other command
+//! is offered.
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, VIRTIO_NET_ERR, VIRTIO_NET_F_CTRL_VQ,
@@ -11,29 +11,29 @@ use crate::Result;
 use crate::memory::Memory;
 use crate::virtio::Active;
 
-/// Class and command; a number of pairs follows.
+/// Class and command; a 16-bit number of pairs follows.
 const SET_PAIRS: [u8; 2] = [VIRTIO_NET_CTRL_MQ as u8, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET as u8];
 
-/// What its driver can ask of a device.
+/// The control queue of an active device.
 pub struct Control {
-    /// The control queue, if there is one.
+    /// The queue's index, if there is one.
     pub queue: Option<usize>,
-    /// Pairs of queues that the driver makes use of.
+    /// Queue pairs in use by the driver.
     pub pairs: u16,
     pairs_max: u16,
 }
 
 impl Control {
-    /// Of a device of `pairs_max` pairs of queues, whose driver has accepted these features and makes use of `pairs`.
+    /// For a device of `pairs_max` queue pairs whose driver has accepted `features` and uses `pairs`.
     pub fn new(features: u64, pairs_max: u16, pairs: u16) -> Self {
         let accepted = |feature: u32| features & (1 << feature) != 0;
-        // It follows the pairs that the driver knows of (virtio 1.2 §5.1.2).
+        // The queue follows the pairs that the driver knows of (virtio 1.2 §5.1.2).
         let pairs_max = if accepted(VIRTIO_NET_F_MQ) { pairs_max } else { 1 };
         let queue = accepted(VIRTIO_NET_F_CTRL_VQ).then_some(2 * usize::from(pairs_max));
         Self { queue, pairs, pairs_max }
     }
 
-    /// Answers what the driver has asked. `use_pairs` is told of a number of pairs before the driver may rely on it.
+    /// Answers the driver's commands. `use_pairs` applies a number of pairs before the driver is told that it is set.
     pub fn serve(
         &mut self,
         active: &mut Active,
@@ -59,14 +59,14 @@ impl Control {
     }
 }
 
-/// How many pairs are to be used, if that is what a command is about.
+/// The number of pairs that a command sets; `None` for any other command.
 fn pairs_wanted(chain: DescriptorChain<&Memory>, memory: &Memory) -> Option<u16> {
     let mut reader: Reader<'_> = chain.reader(memory).ok()?;
     let [class, command, low, high] = reader.read_obj().ok()?;
     ([class, command] == SET_PAIRS).then_some(u16::from_le_bytes([low, high]))
 }
 
-/// Whether there was room for the answer.
+/// Writes the answer; false if the chain has no room for it.
 fn is_answered(chain: DescriptorChain<&Memory>, memory: &Memory, answer: u32) -> bool {
     let writer: Option<Writer<'_>> = chain.writer(memory).ok();
     writer.is_some_and(|mut writer| writer.write_obj(answer as u8).is_ok())
@@ -81,7 +81,7 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
-    use crate::hardware::event_fd;
+    use crate::event::event_fd;
     use crate::virtio::Interrupt;
 
     const COMMAND: u64 = 0x10_0000;
@@ -89,7 +89,7 @@ mod tests {
     const UNANSWERED: u8 = 0xff;
     const FEATURES: u64 = 1 << VIRTIO_NET_F_CTRL_VQ | 1 << VIRTIO_NET_F_MQ;
 
-    /// Gives `command`, the first two bytes and the rest as Linux does, and tells the answer and the pairs that were used.
+    /// Sends `command`, its first two bytes in a buffer of their own as Linux does. Returns the answer and the pairs set.
     fn ask(command: &[u8], answer_size: u32) -> (u8, Vec<u16>) {
         let memory = Memory::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap();
         let mock = MockSplitQueue::new(&memory, 16);

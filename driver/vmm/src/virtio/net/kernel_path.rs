@@ -1,4 +1,4 @@
-//! Interfaces whose packets the host's kernel moves: each of the guest's pairs of queues has a queue of the tap.
+//! Interfaces whose packets the host's kernel moves: each of the guest's queue pairs has a queue of the tap.
 
 use std::fs::File;
 
@@ -18,36 +18,36 @@ ioctl_iow_nr!(TUNSETQUEUE, 0x54, 217, libc::c_int);
 const TOKEN_STOP: u64 = 0;
 const TOKEN_CONTROL: u64 = 1;
 
-/// What serves a pair of queues.
+/// A tap queue and the vhost device that serve a queue pair.
 pub struct KernelQueue {
     tap: File,
     vhost: Vhost,
-    /// Whether the tap gives packets to this queue of its.
+    /// Whether the tap delivers packets to this queue.
     is_attached: bool,
 }
 
 impl KernelQueue {
-    /// A tap's queue that is new, and an open `/dev/vhost-net`.
+    /// A new tap queue, and an open `/dev/vhost-net`.
     pub fn new(tap: File, vhost: Vhost) -> Self {
         Self { tap, vhost, is_attached: true }
     }
 
-    /// The tap's queue.
+    /// The tap queue.
     pub fn tap(&self) -> &File {
         &self.tap
     }
 
-    /// The tap's queue alone.
+    /// The tap queue; the vhost device is closed.
     pub fn into_tap(self) -> File {
         self.tap
     }
 
-    /// [`Vhost::prepare`].
+    /// See [`Vhost::prepare`].
     pub fn prepare(&mut self, active: &Active) -> Result<bool> {
         self.vhost.prepare(&active.memory, active.features)
     }
 
-    /// A tap spreads packets over the queues that are attached, so one that nobody serves must not be.
+    /// A tap spreads packets over its attached queues, so a queue that is not served must be detached.
     fn set_attached(&mut self, attached: bool) -> Result<()> {
         if self.is_attached != attached {
             let flags = if attached { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
@@ -63,15 +63,15 @@ impl KernelQueue {
     }
 }
 
-/// Lets the kernel serve as many of `queues`, which are prepared, as the driver makes use of, until `active.stop` is
-/// signalled. An empty slot has none, and still answers its driver.
+/// Makes the kernel serve the prepared `queues` that the driver uses, until `active.stop` is signalled. An empty slot has
+/// no queues and only answers its control queue.
 pub fn serve(queues: &mut [KernelQueue], active: &mut Active, control: &mut Control) -> Result<()> {
     let line = active.interrupt.lend();
     let mut path = KernelPath { queues, line, serving: 0 };
     let served = path.serve(active, control);
     let stopped = path.stop(active);
     drop(path);
-    // What came of it in the last moment must not be lost.
+    // The kernel may have used buffers just before it stopped, and the returned line no longer shows that.
     active.interrupt.queue();
     served.and(stopped)
 }
@@ -79,7 +79,7 @@ pub fn serve(queues: &mut [KernelQueue], active: &mut Active, control: &mut Cont
 struct KernelPath<'a> {
     queues: &'a mut [KernelQueue],
     line: LentLine,
-    /// How many of them the kernel serves.
+    /// Number of queues that the kernel serves.
     serving: usize,
 }
 
@@ -94,7 +94,7 @@ impl KernelPath<'_> {
         }
         while self.serving < wanted {
             let (pair, queue) = (self.serving, &self.queues[self.serving]);
-            // What has begun is stopped at the end, though it failed.
+            // Counted before it starts, so that a partial start is stopped too.
             self.serving += 1;
             queue.vhost.start(&queue.tap, active, pair, &self.line)?;
         }

@@ -1,5 +1,5 @@
-//! The network device (virtio 1.2 §5.1), a slot for a tap. Packets carry the virtio header that the tap
-//! understands, so that checksums and segmentation are left to whom the packet reaches last.
+//! The network device (virtio 1.2 §5.1), a slot for a tap. Packets carry the virtio header that the tap understands,
+//! so that checksums and segmentation are left to the packet's final destination.
 
 mod control;
 mod kernel_path;
@@ -24,39 +24,39 @@ use self::control::Control;
 use self::kernel_path::KernelQueue;
 use self::server::Server;
 use self::vhost::Vhost;
-use super::{Active, ConfigSpace, Medium, RateLimit, VirtioDevice};
-use crate::config::{MacAddress, NicConfig, TapQueue};
+use super::{Active, ConfigSpace, VirtioDevice};
+use crate::config::{MacAddress, NicConfig, RateLimit, TapQueue};
 use crate::layout::MAX_QUEUE_PAIRS;
 use crate::{Error, Result};
 
 ioctl_iow_nr!(TUNSETOFFLOAD, 0x54, 208, libc::c_uint);
 ioctl_iow_nr!(TUNSETVNETHDRSZ, 0x54, 216, libc::c_int);
 
-/// `struct virtio_net_hdr_v1`.
+/// Size of `struct virtio_net_hdr_v1`.
 const HEADER_SIZE: libc::c_int = 12;
-/// What a guest's feature lets the tap leave undone.
+/// A guest's features and the tap offloads that they permit.
 const TAP_OFFLOADS: [(u32, u32); 3] = [
     (VIRTIO_NET_F_GUEST_CSUM, libc::TUN_F_CSUM),
     (VIRTIO_NET_F_GUEST_TSO4, libc::TUN_F_TSO4),
     (VIRTIO_NET_F_GUEST_TSO6, libc::TUN_F_TSO6),
 ];
 
-/// Sizes of the queues: pairs, each to receive and to send, and the one for control.
+/// Queue sizes: pairs of a receive and a transmit queue, then the control queue.
 const QUEUE_SIZES: [u16; 2 * MAX_QUEUE_PAIRS as usize + 1] = [256; 2 * MAX_QUEUE_PAIRS as usize + 1];
-/// Where the configuration space has the number of pairs, behind the address and the link's state (virtio 1.2 §5.1.4).
-const PAIRS_PLACE: usize = 8;
+/// Offset of the number of pairs in the configuration space (virtio 1.2 §5.1.4).
+const PAIRS_OFFSET: usize = 8;
 
 /// A network interface, or a slot for one.
 pub struct Net {
     nic: Option<Nic>,
     mac: MacAddress,
-    /// Pairs of queues that the device has.
+    /// Queue pairs of the device.
     pairs_max: u16,
-    /// Pairs that its driver makes use of.
+    /// Queue pairs in use by its driver.
     pairs: u16,
 }
 
-/// What moves the packets.
+/// An interface, by what moves its packets.
 enum Nic {
     /// The host's kernel.
     Kernel(Vec<KernelQueue>),
@@ -65,10 +65,24 @@ enum Nic {
 }
 
 impl Net {
-    /// An empty slot with 1 to 8 pairs of queues. Its driver gets `mac`, and whoever sets up what is put in gives it the right
-    /// one.
+    /// An empty slot with 1 to 8 queue pairs. `mac` is the device's permanent address; an interface's own address is
+    /// set in the guest.
     pub fn new(mac: MacAddress, pairs: u8) -> Self {
         Self { nic: None, mac, pairs_max: pairs.clamp(1, MAX_QUEUE_PAIRS).into(), pairs: 1 }
+    }
+
+    /// Connects an interface to the empty slot.
+    pub fn insert(&mut self, nic: NicConfig) -> Result<()> {
+        if self.nic.is_some() {
+            return Err(Error::Slot("it has an interface already".into()));
+        }
+        self.nic = Some(Nic::new(nic, self.pairs_max)?);
+        Ok(())
+    }
+
+    /// Disconnects the interface and closes its tap.
+    pub fn eject(&mut self) -> Result<()> {
+        self.nic.take().map(drop).ok_or_else(|| Error::Slot("it has no interface".into()))
     }
 
     fn has_control(&self) -> bool {
@@ -77,7 +91,7 @@ impl Net {
 }
 
 impl Nic {
-    /// An interface for a guest with so many pairs of queues.
+    /// An interface for a device with `pairs` queue pairs.
     fn new(config: NicConfig, pairs: u16) -> Result<Self> {
         let NicConfig { queues, limit } = config;
         queues.iter().try_for_each(|queue| prepare(&queue.tap))?;
@@ -91,7 +105,7 @@ impl Nic {
         Ok(Self::Process(first.tap, limit))
     }
 
-    /// Serves by this process what the kernel cannot.
+    /// Falls back to this process where the kernel cannot serve the driver.
     fn leave_kernel(&mut self) {
         if let Self::Kernel(queues) = self
             && let Some(first) = std::mem::take(queues).into_iter().next()
@@ -119,7 +133,7 @@ impl Nic {
     }
 }
 
-/// Whether the kernel can serve all the queues of a driver.
+/// Whether the kernel can serve all queues of the driver.
 fn can_serve(queues: &mut [KernelQueue], active: &Active) -> bool {
     queues.iter_mut().all(|queue| match queue.prepare(active) {
         Ok(true) => true,
@@ -134,7 +148,7 @@ fn can_serve(queues: &mut [KernelQueue], active: &Active) -> bool {
     })
 }
 
-/// Prepares a tap: non-blocking, headers of virtio 1.
+/// Makes a tap non-blocking, with virtio 1 headers.
 fn prepare(tap: &File) -> Result<()> {
     // SAFETY: fcntl on an open descriptor, with integer arguments.
     let status = unsafe { libc::fcntl(tap.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
@@ -144,7 +158,7 @@ fn prepare(tap: &File) -> Result<()> {
     check(status, "set a tap's header size")
 }
 
-/// Lets the tap leave to the guest what the guest's driver can do.
+/// Sets the tap's offloads to those that the guest's driver has accepted.
 fn set_offloads(tap: &File, features: u64) -> Result<()> {
     let accepted = |(feature, _): &&(u32, u32)| features & (1 << feature) != 0;
     let offloads = TAP_OFFLOADS.iter().filter(accepted).fold(0, |set, (_, offload)| set | offload);
@@ -182,13 +196,13 @@ impl VirtioDevice for Net {
     fn config_space(&self) -> ConfigSpace {
         let mut bytes = self.mac.0.to_vec();
         if self.has_control() {
-            bytes.resize(PAIRS_PLACE, 0);
+            bytes.resize(PAIRS_OFFSET, 0);
             bytes.extend(self.pairs_max.to_le_bytes());
         }
         ConfigSpace::new(&bytes)
     }
 
-    /// A driver that may ask is answered, though the slot be empty.
+    /// A control queue is served even while the slot is empty.
     fn is_present(&self) -> bool {
         self.nic.is_some() || self.has_control()
     }
@@ -203,21 +217,6 @@ impl VirtioDevice for Net {
         }
         self.pairs = pairs;
         Ok(())
-    }
-
-    fn insert(&mut self, medium: Medium) -> Result<()> {
-        match medium {
-            Medium::Nic(_) if self.nic.is_some() => Err(Error::Slot("it has an interface already".into())),
-            Medium::Nic(config) => {
-                self.nic = Some(Nic::new(config, self.pairs_max)?);
-                Ok(())
-            }
-            Medium::Disk(_) => Err(Error::Slot("it takes an interface, not a disk".into())),
-        }
-    }
-
-    fn eject(&mut self) -> Result<()> {
-        self.nic.take().map(drop).ok_or_else(|| Error::Slot("it has no interface".into()))
     }
 
     fn serve(&mut self, active: &mut Active) -> Result<()> {
@@ -255,7 +254,7 @@ mod tests {
         let mut device = Net::new(MAC, 4);
         assert_eq!((device.queue_sizes().len(), has_several(&device), device.is_present()), (9, true, true));
         let mut pairs = [0; 2];
-        device.config_space().read(PAIRS_PLACE as u64, &mut pairs);
+        device.config_space().read(PAIRS_OFFSET as u64, &mut pairs);
         assert_eq!((pairs, device.queue_pairs()), ([4, 0], 1));
         device.set_queue_pairs(4).unwrap();
         assert_eq!(device.queue_pairs(), 4);

@@ -10,7 +10,7 @@ use crate::Result;
 use crate::memory::Memory;
 use crate::virtio::Active;
 
-/// Most pieces of memory that one read may fill, a little less than the kernel's `IOV_MAX`.
+/// Most pieces of memory that one read may fill, a little below the kernel's `IOV_MAX`.
 const PIECES_MAX: usize = 1000;
 
 /// Buffers that the driver has offered for packets, in the order in which packets fill them.
@@ -18,12 +18,12 @@ const PIECES_MAX: usize = 1000;
 pub struct Offered {
     buffers: VecDeque<Buffer>,
     pieces: VecDeque<Piece>,
-    /// The same pieces as the kernel takes them.
+    /// The same pieces in the form that `readv` takes.
     vectors: VecDeque<libc::iovec>,
     room: usize,
 }
 
-/// One buffer, which is one or more pieces.
+/// One buffer of one or more pieces.
 struct Buffer {
     head: u16,
     pieces: usize,
@@ -37,16 +37,16 @@ struct Piece {
 }
 
 impl Offered {
-    /// Takes buffers of a queue until `bytes` fit, or there are `most` buffers, or the driver offers no more.
+    /// Takes buffers of a queue until `bytes` fit, there are `most` buffers, or the driver offers no more.
     pub fn top_up(&mut self, active: &mut Active, queue: usize, bytes: usize, most: usize) -> Result<()> {
         let memory = active.memory.clone();
         while self.room < bytes && self.buffers.len() < most && self.pieces.len() < PIECES_MAX {
             let Some(chain) = active.pop(queue, &memory)? else { break };
             let mut buffer = Buffer { head: chain.head_index(), pieces: 0, room: 0 };
-            // One chain may have more pieces than that: those behind are left empty.
+            // A chain's pieces beyond the limit stay empty.
             for piece in chain.writable().take(PIECES_MAX - self.pieces.len()) {
                 let (address, length) = (piece.addr(), piece.len() as usize);
-                // A piece that is no memory takes nothing.
+                // A piece outside guest memory holds nothing.
                 let Ok(slice) = memory.get_slice(address, length) else { continue };
                 let base = slice.ptr_guard_mut().as_ptr().cast();
                 self.vectors.push_back(libc::iovec { iov_base: base, iov_len: length });
@@ -60,18 +60,18 @@ impl Offered {
         Ok(())
     }
 
-    /// Bytes that fit.
+    /// Size of all buffers in bytes.
     pub fn room(&self) -> usize {
         self.room
     }
 
-    /// Whether there is no buffer.
+    /// Whether there are no buffers.
     pub fn is_empty(&self) -> bool {
         self.buffers.is_empty()
     }
 
-    /// Reads a packet from the tap into the buffers, and gives its length. What does not fit is in `overflow`, at its
-    /// place in the packet.
+    /// Reads a packet from the tap into the buffers and returns its length. Bytes that do not fit go to `overflow`, at
+    /// their offset in the packet.
     pub fn read(&mut self, tap: &File, overflow: &mut [u8]) -> io::Result<usize> {
         let start = self.room.min(overflow.len());
         let rest = &mut overflow[start..];
@@ -85,7 +85,7 @@ impl Offered {
         usize::try_from(length).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Copies what the buffers hold to the start of a packet that they hold a part of.
+    /// Copies the buffers' content to the start of `packet`.
     pub fn copy_to(&self, memory: &Memory, packet: &mut [u8]) -> Result<()> {
         let mut rest = packet;
         for piece in &self.pieces {
@@ -96,7 +96,7 @@ impl Offered {
         Ok(())
     }
 
-    /// Writes into the buffers from byte `start` of the packet that they will hold.
+    /// Writes `bytes` into the buffers at offset `start` of the packet.
     pub fn write(&self, memory: &Memory, start: usize, bytes: &[u8]) -> Result<()> {
         let (mut skip, mut rest) = (start, bytes);
         for piece in &self.pieces {
@@ -114,7 +114,7 @@ impl Offered {
         Ok(())
     }
 
-    /// How many buffers a packet of `length` bytes takes, at least one.
+    /// Number of buffers that a packet of `length` bytes takes, at least one.
     pub fn count(&self, length: usize) -> u16 {
         let mut held = 0;
         let enough = self.buffers.iter().position(|buffer| {
@@ -124,7 +124,7 @@ impl Offered {
         enough.map_or(self.buffers.len(), |index| index + 1) as u16
     }
 
-    /// Gives up the buffers of a packet of `length` bytes: each one's head, and how much of it is filled.
+    /// Removes the buffers of a packet of `length` bytes. Returns each buffer's head and the bytes filled in it.
     pub fn take(&mut self, length: usize) -> Vec<(u16, u32)> {
         let mut rest = length;
         let count = usize::from(self.count(length));
@@ -140,7 +140,7 @@ impl Offered {
         used
     }
 
-    /// Leaves the buffers to the driver, as if they had never been taken.
+    /// Returns the buffers to the queue as if they had never been taken.
     pub fn put_back(&mut self, queue: &mut Queue) {
         self.buffers.iter().for_each(|_| queue.go_to_previous_position());
         *self = Self::default();

@@ -10,39 +10,40 @@ use vmm_sys_util::epoll::EventSet;
 use super::control::Control;
 use super::offered::Offered;
 use crate::Result;
+use crate::config::RateLimit;
 use crate::memory::Memory;
+use crate::virtio::Active;
 use crate::virtio::poll::{Poll, drain};
 use crate::virtio::throttle::Throttle;
-use crate::virtio::{Active, RateLimit};
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
-/// Tokens of what is no queue; a queue's is its index.
+/// Tokens of descriptors other than queues; a queue's token is its index.
 const TOKEN_TAP: u64 = 100;
 const TOKEN_STOP: u64 = 101;
 const TOKEN_RECEIVING: u64 = 102;
 const TOKEN_SENDING: u64 = 103;
 
-/// The header with the largest packet that segmentation offload makes.
+/// Size of the header and the largest packet that segmentation offload makes.
 const PACKET_MAX: usize = 12 + 65550;
-/// Where `num_buffers` is in the header.
+/// Offset of `num_buffers` in the header.
 const NUM_BUFFERS: usize = 10;
-/// Size of an element of the used ring, and where the elements begin (virtio 1.2 §2.7.8).
+/// Size of an element of the used ring, and offset of the first one (virtio 1.2 §2.7.8).
 const USED_ELEMENT: u64 = 8;
 const USED_ELEMENTS: u64 = 4;
 
-/// Moves packets between a tap and the guest. Of several queues the guest sends by all, and gets what it receives in the
-/// first.
+/// Moves packets between a tap and the guest. With several queue pairs, all are served for sending, and received packets
+/// go to the first.
 pub struct Server<'a> {
     tap: &'a File,
     active: &'a mut Active,
     control: &'a mut Control,
-    /// Buffers of the driver that one packet may be spread over.
+    /// Most buffers that one packet may be spread over.
     buffers_max: usize,
     offered: Offered,
-    /// A packet for which the driver has not offered room enough, or a part of one.
+    /// A packet, or the end of one, that did not fit the offered buffers.
     buffer: Vec<u8>,
-    /// Length of the packet in `buffer` that waits for room.
+    /// Length of the packet in `buffer` that waits for more buffers.
     held: Option<usize>,
     receiving: Throttle,
     sending: Throttle,
@@ -71,7 +72,7 @@ impl<'a> Server<'a> {
         })
     }
 
-    /// Serves until it is told to stop; the queues are then as if no buffer had been taken that was not used.
+    /// Serves until `active.stop` is signalled; unused buffers are then returned to the queue.
     pub fn run(&mut self) -> Result<()> {
         let poll = Poll::new()?;
         for queue in [RECEIVE].into_iter().chain(self.senders()).chain(self.control.queue) {
@@ -103,7 +104,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Queues by which the guest may send.
+    /// The transmit queues that the driver has set up.
     fn senders(&self) -> impl Iterator<Item = usize> + use<> {
         let ready = |queue: &usize| self.active.queues[*queue].ready();
         let queues = (TRANSMIT..self.active.queues.len()).step_by(2).filter(ready);
@@ -119,7 +120,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Moves packets from the tap to the guest until one of them has no more, or the rate is reached.
+    /// Moves packets from the tap to the guest until there are no more packets or buffers, or the rate is reached.
     fn receive(&mut self) -> Result<()> {
         let before = self.active.queues[RECEIVE].next_used();
         while self.receiving.is_open()?
@@ -132,8 +133,8 @@ impl<'a> Server<'a> {
         self.active.notify_driver_since(RECEIVE, before)
     }
 
-    /// Puts the next packet into the driver's buffers, and gives its length: none if there is no packet, or no room
-    /// for it. A packet that does not fit where packets are not spread is dropped, as a wire would: its length is 0.
+    /// Puts the next packet into the driver's buffers and returns its length; `None` if there is no packet or not enough
+    /// room. A packet that does not fit, where packets are not spread over buffers, is dropped: its length is 0.
     fn next_packet(&mut self) -> Result<Option<usize>> {
         self.offered.top_up(self.active, RECEIVE, self.held.unwrap_or(PACKET_MAX), self.buffers_max)?;
         if self.offered.is_empty() {
@@ -189,7 +190,7 @@ impl<'a> Server<'a> {
     }
 }
 
-/// Gives a packet to the tap; one whose queue is full drops it, as a wire would.
+/// Sends a packet through the tap. It is dropped if the tap's queue is full.
 fn send(tap: &File, pieces: &[vm_memory::VolatileSlice<'_>]) {
     let length = pieces.iter().fold(0, |sum: usize, piece| sum.saturating_add(piece.len()));
     if length > PACKET_MAX {
@@ -204,8 +205,7 @@ fn send(tap: &File, pieces: &[vm_memory::VolatileSlice<'_>]) {
     unsafe { libc::writev(tap.as_raw_fd(), vectors.as_ptr(), count) };
 }
 
-/// Gives several buffers back so that the driver sees all of them or none (virtio 1.2 §5.1.6.4): a packet may be
-/// spread over them.
+/// Returns the buffers of one packet so that the driver sees all of them or none (virtio 1.2 §5.1.6.4).
 fn give_back_at_once(active: &mut Active, index: usize, used: &[(u16, u32)]) -> Result<()> {
     let Some(((head, written), earlier)) = used.split_last() else { return Ok(()) };
     let queue = &mut active.queues[index];
@@ -234,13 +234,13 @@ mod tests {
     use virtio_queue::mock::MockSplitQueue;
 
     use super::*;
-    use crate::hardware::event_fd;
+    use crate::event::event_fd;
     use crate::virtio::Interrupt;
 
     const BUFFERS: u64 = 0x10_0000;
     const RING: u16 = 16;
 
-    /// A tap's other end, and a guest's ring for what is received.
+    /// The other end of a tap, and a guest's receive queue.
     struct Guest {
         memory: Memory,
         active: Active,
@@ -266,7 +266,7 @@ mod tests {
             Self { memory, active, control, wire, tap }
         }
 
-        /// Offers `count` buffers of `size` bytes in all.
+        /// Offers `count` buffers of `size` bytes each.
         fn offer(&self, count: u16, size: u32) {
             let mock = MockSplitQueue::new(&self.memory, RING);
             let flags = VRING_DESC_F_WRITE as u16;
@@ -275,7 +275,7 @@ mod tests {
             mock.add_desc_chains(&descriptors, 0).unwrap();
         }
 
-        /// Lengths of the buffers that were used.
+        /// Lengths of the used buffers.
         fn used(&self) -> Vec<u32> {
             let used = self.active.queues[0].used_ring();
             let index = self.memory.read_obj::<u16>(GuestAddress(used + 2)).unwrap();

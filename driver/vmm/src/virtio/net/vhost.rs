@@ -1,5 +1,5 @@
-//! The data path of the host's kernel (`linux/vhost.h`): it moves packets between a tap and the guest's queues, and no thread
-//! of ours wakes for them.
+//! The data path of the host's kernel (`linux/vhost.h`), which moves packets between a tap and the guest's queues without
+//! waking a thread of this process.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
@@ -20,15 +20,15 @@ use crate::memory::Memory;
 use crate::virtio::{Active, LentLine};
 use crate::{Error, Result};
 
-/// What a driver may have accepted that concerns the queues; what concerns packets is the tap's affair.
+/// Features that concern the queues; those that concern packets are set on the tap.
 const OF_QUEUES: u64 = (1 << VIRTIO_F_VERSION_1)
     | (1 << VIRTIO_RING_F_EVENT_IDX)
     | (1 << VIRTIO_RING_F_INDIRECT_DESC)
     | (1 << VIRTIO_NET_F_MRG_RXBUF);
-/// Where a used ring has its index (virtio 1.2 §2.7.8).
+/// Offset of the index in a used ring (virtio 1.2 §2.7.8).
 const USED_INDEX: u64 = 2;
 const NO_BACKEND: RawFd = -1;
-/// Queues that one device serves.
+/// Number of queues that one vhost device serves.
 const PAIR: usize = 2;
 
 /// An open `/dev/vhost-net`.
@@ -39,12 +39,12 @@ pub struct Vhost {
 }
 
 impl Vhost {
-    /// The device, of which nobody has made use yet.
+    /// A freshly opened device.
     pub fn new(device: File) -> Self {
         Self { device, is_owned: false }
     }
 
-    /// Gives the kernel the guest's memory, and says whether it can serve a driver that has accepted these features.
+    /// Gives the kernel the guest's memory. Returns false if it cannot serve a driver that has accepted `features`.
     pub fn prepare(&mut self, memory: &Memory, features: u64) -> Result<bool> {
         let backend = Backend { device: &self.device, memory };
         if !self.is_owned {
@@ -60,7 +60,7 @@ impl Vhost {
         Ok(true)
     }
 
-    /// Lets the kernel serve a pair of queues with a tap's queue, once it is prepared. `line` tells the guest.
+    /// Makes the prepared device serve a queue pair with a tap queue, and interrupt the guest through `line`.
     pub fn start(&self, tap: &File, active: &Active, pair: usize, line: &LentLine) -> Result<()> {
         let backend = Backend { device: &self.device, memory: &active.memory };
         let queues = active.queues.iter().zip(&active.notifications).skip(pair * PAIR).take(PAIR);
@@ -70,7 +70,7 @@ impl Vhost {
         (0..PAIR).try_for_each(|index| backend.set_backend(index, tap.as_raw_fd()))
     }
 
-    /// Takes a pair of queues back, which are then where the kernel has left them.
+    /// Takes a queue pair back, with the positions that the kernel has reached.
     pub fn stop(&self, active: &mut Active, pair: usize) -> Result<()> {
         let backend = Backend { device: &self.device, memory: &active.memory };
         let queues = active.queues.iter_mut().skip(pair * PAIR).take(PAIR);
@@ -147,7 +147,7 @@ fn regions(memory: &Memory) -> Result<Vec<VhostUserMemoryRegionInfo>> {
                 guest_phys_addr: region.start_addr().0,
                 memory_size: region.len(),
                 userspace_addr: region.get_host_address(MemoryRegionAddress(0))? as u64,
-                // Another process would map a file; the kernel uses this one's mapping.
+                // Used only by backends in another process, which map a file.
                 mmap_offset: 0,
                 mmap_handle: -1,
             })

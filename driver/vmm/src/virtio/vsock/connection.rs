@@ -1,5 +1,4 @@
-//! One stream between a host client and a guest port, with the credit that keeps each side from flooding the
-//! other (virtio 1.2 §5.10.6.3).
+//! One stream between a host client and a guest port, with credit-based flow control (virtio 1.2 §5.10.6.3).
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -11,9 +10,9 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::{Header, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 
-/// Bytes that we keep for a host client that does not read.
+/// Bytes buffered for a host client that does not read.
 const BUFFER: u32 = 256 * 1024;
-/// The guest hears of freed space when this much of it has piled up.
+/// Freed bytes after which the guest is told of its credit.
 const CREDIT_STEP: u32 = BUFFER / 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +23,7 @@ enum State {
     Open,
     /// A reset is to be sent, then the connection is gone.
     Resetting,
-    /// Nothing is left to do.
+    /// The connection can be removed.
     Gone,
 }
 
@@ -35,7 +34,7 @@ pub struct Connection {
     host_port: u32,
     guest_port: u32,
     request_sent: bool,
-    /// From the guest, not yet taken by the host client.
+    /// Data from the guest that the host client has not taken yet.
     to_host: VecDeque<u8>,
     forwarded: Wrapping<u32>,
     forwarded_told: Wrapping<u32>,
@@ -43,18 +42,19 @@ pub struct Connection {
     sent: Wrapping<u32>,
     guest_buffer: u32,
     guest_forwarded: Wrapping<u32>,
-    /// The host client sends no more, and whether the guest was told.
+    /// Whether the host client sends no more.
     host_ended: bool,
+    /// Whether the guest was told of that.
     end_told: bool,
     guest_ended: bool,
-    /// Ready to be read as far as is known.
+    /// Whether the stream may have data.
     pub readable: bool,
-    /// What the stream is currently waited on for.
+    /// The events for which the stream is polled.
     pub interest: EventSet,
 }
 
 impl Connection {
-    /// A connection that will ask for `guest_port`.
+    /// A connection that will request `guest_port`.
     pub fn new(stream: UnixStream, host_port: u32, guest_port: u32) -> Self {
         Self {
             stream,
@@ -82,12 +82,12 @@ impl Connection {
         &self.stream
     }
 
-    /// Whether the connection can be forgotten.
+    /// Whether the connection can be removed.
     pub fn is_gone(&self) -> bool {
         self.state == State::Gone
     }
 
-    /// What the stream must be waited on for.
+    /// The events for which the stream must be polled.
     pub fn wanted_interest(&self) -> EventSet {
         let mut events = EventSet::empty();
         if self.state == State::Gone {
@@ -116,7 +116,7 @@ impl Connection {
         }
     }
 
-    /// The next packet for the guest; its data, if any, is put into `data`. Call while [`Self::has_packet`].
+    /// The next packet for the guest, and the length of its data in `data`. To be called while [`Self::has_packet`].
     pub fn next_packet(&mut self, data: &mut [u8]) -> Option<(Header, usize)> {
         match self.state {
             State::Requested if !self.request_sent => {
@@ -156,7 +156,7 @@ impl Connection {
         self.credit_due().then(|| (self.header(Op::CreditUpdate, 0), 0))
     }
 
-    /// Takes a packet from the guest.
+    /// Handles a packet from the guest.
     pub fn receive(&mut self, header: Header, data: &[u8]) {
         if header.guest_port != self.guest_port {
             return self.reset();
@@ -174,7 +174,7 @@ impl Connection {
         }
     }
 
-    /// Writes to the host client what it takes without blocking.
+    /// Writes to the host client as much as it takes without blocking.
     pub fn flush(&mut self) {
         while !self.to_host.is_empty() {
             match self.stream.write(self.to_host.as_slices().0) {
@@ -193,7 +193,7 @@ impl Connection {
         }
     }
 
-    /// Gives the connection up; the guest is told.
+    /// Resets the connection; the guest is told.
     pub fn reset(&mut self) {
         self.to_host.clear();
         self.state = match self.state {
@@ -206,7 +206,7 @@ impl Connection {
     fn open(&mut self) {
         self.state = State::Open;
         self.to_host.extend(format!("OK {}\n", self.host_port).into_bytes());
-        // The reply line is not the guest's data and must not count as forwarded.
+        // The reply line is not the guest's data, so it must not count as forwarded.
         self.forwarded -= Wrapping(self.to_host.len() as u32);
         self.flush();
     }
@@ -233,7 +233,7 @@ impl Connection {
         }
     }
 
-    /// Bytes that the guest has room for.
+    /// Bytes for which the guest has room.
     fn credit(&self) -> u32 {
         let in_flight = (self.sent - self.guest_forwarded).0;
         self.guest_buffer.saturating_sub(in_flight)

@@ -23,12 +23,12 @@ const TOKEN_STOP: u64 = 2;
 /// Largest data of one packet, Linux's own limit.
 const DATA_MAX: u32 = 64 * 1024;
 
-/// Counts the host programs that are connected, or about to be.
+/// Counts the host programs that are connected or in their handshake.
 #[derive(Debug, Clone, Default)]
 pub struct Clients(Arc<AtomicUsize>);
 
 impl Clients {
-    /// How many there are.
+    /// Current number of host programs.
     pub fn count(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
@@ -43,19 +43,19 @@ pub struct Vsock {
     clients: Clients,
     cid: u64,
     listener: UnixListener,
-    knock: UnixStream,
+    ready_signal: UnixStream,
 }
 
 impl Vsock {
-    /// A device for the guest with the context identifier in `config`, which keeps `clients` true.
+    /// A device for the guest with the context identifier in `config`, which counts its `clients`.
     pub fn new(config: VsockConfig, clients: Clients) -> Result<Self> {
         if config.cid < 3 {
             return Err(Error::Config(format!("the vsock context identifier {} is reserved", config.cid)));
         }
         let cid = u64::from(config.cid);
-        let VsockConfig { listener, knock, .. } = config;
-        knock.set_nonblocking(true).map_err(Error::io("make a socket non-blocking"))?;
-        Ok(Self { clients, cid, listener, knock })
+        let VsockConfig { listener, ready_signal, .. } = config;
+        ready_signal.set_nonblocking(true).map_err(Error::io("make a socket non-blocking"))?;
+        Ok(Self { clients, cid, listener, ready_signal })
     }
 }
 
@@ -81,7 +81,7 @@ impl VirtioDevice for Vsock {
         poll.add(&active.notifications[RECEIVE], TOKEN_RECEIVE, EventSet::IN)?;
         poll.add(&active.notifications[TRANSMIT], TOKEN_TRANSMIT, EventSet::IN)?;
         poll.add(&active.stop, TOKEN_STOP, EventSet::IN)?;
-        let muxer = Muxer::new(&self.listener, &self.knock, &poll)?;
+        let muxer = Muxer::new(&self.listener, &self.ready_signal, &poll)?;
         let mut server = Server { cid: self.cid, active, muxer, buffer: vec![0; DATA_MAX as usize] };
         loop {
             for ready in poll.wait()? {
@@ -107,7 +107,7 @@ struct Server<'a> {
 }
 
 impl Server<'_> {
-    /// Takes the packets that the guest sent.
+    /// Handles the packets that the guest sent.
     fn transmit(&mut self, poll: &Poll) -> Result<()> {
         let memory = self.active.memory.clone();
         while let Some(mut chain) = self.active.pop(TRANSMIT, &memory)? {
@@ -120,7 +120,7 @@ impl Server<'_> {
         self.active.notify_driver(TRANSMIT)
     }
 
-    /// Reads a packet that is meant for the host; its data goes to the buffer.
+    /// Reads a packet and its data, the latter into the buffer; `None` if it is malformed or not for the host.
     fn read_packet(
         &mut self,
         memory: &Memory,
@@ -144,7 +144,7 @@ impl Server<'_> {
         Some((header, length))
     }
 
-    /// Gives the guest the packets that wait for it, as far as it offers buffers.
+    /// Delivers waiting packets to the guest while it offers buffers.
     fn receive(&mut self, poll: &Poll) -> Result<()> {
         let memory = self.active.memory.clone();
         while self.muxer.has_packet() {
@@ -168,7 +168,7 @@ impl Server<'_> {
         self.active.notify_driver(RECEIVE)
     }
 
-    /// Writes the next packet; none if there was none after all.
+    /// Writes the next packet; `None` if none was left.
     fn fill_packet<B: vm_memory::bitmap::BitmapSlice>(
         &mut self,
         poll: &Poll,

@@ -1,4 +1,4 @@
-//! The line with which a host client says what port it wants.
+//! The line with which a host client names the guest port.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -6,30 +6,30 @@ use std::os::unix::net::UnixStream;
 /// Longest line: `CONNECT 4294967295\n`.
 const LINE_MAX: usize = 19;
 
-/// A client that has not said its port yet.
+/// A client that has not named its port yet.
 pub struct Handshake {
     pub stream: UnixStream,
     line: Vec<u8>,
 }
 
-/// What came of reading more of the line.
+/// The result of reading more of the line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Progress {
     /// The line is not complete yet.
     Incomplete,
     /// The client wants this guest port.
     Port(u32),
-    /// The client went away, or sent something else.
+    /// The client left, or sent something else.
     Failed,
 }
 
 impl Handshake {
-    /// Starts with a freshly accepted, non-blocking `stream`.
+    /// A handshake on a freshly accepted, non-blocking `stream`.
     pub fn new(stream: UnixStream) -> Self {
         Self { stream, line: Vec::new() }
     }
 
-    /// Reads what is there, never past the end of the line: the rest belongs to the guest.
+    /// Reads what is available, never past the end of the line: the rest is for the guest.
     pub fn advance(&mut self) -> Progress {
         let mut byte = [0];
         loop {

@@ -1,6 +1,6 @@
 //! The socket device (virtio 1.2 §5.10). On the host side it is one Unix socket: a client connects, sends
 //! `CONNECT <port>\n`, reads `OK <host port>\n` when the guest has accepted, and has a byte stream from then on.
-//! Guests cannot open connections to the host; that one tries is told, since it shows that the guest is up.
+//! Guests cannot open connections to the host; an attempt is refused and signalled, since it shows that the guest is up.
 
 mod connection;
 mod device;
@@ -48,7 +48,7 @@ const SHUTDOWN_RECEIVE: u32 = 1;
 /// `Shutdown` flag: the sender sends no more.
 const SHUTDOWN_SEND: u32 = 2;
 
-/// What a packet says apart from its data.
+/// The fields of a packet's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Header {
     host_port: u32,

@@ -1,4 +1,4 @@
-//! All connections of one guest, and the clients that wait for one.
+//! The connections of one guest, and the clients in their handshake.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
@@ -15,31 +15,32 @@ use crate::{Error, Result};
 /// Token of the listener; each stream's token is its host port, which is larger.
 pub const TOKEN_LISTENER: u64 = 0x100;
 const FIRST_PORT: u32 = 1 << 30;
-/// Most clients at once, connected or in their handshake.
+/// Most clients, connected or in their handshake.
 const CLIENTS_MAX: usize = 1024;
-/// Most resets that are kept for a guest that offers no buffers.
+/// Most resets that are queued for a guest that offers no buffers.
 const RESETS_MAX: usize = 256;
 
 /// The host side of the device.
 pub struct Muxer<'a> {
     listener: &'a UnixListener,
-    knock: &'a UnixStream,
+    ready_signal: &'a UnixStream,
     handshakes: BTreeMap<u32, Handshake>,
     connections: BTreeMap<u32, Connection>,
-    /// Ports whose connections may have packets, in the order in which they are served.
+    /// Ports whose connections may have packets, in service order.
     ready: VecDeque<u32>,
     resets: VecDeque<Header>,
     next_port: u32,
 }
 
 impl<'a> Muxer<'a> {
-    /// A muxer for clients of `listener`, which is added to `poll`. `knock` hears of a guest's own attempts.
-    pub fn new(listener: &'a UnixListener, knock: &'a UnixStream, poll: &Poll) -> Result<Self> {
+    /// A muxer for clients of `listener`, which is added to `poll`. `ready_signal` receives a byte when the guest tries
+    /// to connect to the host.
+    pub fn new(listener: &'a UnixListener, ready_signal: &'a UnixStream, poll: &Poll) -> Result<Self> {
         listener.set_nonblocking(true).map_err(Error::io("make the vsock listener non-blocking"))?;
         poll.add(listener, TOKEN_LISTENER, EventSet::IN)?;
         Ok(Self {
             listener,
-            knock,
+            ready_signal,
             handshakes: BTreeMap::new(),
             connections: BTreeMap::new(),
             ready: VecDeque::new(),
@@ -71,7 +72,7 @@ impl<'a> Muxer<'a> {
         self.settle(poll, port)
     }
 
-    /// Takes a packet from the guest.
+    /// Handles a packet from the guest.
     pub fn guest_packet(&mut self, poll: &Poll, header: Header, data: &[u8]) -> Result<()> {
         match self.connections.get_mut(&header.host_port) {
             Some(connection) => {
@@ -80,8 +81,8 @@ impl<'a> Muxer<'a> {
             }
             None if header.op != Op::Reset && self.resets.len() < RESETS_MAX => {
                 if header.op == Op::Request {
-                    // One byte that waits to be read says all.
-                    let _ = self.knock.write(&[0]);
+                    // A full socket already holds an unread signal.
+                    let _ = self.ready_signal.write(&[0]);
                 }
                 self.resets.push_back(Header { op: Op::Reset, flags: 0, buf_alloc: 0, fwd_cnt: 0, ..header });
                 Ok(())
@@ -90,7 +91,7 @@ impl<'a> Muxer<'a> {
         }
     }
 
-    /// Host programs that are connected, or in their handshake.
+    /// Number of host programs that are connected or in their handshake.
     pub fn clients(&self) -> usize {
         self.handshakes.len() + self.connections.len()
     }
@@ -154,11 +155,11 @@ impl<'a> Muxer<'a> {
         }
     }
 
-    /// Brings the poll set and the ready list in line with a connection's state.
+    /// Updates the poll set and the ready list after a connection's state has changed.
     fn settle(&mut self, poll: &Poll, port: u32) -> Result<()> {
         let Some(connection) = self.connections.get_mut(&port) else { return Ok(()) };
         let wanted = connection.wanted_interest();
-        // A stream that nothing is wanted of leaves the set: a hang-up would be reported without end.
+        // A stream with no wanted events leaves the set: a hang-up would be reported without end.
         match (connection.interest.is_empty(), wanted.is_empty()) {
             (true, false) => poll.add(connection.stream(), u64::from(port), wanted)?,
             (false, true) => poll.remove(connection.stream())?,

@@ -19,7 +19,7 @@ pub struct ContainerDisks {
 }
 
 /// Where a container's file systems are in the guest.
-pub struct Place {
+pub struct GuestPaths {
     lower: PathBuf,
     writable: PathBuf,
     volumes: PathBuf,
@@ -29,8 +29,8 @@ pub struct Place {
     pub rootfs: PathBuf,
 }
 
-impl Place {
-    /// That of the container of this identifier.
+impl GuestPaths {
+    /// Those of the container of this identifier.
     pub fn of(id: &str) -> Self {
         let base = Path::new(CONTAINERS).join(id);
         let writable = base.join("writable");

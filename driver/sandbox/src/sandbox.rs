@@ -1,0 +1,291 @@
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal as UnixSignal, kill};
+use nix::unistd::Pid;
+use shim_control::{Client, ClientError, DiskSlot, Origin, SandboxDir, SandboxPlan, SandboxState};
+
+use crate::cgroup::Limits;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::host_options::HostOptions;
+use crate::launch;
+use crate::pinning::CpuPinning;
+use crate::shims;
+use crate::size::Size;
+use crate::spec::{HostResources, SandboxSpec, VolumeDisk};
+use crate::status::SandboxStatus;
+use crate::usage::Usage;
+
+/// How long a shim that was killed may take to go: longer than storage that does not answer is waited for, since a thread that
+/// waits for its disk ends only then.
+const KILL_TIMEOUT: Duration = Duration::from_secs(150);
+/// Between two looks for a shim that was killed: at first, and at most.
+const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// One sandbox, running or not.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    id: String,
+    folder: SandboxDir,
+    host: Host,
+}
+
+impl Sandbox {
+    pub(crate) fn new(id: &str, host: Host) -> Self {
+        let folder = SandboxDir::new(host.options.folder.join(id));
+        Self { id: id.to_owned(), folder, host }
+    }
+
+    /// Makes the folder.
+    pub fn create(&self) -> Result<()> {
+        let path = self.folder.path();
+        fs::DirBuilder::new().mode(0o700).create(path).map_err(Error::io("make", path))
+    }
+
+    /// Whether it has a folder.
+    pub fn exists(&self) -> bool {
+        self.folder.path().exists()
+    }
+
+    /// Its folder, in which the caller may keep files of its own.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Brings the guest up and waits until it is ready. A template that turns out to be of no use is forgotten, and the
+    /// guest boots.
+    pub async fn start(&self, spec: &SandboxSpec) -> Result<SandboxState> {
+        spec.validate()?;
+        let state = self.bring_up(spec).await?;
+        if let (Some(pinning), Some(shim)) = (&spec.pinning, self.shim_pid())
+            && let Err(e) = pinning.apply(shim)
+        {
+            self.kill().await?;
+            return Err(e);
+        }
+        if let Err(e) = self.join(spec).await {
+            self.kill().await?;
+            return Err(e);
+        }
+        Ok(state)
+    }
+
+    async fn join(&self, spec: &SandboxSpec) -> Result<()> {
+        for VolumeDisk { name, path, limit } in &spec.volumes {
+            self.insert_disk(name.clone(), path, DiskSlot::ReadWrite, *limit).await?;
+        }
+        for nic in &spec.network.nics {
+            self.attach(nic, spec.nic_limit).await?;
+        }
+        self.set_network(&spec.network, &spec.hostname).await
+    }
+
+    async fn bring_up(&self, spec: &SandboxSpec) -> Result<SandboxState> {
+        let Host { options, templates, .. } = &self.host;
+        let mut plan = spec.plan(&self.id, options, self.resources(spec)?);
+        let Some(group) = &spec.template_group else { return self.launch(&plan).await };
+        let start = templates.start(group, &plan, &options.shim)?;
+        plan.origin = start.origin.clone();
+        let mut launched = self.launch(&plan).await;
+        if let (Err(e), Origin::Template(template)) = (&launched, &start.origin) {
+            tracing::warn!(template = %template.display(), "a template is forgotten, the guest boots: {e}");
+            templates.discard(template)?;
+            plan.origin = Origin::Boot;
+            launched = self.launch(&plan).await;
+        }
+        if let (Ok(state), Origin::Template(template)) = (&launched, &plan.origin)
+            && !state.from_template
+        {
+            templates.discard(template)?;
+        }
+        if launched.is_ok()
+            && let Err(e) = templates.finish(start, &self.folder.run().template())
+        {
+            tracing::warn!("the sandbox goes on without its template being kept: {e}");
+        }
+        launched
+    }
+
+    /// What it has for itself on this host; the same at each start.
+    fn resources(&self, spec: &SandboxSpec) -> Result<HostResources> {
+        let size = Size { cpus: spec.cpus, memory_mib: spec.memory_mib };
+        let cgroup = self.limit(size, spec.pinning.clone())?;
+        Ok(HostResources { user: self.host.users.claim(self.folder.path())?, cgroup })
+    }
+
+    /// Bounds what its shim takes to what containers of this size need.
+    fn limit(&self, size: Size, pinning: Option<CpuPinning>) -> Result<Option<PathBuf>> {
+        let Host { options, cgroups, .. } = &self.host;
+        let memory_mib = size.memory_mib + options.memory_overhead_mib;
+        let limits = Limits { cpus: size.cpus, cpu_limit: options.cpu_limit, memory_mib, pinning };
+        cgroups.as_ref().map(|cgroups| cgroups.limit(&self.id, &limits)).transpose()
+    }
+
+    /// As [`Self::limit`], but the bound of memory is never lowered: a guest gives memory back when it can, and would be
+    /// killed for what it still has.
+    pub(crate) fn limit_running(&self, size: Size) -> Result<()> {
+        let bound = self.host.cgroups.as_ref().map_or(0, |cgroups| cgroups.memory_mib(&self.id));
+        let least = bound.saturating_sub(self.host.options.memory_overhead_mib);
+        self.limit(Size { memory_mib: size.memory_mib.max(least), ..size }, None).map(|_| ())
+    }
+
+    /// What it was last started with.
+    pub(crate) fn plan(&self) -> Result<SandboxPlan> {
+        self.folder.read_plan().map_err(Error::io("read the plan in", self.folder.path()))
+    }
+
+    /// Pairs of queues that each of its interfaces has since it was last started.
+    pub fn queue_pairs(&self) -> Result<u8> {
+        Ok(self.plan()?.queue_pairs())
+    }
+
+    async fn launch(&self, plan: &SandboxPlan) -> Result<SandboxState> {
+        let started = {
+            let _turn = self.host.turns.acquire().await;
+            self.folder.write_plan(plan).map_err(Error::io("write the plan in", self.folder.path()))?;
+            launch::start(&self.folder, &self.host.options).await
+        };
+        if started.is_err() {
+            // A shim that failed before it entered its group is found by what it was started on.
+            while let Some(pid) = shims::find(&self.host.options.shim, self.folder.path()) {
+                self.end_process(pid)?;
+                tokio::time::sleep(PAUSE).await;
+            }
+            self.kill().await?;
+        }
+        started
+    }
+
+    /// What has become of it. The shim is asked; where it is gone, what it wrote is read.
+    pub async fn status(&self) -> SandboxStatus {
+        match self.client().state().await {
+            Ok(state) => {
+                self.host.silent.forget(&self.id);
+                if state.is_live() { SandboxStatus::Live(state) } else { SandboxStatus::Over(state) }
+            }
+            Err(ClientError::Gone(_)) => {
+                // Looked for first: what a shim wrote is final once it is gone.
+                let runs = self.shim_runs();
+                SandboxStatus::written(self.folder.run().read_state(), runs)
+            }
+            Err(e) => {
+                self.host.silent.note(&self.id);
+                tracing::warn!(sandbox = self.id, error = %e, "a sandbox's status is not known");
+                SandboxStatus::Unanswered
+            }
+        }
+    }
+
+    /// What has become of it, for those who only look: a shim that has just not answered is not asked again so soon.
+    pub async fn glance(&self) -> SandboxStatus {
+        if self.host.silent.is(&self.id) { SandboxStatus::Unanswered } else { self.status().await }
+    }
+
+    /// Stops its processors.
+    pub async fn pause(&self) -> Result<()> {
+        Ok(self.client().pause().await?)
+    }
+
+    /// Lets its processors go on.
+    pub async fn resume(&self) -> Result<()> {
+        Ok(self.client().resume().await?)
+    }
+
+    /// What it has taken of this host; none if it does not run.
+    pub fn usage(&self) -> Option<Usage> {
+        Usage::of(self.shim_pid()?)
+    }
+
+    /// Ends the guest in order. Idempotent: succeeds if it has ended.
+    pub async fn shut_down(&self) -> Result<()> {
+        match self.client().shutdown().await {
+            Ok(()) | Err(ClientError::Gone(_)) => {}
+            Err(e) => tracing::warn!(sandbox = self.id, error = %e, "the guest did not end in order"),
+        }
+        self.kill().await
+    }
+
+    /// Ends the shim, and the guest with it, and waits until it is gone.
+    pub async fn kill(&self) -> Result<()> {
+        let gone = async {
+            let mut pause = PAUSE;
+            while self.shim_runs() {
+                self.end_shim()?;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+            Ok(())
+        };
+        let ended = tokio::time::timeout(KILL_TIMEOUT, gone).await;
+        ended.unwrap_or_else(|_| {
+            Err(Error::Start(format!("its shim has not ended within {} s", KILL_TIMEOUT.as_secs())))
+        })
+    }
+
+    fn end_shim(&self) -> Result<()> {
+        match &self.host.cgroups {
+            Some(cgroups) => cgroups.kill(&self.id),
+            None => self.shim_pid().map_or(Ok(()), |pid| self.end_process(pid)),
+        }
+    }
+
+    fn end_process(&self, pid: Pid) -> Result<()> {
+        match kill(pid, UnixSignal::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(e) => Err(Error::Start(format!("its shim, process {pid}, cannot be ended: {e}"))),
+        }
+    }
+
+    /// Whether its shim has a thread that has not ended.
+    fn shim_runs(&self) -> bool {
+        match &self.host.cgroups {
+            Some(cgroups) => cgroups.is_populated(&self.id),
+            None => self.shim_pid().is_some(),
+        }
+    }
+
+    /// Ends the guest and removes all that belongs to the sandbox.
+    pub async fn delete(&self) -> Result<()> {
+        self.kill().await?;
+        if let Some(cgroups) = &self.host.cgroups {
+            cgroups.remove(&self.id).await?;
+        }
+        self.host.users.release(self.folder.path())?;
+        self.host.silent.forget(&self.id);
+        self.remove_folder()
+    }
+
+    /// The shim's process, as long as one of its threads is there.
+    pub fn shim_pid(&self) -> Option<Pid> {
+        match &self.host.cgroups {
+            Some(cgroups) => cgroups.processes(&self.id).first().copied(),
+            None => shims::find(&self.host.options.shim, self.folder.path()),
+        }
+    }
+
+    fn remove_folder(&self) -> Result<()> {
+        match fs::remove_dir_all(self.folder.path()) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", self.folder.path())(e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn folder(&self) -> &SandboxDir {
+        &self.folder
+    }
+
+    pub(crate) fn options(&self) -> &HostOptions {
+        &self.host.options
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.folder.control_socket())
+    }
+}
