@@ -179,7 +179,7 @@ impl<D: VirtioDevice> Machine<D> {
             queue.write(&self.memory, QUEUES + u64::from(number) * QUEUE_SPACE);
             write(&mut self.device, QUEUE_NOTIFY, number);
         }
-        // Without an interrupt the device may have done nothing; the timeout is short.
+        // There is no interrupt if the device had nothing to do.
         let _ = poll(&mut [PollFd::new(borrow(&self.line), PollFlags::POLLIN)], PollTimeout::from(1u8));
         self.device.stop();
         self.device.resume().expect("its thread has not panicked");

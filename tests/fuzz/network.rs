@@ -6,7 +6,7 @@ use std::process::Command;
 
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
-use vmm::virtio::{Medium, Net, VirtioDevice};
+use vmm::virtio::Net;
 use vmm::{MacAddress, NicConfig, RateLimit, TapQueue};
 
 use crate::devices::try_queues;
@@ -43,6 +43,6 @@ fn queues_of_an_interface_with_several_pairs() {
 fn try_interface(pairs: u8) {
     let mut slot = Net::new(MacAddress([2, 0, 0, 0, 0, 1]), pairs);
     let queues = vec![TapQueue { tap: tap(), vhost: None }];
-    slot.insert(Medium::Nic(NicConfig { queues, limit: RateLimit::default() })).unwrap();
+    slot.insert(NicConfig { queues, limit: RateLimit::default() }).unwrap();
     try_queues(slot);
 }

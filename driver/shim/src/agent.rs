@@ -14,32 +14,33 @@ use ttrpc::context::{Context, with_duration};
 
 use crate::error::{Error, Result};
 
-/// How long a guest may take until its agent answers.
+/// Time for a guest to boot until its agent answers.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long one attempt may take: a guest that is not up yet answers with a reset, or not at all.
+/// Time for one attempt: a guest that is not up yet answers with a reset, or not at all.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time between two attempts at a guest whose agent does not knock: Kata's does not. Each costs the guest time.
+/// Time between two attempts at a guest whose agent sends no ready signal, as Kata's. Each attempt costs the guest
+/// time.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Longest reply line, `OK 4294967295\n`.
 const REPLY_MAX: usize = 14;
 
-/// How long the agent may take for a call that does not wait for a process.
+/// Timeout of calls that do not wait for a process.
 pub fn deadline() -> Context {
     with_duration(Duration::from_secs(60))
 }
 
-/// How long the agent may take to make a container: it mounts what may be large, on a host that may be busy.
+/// Timeout of calls that make a container: its mounts may be large, and the host may be busy.
 pub fn creation_deadline() -> Context {
     with_duration(Duration::from_secs(180))
 }
 
-/// For calls that wait for a process.
+/// No timeout, for calls that wait for a process.
 pub fn no_deadline() -> Context {
     Context::default()
 }
 
-/// Connects once the agent listens, which it makes known by `knock`, and makes sure that it answers.
-pub async fn connect(socket: &Path, knock: &UnixStream) -> Result<AgentServiceClient> {
+/// Connects once the agent listens, which `ready_signal` reports, and checks that it answers.
+pub async fn connect(socket: &Path, ready_signal: &UnixStream) -> Result<AgentServiceClient> {
     let give_up = Instant::now() + BOOT_TIMEOUT;
     loop {
         if let Ok(Some(stream)) = timeout(ATTEMPT_TIMEOUT, open_stream(socket)).await {
@@ -50,14 +51,14 @@ pub async fn connect(socket: &Path, knock: &UnixStream) -> Result<AgentServiceCl
         if Instant::now() > give_up {
             return Err(Error::AgentTimeout(BOOT_TIMEOUT.as_secs()));
         }
-        // The other end stays open as long as the machine runs; what is read says no more than that it came.
-        if timeout(RETRY_PAUSE, knock.readable()).await.is_ok() {
-            let _ = knock.try_read(&mut [0; 16]);
+        // Only the arrival of a byte matters, not its value. The machine keeps the other end open.
+        if timeout(RETRY_PAUSE, ready_signal.readable()).await.is_ok() {
+            let _ = ready_signal.try_read(&mut [0; 16]);
         }
     }
 }
 
-/// One attempt at the handshake; none while nobody listens in the guest.
+/// Attempts the handshake once; `None` if nothing listens in the guest.
 async fn open_stream(socket: &Path) -> Option<UnixStream> {
     let mut stream = UnixStream::connect(socket).await.ok()?;
     stream.write_all(format!("CONNECT {AGENT_PORT}\n").as_bytes()).await.ok()?;

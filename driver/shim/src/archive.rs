@@ -1,4 +1,4 @@
-//! Files of a container, packed and unpacked by a process of the guest's agent.
+//! Packs and unpacks files of a container, by a process of the guest's agent.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,13 +15,13 @@ use crate::error::{Error, Result};
 
 const SIGKILL: u32 = 9;
 const PIECE_MAX: usize = 32 * 1024;
-/// Most bytes of diagnostics that are read: a path and a reason fit.
+/// Most bytes of diagnostics that are read, enough for a path and a reason.
 const DIAGNOSTICS_MAX: usize = 16 * 1024;
 
-/// What became of an archive: something, or the reason why not.
+/// The result of packing or unpacking, or the reason why it failed in the guest.
 pub type Outcome<T> = std::result::Result<T, String>;
 
-/// Packs what is at `path` into `archive`.
+/// Packs the file or folder at `path` into `archive`.
 pub async fn pack(
     agent: &AgentServiceClient,
     pack: &Pack,
@@ -34,7 +34,7 @@ pub async fn pack(
     })
 }
 
-/// Packs what a container has changed in its image, while its processes stand still.
+/// Packs a container's changes to its image, while its processes are paused.
 pub async fn pack_changes(agent: &AgentServiceClient, pack: &Pack, archive: File) -> Result<Outcome<()>> {
     let container = &pack.container;
     let pause = PauseContainerRequest { container_id: container.clone(), ..Default::default() };
@@ -45,7 +45,7 @@ pub async fn pack_changes(agent: &AgentServiceClient, pack: &Pack, archive: File
     Ok(filled?.map(drop))
 }
 
-/// Copies what a process packs into `archive`, and gives its diagnostics.
+/// Copies the output of a packing process into `archive`, and returns its diagnostics.
 async fn fill(
     agent: &AgentServiceClient,
     pack: &Pack,
@@ -82,7 +82,7 @@ pub async fn unpack(agent: &AgentServiceClient, unpack: &Unpack, mut archive: Fi
         let mut piece = vec![0; PIECE_MAX];
         loop {
             let length = archive.read(&mut piece).map_err(Error::io("read the archive"))?;
-            // One that has seen enough, or failed, reads no more.
+            // A process that has reached the archive's end, or failed, reads no more.
             if length == 0 || write(agent, &unpack.container, &process.id, &piece[..length]).await.is_err() {
                 return close_input(agent, &unpack.container, &process.id).await;
             }

@@ -1,4 +1,4 @@
-//! Containers and processes through the agent, with their output kept.
+//! Containers and processes, through the guest's agent.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,15 +24,15 @@ use crate::agent::{creation_deadline, deadline, no_deadline};
 use crate::error::{Error, Result};
 use crate::output::Output;
 
-/// What a shell gives for a program that is there but cannot be run, and for one that is not there.
+/// A shell's exit statuses for a program that cannot be executed, and for one that does not exist.
 const STATUS_NOT_EXECUTABLE: i32 = 126;
 const STATUS_NOT_FOUND: i32 = 127;
 const SIGKILL: u32 = 9;
 const READ_LENGTH: u32 = 32 * 1024;
-/// Most output of one `exec` that is kept.
+/// Most bytes of output that one `exec` keeps.
 const EXEC_OUTPUT_MAX: usize = 1 << 20;
 
-/// Makes a container and starts to keep its output. The task ends with both streams.
+/// Makes a container and starts a task that keeps its output. The task ends with both streams.
 pub async fn create(
     agent: &AgentServiceClient,
     container: &CreateContainer,
@@ -57,7 +57,7 @@ pub async fn create(
     }))
 }
 
-/// Lets a container's process run.
+/// Starts a container's process.
 pub async fn start(agent: &AgentServiceClient, id: &str) -> Result<()> {
     agent
         .start_container(
@@ -68,7 +68,7 @@ pub async fn start(agent: &AgentServiceClient, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Kills what is left of a container. One that is not there is as good.
+/// Kills the container's remaining processes and removes it. Idempotent: succeeds if the container is absent.
 pub async fn remove(agent: &AgentServiceClient, id: &str) -> Result<()> {
     let request = RemoveContainerRequest { container_id: id.to_owned(), ..Default::default() };
     match agent.remove_container(creation_deadline(), &request).await {
@@ -77,7 +77,7 @@ pub async fn remove(agent: &AgentServiceClient, id: &str) -> Result<()> {
     }
 }
 
-/// Waits for the end of a process.
+/// Waits for the end of a process, and returns its exit status.
 pub async fn wait(agent: &AgentServiceClient, container: &str, exec: &str) -> Result<i32> {
     let request = WaitProcessRequest {
         container_id: container.to_owned(),
@@ -96,7 +96,7 @@ pub async fn signal(agent: &AgentServiceClient, signal: &Signal) -> Result<()> {
     signal_process(agent, &signal.container, process, signal.number).await
 }
 
-/// Signals one process of a container; without a name, all of them.
+/// Signals one process of a container; if `process` is empty, all of them.
 pub async fn signal_process(
     agent: &AgentServiceClient,
     container: &str,
@@ -109,8 +109,8 @@ pub async fn signal_process(
     Ok(())
 }
 
-/// Runs a process to its end; none is one that took too long, and was killed. A program that cannot be run gives what a
-/// shell would give for it.
+/// Runs a process to its end; `None` if it was killed at its time limit. For a program that cannot be run, returns a
+/// shell's message and status.
 pub async fn exec(agent: &AgentServiceClient, exec: &Exec) -> Result<Option<ExecResult>> {
     let id = Uuid::new_v4().to_string();
     if let Err(e) = spawn(agent, &id, exec).await {
@@ -153,7 +153,7 @@ pub async fn spawn(agent: &AgentServiceClient, id: &str, exec: &Exec) -> Result<
     Ok(())
 }
 
-/// What a shell would say of a program that cannot be run; other errors stay what they are.
+/// A shell's message and status for a program that cannot be run; other errors are returned unchanged.
 pub fn unrunnable(error: Error) -> Result<ExecResult> {
     match error {
         Error::Agent(ttrpc::Error::RpcStatus(status))
@@ -167,7 +167,7 @@ pub fn unrunnable(error: Error) -> Result<ExecResult> {
     }
 }
 
-/// Changes what a container may use.
+/// Changes a container's resources.
 pub async fn update(agent: &AgentServiceClient, update: &Update) -> Result<()> {
     let request = UpdateContainerRequest {
         container_id: update.container.clone(),
@@ -178,7 +178,7 @@ pub async fn update(agent: &AgentServiceClient, update: &Update) -> Result<()> {
     Ok(())
 }
 
-/// What a container uses.
+/// A container's resource usage.
 pub async fn stats(agent: &AgentServiceClient, id: &str) -> Result<Stats> {
     let request = StatsContainerRequest { container_id: id.to_owned(), ..Default::default() };
     let reply = agent.stats_container(deadline(), &request).await?;
@@ -215,7 +215,7 @@ pub async fn processes(agent: &AgentServiceClient, id: &str) -> Result<Vec<Conta
     serde_json::from_slice(&reply.process_list).map_err(Error::Processes)
 }
 
-/// Ends a process's input.
+/// Closes a process's input.
 pub async fn close_input(agent: &AgentServiceClient, container: &str, exec: &str) -> Result<()> {
     let request = CloseStdinRequest {
         container_id: container.to_owned(),
@@ -226,7 +226,7 @@ pub async fn close_input(agent: &AgentServiceClient, container: &str, exec: &str
     Ok(())
 }
 
-/// Reads more of a process's output; none is its end.
+/// Reads more of a process's output; `None` at its end.
 pub async fn read(
     agent: &AgentServiceClient,
     container: &str,
@@ -246,7 +246,7 @@ pub async fn read(
     reply.ok().map(|reply| reply.data).filter(|data| !data.is_empty())
 }
 
-/// Writes to a process's input. The process may leave it unread as long as it likes.
+/// Writes to a process's input. Waits as long as the process does not read.
 pub async fn write(agent: &AgentServiceClient, container: &str, exec: &str, data: &[u8]) -> Result<()> {
     let request = WriteStreamRequest {
         container_id: container.to_owned(),

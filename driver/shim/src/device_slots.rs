@@ -102,7 +102,7 @@ impl DeviceSlots {
         });
         let nics = self.nics.iter().filter_map(|entry| {
             let PluggedNic { mac: device, tap } = entry.nic.clone()?;
-            let (incoming, outgoing) = Default::default();
+            let (incoming, outgoing) = (Flow::default(), Flow::default());
             Some(DeviceTraffic { device, tap: Some(tap), incoming, outgoing })
         });
         disks.chain(nics).collect()
@@ -119,9 +119,7 @@ impl<B, N> DeviceSlots<B, N> {
     /// The device of a disk in the guest.
     pub fn find_disk(&self, name: &str) -> Result<PathBuf> {
         let entry = self.disks.iter().find(|entry| entry.holds(name));
-        entry
-            .map(|entry| entry.device.clone())
-            .ok_or_else(|| Error::Slot(format!("{name} is in none")))
+        entry.map(|entry| entry.device.clone()).ok_or_else(|| Error::Slot(format!("{name} is in none")))
     }
 
     /// A free slot for a disk with this name, which must be in no slot yet.

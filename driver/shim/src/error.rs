@@ -1,6 +1,6 @@
 use std::io;
 
-/// What a shim could not do.
+/// An error of the shim.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the guest took memory only up to {has} of {wanted} MiB")]
@@ -39,13 +39,13 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// For `map_err`: an I/O error while doing `what`.
+    /// For `map_err`: an I/O error of the operation `what`.
     pub fn io<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
         move |source| Self::Io { what: what.into(), source: source.into() }
     }
 }
 
-/// The agent's own words, without ttrpc's around them.
+/// The agent's message, without ttrpc's prefix.
 fn agent_message(error: &ttrpc::Error) -> String {
     match error {
         ttrpc::Error::RpcStatus(status) => status.message().to_owned(),

@@ -1,4 +1,4 @@
-//! What a fresh guest is told: the time, random bytes, its name; and of its network.
+//! Setting up a guest: its time, random seed, name and network.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -12,15 +12,15 @@ use agent_protocol::service::AgentServiceClient;
 use protobuf::MessageField;
 use shim_control::{Network, Nic, NicAddress, NicRoute, SandboxPlan};
 use time::OffsetDateTime;
+use vmm::MacAddress;
 
 use crate::agent::deadline;
 use crate::error::{Error, Result};
-use crate::machine::slot_address;
 
-/// Bytes that a guest's generator is seeded with, twice the size of its key.
+/// Size of the seed of a guest's random number generator, twice the size of its key.
 const SEED_SIZE: usize = 64;
 
-/// Sets the guest up as the plan says.
+/// Sets the guest up before its first container.
 pub async fn set_up(agent: &AgentServiceClient, plan: &SandboxPlan) -> Result<()> {
     make_unique(agent).await?;
     let sandbox = CreateSandboxRequest {
@@ -32,12 +32,12 @@ pub async fn set_up(agent: &AgentServiceClient, plan: &SandboxPlan) -> Result<()
     Ok(())
 }
 
-/// Lets the guest use the interface in `slot`, with the addresses that it is to have.
-pub async fn set_up_nic(agent: &AgentServiceClient, slot: u8, nic: &Nic) -> Result<()> {
+/// Sets up the interface in the slot with permanent address `slot`.
+pub async fn set_up_nic(agent: &AgentServiceClient, slot: MacAddress, nic: &Nic) -> Result<()> {
     update_interface(agent, interface(slot, nic)).await
 }
 
-/// Tells the guest its routes and its files. Its interfaces have been set up.
+/// Sets the guest's routes and files. Its interfaces must have been set up.
 pub async fn set_network(agent: &AgentServiceClient, network: &Network) -> Result<()> {
     let routes = Routes { Routes: routes(&network.nics), ..Default::default() };
     let routes = UpdateRoutesRequest { routes: MessageField::some(routes), ..Default::default() };
@@ -46,10 +46,10 @@ pub async fn set_network(agent: &AgentServiceClient, network: &Network) -> Resul
     write_file(agent, "hosts", &network.hosts).await
 }
 
-/// Lets the guest no longer use the interface in `slot`.
-pub async fn take_down_nic(agent: &AgentServiceClient, slot: u8) -> Result<()> {
-    let slot = Interface { devicePath: slot_address(slot).to_string(), ..Default::default() };
-    update_interface(agent, slot).await
+/// Takes down the interface in the slot with permanent address `slot`.
+pub async fn take_down_nic(agent: &AgentServiceClient, slot: MacAddress) -> Result<()> {
+    let interface = Interface { devicePath: slot.to_string(), ..Default::default() };
+    update_interface(agent, interface).await
 }
 
 async fn update_interface(agent: &AgentServiceClient, interface: Interface) -> Result<()> {
@@ -58,8 +58,8 @@ async fn update_interface(agent: &AgentServiceClient, interface: Interface) -> R
     Ok(())
 }
 
-/// A guest that goes on from a template has the template's clock and its generator's state, and so has one that made
-/// it: both are replaced before any container starts.
+/// Replaces the clock and the generator's state, which a guest shares with the template that it was restored from or
+/// that it made.
 async fn make_unique(agent: &AgentServiceClient) -> Result<()> {
     let mut data = vec![0; SEED_SIZE];
     getrandom::fill(&mut data).map_err(|e| Error::io("get random bytes")(std::io::Error::from(e)))?;
@@ -87,9 +87,9 @@ async fn write_file(agent: &AgentServiceClient, name: &str, text: &str) -> Resul
     Ok(())
 }
 
-fn interface(slot: u8, nic: &Nic) -> Interface {
+fn interface(slot: MacAddress, nic: &Nic) -> Interface {
     Interface {
-        devicePath: slot_address(slot).to_string(),
+        devicePath: slot.to_string(),
         name: nic.name.clone(),
         mtu: u64::from(nic.mtu),
         hwAddr: nic.mac.clone(),
@@ -107,7 +107,7 @@ fn address(address: &NicAddress) -> IPAddress {
     }
 }
 
-/// The routes of all interfaces: of default routes the first of each family.
+/// The routes of all interfaces, with only the first default route of each family.
 fn routes(nics: &[Nic]) -> Vec<Route> {
     let mut defaults = Vec::new();
     let all = nics.iter().flat_map(|nic| nic.routes.iter().map(move |route| (nic, route)));

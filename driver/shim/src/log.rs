@@ -19,7 +19,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log at `path`, after what is in it.
+    /// Opens the log at `path` for appending.
     pub fn open(path: PathBuf, limits: LogLimits) -> io::Result<Self> {
         let file = File::options().append(true).create(true).open(&path)?;
         let size = file.metadata()?.len();
@@ -63,12 +63,12 @@ fn rotated(path: &Path, number: u32) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Splits a stream of bytes into lines; what has no end yet waits.
+/// Splits a stream of bytes into lines, and keeps the last line until it is complete.
 #[derive(Default)]
 pub struct Lines(Vec<u8>);
 
 impl Lines {
-    /// Adds `data` and gives back the pieces that are complete.
+    /// Adds `data` and returns the complete lines, long ones in pieces.
     pub fn push(&mut self, data: &[u8]) -> Vec<Vec<u8>> {
         let mut pieces = Vec::new();
         for piece in data.split_inclusive(|byte| *byte == b'\n') {
@@ -84,7 +84,7 @@ impl Lines {
         pieces
     }
 
-    /// What was left without an end.
+    /// The last line, if it is incomplete.
     pub fn finish(self) -> Option<Vec<u8>> {
         (!self.0.is_empty()).then_some(self.0)
     }

@@ -1,4 +1,4 @@
-//! From a sandbox's plan to its machine.
+//! Builds a sandbox's machine from its plan.
 
 use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -12,55 +12,55 @@ use vmm::{
 
 use crate::error::{Error, Result};
 
-/// Each machine has its own host socket, so that all guests can have the same context identifier.
+/// Context identifier of every guest: each machine has its own host socket, so that they need not differ.
 const GUEST_CID: u32 = 3;
 
 /// A machine that is built, and what is opened for it.
 pub struct Prepared {
     /// The machine.
     pub machine: Assembly,
-    /// Whether it goes on from a template.
+    /// Whether it is restored from a template.
     pub from_template: bool,
-    /// Readable when the guest's agent listens, as our own does it known.
-    pub knock: UnixStream,
-    /// Where its state is to be saved.
+    /// Becomes readable when the guest's agent listens.
+    pub ready_signal: UnixStream,
+    /// The template to save, if one is to be made.
     pub template: Option<TemplateFiles>,
 }
 
-/// Opens what the plan names and builds the machine. After this nothing of the host need be opened any more.
+/// Opens the files that the plan names and builds the machine. Nothing else of the host is opened afterwards.
 pub fn prepare(folder: &RunDir, plan: &SandboxPlan) -> Result<Prepared> {
     let listener =
         UnixListener::bind(folder.vsock_socket()).map_err(Error::io("listen for vsock clients"))?;
-    let (knock, knocking) = UnixStream::pair().map_err(Error::io("make a pair of sockets"))?;
-    let vsock = Vsock { listener, knock: knocking };
+    let (ready_signal, signaller) = UnixStream::pair().map_err(Error::io("make a pair of sockets"))?;
+    let vsock = Vsock { listener, ready_signal: signaller };
     let template = match plan.origin {
         Origin::BootAndSave => Some(TemplateFiles::create(folder)?),
         Origin::Boot | Origin::Template(_) => None,
     };
     if let Origin::Template(path) = &plan.origin {
         match restore(plan, &vsock, path) {
-            Ok(machine) => return Ok(Prepared { machine, from_template: true, knock, template }),
+            Ok(machine) => return Ok(Prepared { machine, from_template: true, ready_signal, template }),
             Err(e) => tracing::warn!("the template {} is not used, the guest boots: {e}", path.display()),
         }
     }
     let boot =
         BootConfig { kernel: plan.kernel.clone(), initrd: plan.image.clone(), command_line: String::new() };
     let machine = Assembly::boot(config(plan, &vsock)?, &boot)?;
-    Ok(Prepared { machine, from_template: false, knock, template })
+    Ok(Prepared { machine, from_template: false, ready_signal, template })
 }
 
 /// The host side of the guest's socket device.
 struct Vsock {
     listener: UnixListener,
-    knock: UnixStream,
+    ready_signal: UnixStream,
 }
 
 impl Vsock {
-    /// A copy for one machine: where one cannot be restored another is booted.
+    /// A copy for one machine: if the first cannot be restored, a second is booted.
     fn config(&self) -> Result<VsockConfig> {
         let listener = self.listener.try_clone().map_err(Error::io("copy the vsock listener"))?;
-        let knock = self.knock.try_clone().map_err(Error::io("copy a socket"))?;
-        Ok(VsockConfig { cid: GUEST_CID, listener, knock })
+        let ready_signal = self.ready_signal.try_clone().map_err(Error::io("copy a socket"))?;
+        Ok(VsockConfig { cid: GUEST_CID, listener, ready_signal })
     }
 }
 
@@ -89,13 +89,13 @@ fn access(slot: &DiskSlot) -> DiskAccess {
     }
 }
 
-/// The permanent address of an interface's slot, by which the agent finds it: locally administered, and never on a wire.
-pub fn slot_address(slot: u8) -> MacAddress {
+/// The permanent address of an interface slot, by which the agent finds it: locally administered, and never on a wire.
+fn slot_address(slot: u8) -> MacAddress {
     MacAddress([0x02, b'z', b'u', b'n', 0, slot])
 }
 
-/// The files of a template in the making, which get their name once they are whole. Paths are below the root that the
-/// shim has then.
+/// The files of a template in the making, which are renamed once they are complete. Paths are relative to the shim's
+/// root after it has changed that.
 pub struct TemplateFiles {
     files: SnapshotFiles,
     making: PathBuf,
@@ -119,7 +119,7 @@ impl TemplateFiles {
         Ok(Self { files: SnapshotFiles::create(&making)?, making: name(&making), made: name(&made) })
     }
 
-    /// Saves the machine's state; if that fails, nothing is left.
+    /// Saves the machine's state. If that fails, the files are removed.
     pub fn save(self, machine: &Machine, folder: &RunDir) -> Result<()> {
         let root = folder.path();
         let saved = machine.snapshot(&self.files).map_err(Error::from).and_then(|()| {
@@ -127,7 +127,7 @@ impl TemplateFiles {
                 .map_err(Error::io("give a template its name"))
         });
         if saved.is_err() {
-            // What cannot be removed goes with the sandbox's folder.
+            // Files that cannot be removed are removed with the sandbox's folder.
             let _ = fs::remove_dir_all(root.join(&self.making));
         }
         saved

@@ -1,17 +1,18 @@
-//! The process of one sandbox: it runs the sandbox's machine, keeps its containers' output and exit status, and
-//! takes requests on a control socket. It outlives the service that started it.
+//! The process of one sandbox: it runs the sandbox's machine, keeps its containers' output and exit status, and serves
+//! requests on a control socket. It outlives the service that started it.
 
 mod agent;
 mod archive;
 mod containers;
+mod device_slots;
 mod error;
 mod guest;
 mod jail;
 mod log;
 mod machine;
-mod media;
 mod output;
 mod resize;
+mod sandbox;
 mod server;
 mod supervisor;
 mod terminal;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use shim_control::SandboxDir;
 
-/// Runs one sandbox. Started by zun-kata-compute; of no use by hand.
+/// Runs one sandbox. Started by zun-kata-compute, not by hand.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let folder = SandboxDir::new(arguments.folder);
-    jail::in_new_process(|| match supervisor::run(&folder) {
+    jail::in_new_process(|| match sandbox::run(&folder) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("{e}");

@@ -1,4 +1,4 @@
-//! Where a container's output goes: to its log, and to whoever is attached.
+//! A container's output, which goes to its log and to attached clients.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,12 +8,12 @@ use tokio::sync::mpsc;
 
 use crate::log::{Lines, Log};
 
-/// Pieces of output that may wait for one that is attached.
+/// Pieces of output that are queued for an attached client.
 const WAITING_MAX: usize = 16;
-/// How long the container waits for one that is attached and does not read, before that one is cut off.
+/// Time that the container waits for an attached client that does not read, before the client is cut off.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What one that is attached gets.
+/// The output for an attached client.
 pub type Pieces = mpsc::Receiver<Arc<[u8]>>;
 
 /// A container's output.
@@ -28,7 +28,7 @@ impl Output {
         Self { log: Mutex::new(log), attached: Mutex::default() }
     }
 
-    /// What comes from now on. It ends with the output.
+    /// The output from now on, until it ends.
     pub fn attach(&self) -> Pieces {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
         let mut attached = lock(&self.attached);
@@ -37,7 +37,7 @@ impl Output {
         receiver
     }
 
-    /// What takes one of the container's streams.
+    /// The receiver of one of the container's streams.
     pub fn source(&self, stream: LogStream) -> Source<'_> {
         Source { output: self, stream, lines: Lines::default() }
     }
@@ -69,7 +69,7 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Takes what the stream gave.
+    /// Takes data of the stream.
     pub async fn push(&mut self, data: Vec<u8>) {
         for piece in self.lines.push(&data) {
             self.output.append(self.stream, &piece);

@@ -1,4 +1,4 @@
-//! CPUs and memory that a guest gets while it runs.
+//! Adds CPUs and memory to a running guest.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use vmm::Machine;
 use crate::agent::deadline;
 use crate::error::{Error, Result};
 
-/// How long a guest may take until it has the memory that it was offered.
+/// Time for a guest to take the memory that it was offered.
 const MEMORY_TIMEOUT: Duration = Duration::from_secs(30);
 const MEMORY_INTERVAL: Duration = Duration::from_millis(5);
 pub const MEBIBYTE: u64 = 1 << 20;
 
-/// Lets the guest use at least `vcpus` CPUs.
+/// Brings at least `vcpus` CPUs online in the guest.
 pub async fn raise_vcpus(agent: &AgentServiceClient, vcpus: u8) -> Result<()> {
     let request =
         OnlineCPUMemRequest { wait: true, nb_cpus: vcpus.into(), cpu_only: true, ..Default::default() };
@@ -23,7 +23,7 @@ pub async fn raise_vcpus(agent: &AgentServiceClient, vcpus: u8) -> Result<()> {
     Ok(())
 }
 
-/// Gives the guest memory until it has `mebibytes`. If it does not take them, it is left with what it had.
+/// Adds memory until the guest has `mebibytes`. If it does not take them in time, the request is reverted.
 pub async fn raise_memory(machine: &Machine, mebibytes: u64) -> Result<()> {
     let (had, _) = machine.memory();
     machine.resize_memory(mebibytes)?;

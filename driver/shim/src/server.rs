@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::supervisor::Supervisor;
 use crate::terminal::Attached;
 
-/// How long answers may take to be written once the guest is gone.
+/// Time for open requests to be answered once the guest has ended.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The running server.
@@ -25,7 +25,7 @@ pub struct Server {
     ending: tokio::sync::oneshot::Sender<()>,
 }
 
-/// Starts taking requests.
+/// Starts serving requests.
 pub fn start(listener: StdUnixListener, supervisor: Arc<Supervisor>) -> Result<Server> {
     let listener = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
     let listener = listener.map_err(Error::io("take requests"))?;
@@ -34,9 +34,9 @@ pub fn start(listener: StdUnixListener, supervisor: Arc<Supervisor>) -> Result<S
 }
 
 impl Server {
-    /// Answers what is still to be answered and ends.
+    /// Answers the open requests and ends.
     pub async fn finish(self) {
-        // A task that is gone needs no word.
+        // Fails only if the task has ended.
         let _ = self.ending.send(());
         if tokio::time::timeout(FINISH_TIMEOUT, self.task).await.is_err() {
             tracing::warn!("a request was still open when the sandbox ended");
@@ -89,17 +89,17 @@ async fn handle(mut stream: UnixStream, supervisor: Arc<Supervisor>) {
     }
 }
 
-/// What a request gets.
+/// The reply to a request.
 enum Reply {
     Answer(Answer),
     Session(Session),
 }
 
-/// What a connection carries after its request was answered.
+/// A connection's use after its request was answered.
 enum Session {
     Attached(Attached),
     Interactive(Box<Interact>),
-    /// What a shell would say of a program that cannot be run.
+    /// A shell's message for a program that cannot be run.
     Unrunnable(String),
 }
 
@@ -109,7 +109,7 @@ async fn serve_session(mut stream: UnixStream, session: Session, supervisor: &Su
             supervisor.serve_attached(stream, attached).await;
             Ok(())
         }
-        // Though its user may have left already: somebody must see its end.
+        // Served even if its user has left: the process must be waited for.
         Session::Interactive(interact) => {
             or_end(supervisor, supervisor.serve_interactive(stream, &interact)).await
         }
@@ -206,7 +206,7 @@ async fn reply(request: Request, files: Vec<OwnedFd>, supervisor: &Arc<Superviso
         }
         Request::Stats(id) => Answer::Stats(or_end(supervisor, supervisor.stats(&id)).await?),
         Request::Processes(id) => Answer::Processes(or_end(supervisor, supervisor.processes(&id)).await?),
-        Request::Traffic => Answer::Traffic(supervisor.traffic().await?),
+        Request::Traffic => Answer::Traffic(supervisor.traffic().await),
         Request::Shutdown => {
             supervisor.shut_down().await;
             wait_for(supervisor, |state| !state.is_live()).await?;
@@ -215,7 +215,7 @@ async fn reply(request: Request, files: Vec<OwnedFd>, supervisor: &Arc<Superviso
     }))
 }
 
-/// Does `work`, unless the guest ends first.
+/// Does `work`; fails if the guest ends first.
 async fn or_end<T>(supervisor: &Supervisor, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
         biased;

@@ -1,4 +1,4 @@
-//! Whoever is connected to a process: what they write is its input, what it writes is theirs.
+//! Clients connected to a process: they write its input and read its output.
 
 use std::pin::pin;
 
@@ -14,20 +14,20 @@ use crate::output::Pieces;
 
 const PIECE_MAX: usize = 32 * 1024;
 const SIGHUP: u32 = 1;
-/// Docker's keys to leave a terminal without ending what runs in it: Ctrl-P and Ctrl-Q.
+/// Docker's keys to detach from a terminal: Ctrl-P and Ctrl-Q.
 const DETACH: [u8; 2] = [0x10, 0x11];
 
-/// Somebody who sees what a container writes.
+/// A client that is attached to a container.
 pub struct Attached {
     /// The container.
     pub container: String,
-    /// What it writes.
+    /// Its output.
     pub pieces: Pieces,
     /// Whether its first process has a terminal.
     pub terminal: bool,
 }
 
-/// A process to which somebody is connected.
+/// A process to which a client is connected.
 pub struct Connected<'a> {
     /// The guest's agent.
     pub agent: &'a AgentServiceClient,
@@ -39,17 +39,17 @@ pub struct Connected<'a> {
     pub terminal: bool,
 }
 
-/// Why somebody writes no more.
+/// How a client's input ended.
 #[derive(Debug, PartialEq, Eq)]
 enum Left {
-    /// They closed their direction.
+    /// The client closed its direction.
     Closed,
-    /// They pressed the keys for it.
+    /// The client pressed the detach keys.
     Detached,
 }
 
 impl Connected<'_> {
-    /// Serves one who is attached, until they leave or the container's output ends.
+    /// Serves an attached client until it leaves or the container's output ends.
     pub async fn attached(
         &self,
         mut reader: impl AsyncRead + Unpin,
@@ -69,7 +69,7 @@ impl Connected<'_> {
         }
     }
 
-    /// Serves the one for whom a process was made, until it has ended.
+    /// Serves the client for which the process was made, until the process has ended.
     pub async fn interactive(
         &self,
         mut reader: impl AsyncRead + Unpin,
@@ -77,7 +77,7 @@ impl Connected<'_> {
     ) -> Result<()> {
         let Self { agent, container, process, .. } = *self;
         let writer = tokio::sync::Mutex::new(&mut writer);
-        // One who has left does not keep the process from writing.
+        // Output is read even after the client has left, so that the process does not block.
         let show = async |stream| {
             while let Some(data) = containers::read(agent, container, process, stream).await {
                 let _ = writer.lock().await.write_all(&data).await;
@@ -115,7 +115,7 @@ impl Connected<'_> {
         containers::write(self.agent, self.container, self.process, data).await
     }
 
-    /// Writes what comes to the process's input.
+    /// Writes the client's input to the process.
     async fn feed(&self, reader: &mut (impl AsyncRead + Unpin)) -> Left {
         let mut keys = Keys::default();
         let mut buffer = vec![0; PIECE_MAX];
@@ -129,7 +129,7 @@ impl Connected<'_> {
                 true => keys.filter(&buffer[..length]),
                 false => (buffer[..length].to_vec(), false),
             };
-            // A process without an input, or that has closed it, is shown all the same.
+            // A process whose input is closed is still shown, and its client may still leave.
             takes_input = takes_input && (data.is_empty() || self.write(&data).await.is_ok());
             if detached {
                 return Left::Detached;
@@ -138,7 +138,7 @@ impl Connected<'_> {
     }
 }
 
-/// Tells a process's terminal its size.
+/// Sets the size of a process's terminal.
 pub async fn resize(agent: &AgentServiceClient, resize: &Resize) -> Result<()> {
     let request = TtyWinResizeRequest {
         container_id: resize.container.clone(),
@@ -151,14 +151,14 @@ pub async fn resize(agent: &AgentServiceClient, resize: &Resize) -> Result<()> {
     Ok(())
 }
 
-/// Looks for the keys to leave. The first waits for the second.
+/// Filters the detach keys. The first is held back until the next key.
 #[derive(Default)]
 struct Keys {
     first_pressed: bool,
 }
 
 impl Keys {
-    /// What is for the process, and whether the keys were pressed after it.
+    /// The input for the process, and whether the keys were pressed after it.
     fn filter(&mut self, data: &[u8]) -> (Vec<u8>, bool) {
         let mut rest = Vec::with_capacity(data.len() + 1);
         for byte in data {

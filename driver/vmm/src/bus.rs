@@ -38,10 +38,11 @@ impl Deref for SerialInterrupt {
 
 type SerialPort = Serial<SerialInterrupt, NoEvents, ConsoleRing>;
 
-/// A device that the bus shares with a handle.
+/// A device on the bus, which a handle may share.
 pub type SharedDevice = Arc<Mutex<dyn BusDevice>>;
 
-/// All devices that a guest can address. As on hardware, a load from no device reads as ones and a store to none is lost.
+/// All devices that a guest can address. As on hardware, a load from no device reads as ones and a store to none is
+/// lost.
 pub struct Bus {
     serial: Mutex<SerialPort>,
     console: ConsoleRing,

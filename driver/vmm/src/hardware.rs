@@ -59,11 +59,9 @@ impl Hardware {
         let serial = event_fd()?;
         vm.register_irqfd(&serial, SERIAL_IRQ).map_err(Error::kvm("connect the serial interrupt"))?;
         let (clients, workers) = (Clients::default(), Workers::default());
-        let mut windows =
-            Windows { vm: &vm, memory: ram.memory(), workers: &workers, devices: Vec::new() };
+        let mut windows = Windows { vm: &vm, memory: ram.memory(), workers: &workers, devices: Vec::new() };
         let handles = attach_devices(config, &clients, &mut windows)?;
-        let devices = windows.devices;
-        let bus = Arc::new(Bus::new(SerialInterrupt(serial), console.clone(), devices));
+        let bus = Arc::new(Bus::new(SerialInterrupt(serial), console.clone(), windows.devices));
         Ok(Self { kvm, vm, ram, vcpus, bus, console, clients, workers, handles })
     }
 }
@@ -94,11 +92,7 @@ fn create_interrupt_controllers(vm: &VmFd) -> Result<()> {
 }
 
 /// Attaches all devices. Their order is guest-visible, and a snapshot keeps their states in it.
-fn attach_devices(
-    config: MachineConfig,
-    clients: &Clients,
-    windows: &mut Windows<'_>,
-) -> Result<Handles> {
+fn attach_devices(config: MachineConfig, clients: &Clients, windows: &mut Windows<'_>) -> Result<Handles> {
     let growth = config.growth();
     let mut disk_slots = Vec::with_capacity(config.disk_slots.len());
     for access in config.disk_slots {
@@ -139,9 +133,7 @@ impl Windows<'_> {
     fn attach<D: VirtioDevice>(&mut self, device: D) -> Result<SharedTransport<D>> {
         let index = self.devices.len();
         if index >= MAX_VIRTIO_DEVICES {
-            return Err(Error::Config(format!(
-                "more virtio devices asked for than {MAX_VIRTIO_DEVICES}, which are possible"
-            )));
+            return Err(Error::Config(format!("more than {MAX_VIRTIO_DEVICES} virtio devices asked for")));
         }
         let (window, irq) = placement(index);
         let line = event_fd()?;

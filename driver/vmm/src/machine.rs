@@ -15,9 +15,9 @@ use crate::threads::Confinement;
 use crate::virtio::{BlockSlot, Clients, MemGauge, MemHandle, NicSlot};
 use crate::{Error, Result, boot};
 
-/// Kernel arguments of every guest: console on the serial port but quiet, no probing for devices that do not exist, and
-/// on a panic an immediate reset through the keyboard controller. RCU grace periods are expedited: starting a container
-/// waits for dozens of them.
+/// Kernel arguments of every guest: console on the serial port but quiet, no probing for devices that do not exist,
+/// and on a panic an immediate reset through the keyboard controller. RCU grace periods are expedited: starting a
+/// container waits for dozens of them.
 pub const BASE_COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=3 reboot=k panic=-1 nomodule \
      8250.nr_uarts=1 tsc=reliable no_timer_check rcupdate.rcu_expedited=1";
 
@@ -147,8 +147,8 @@ impl Machine {
         &self.handles.nic_slots
     }
 
-    /// Asks the guest to have `mebibytes` of memory, but never less than its initial memory. The guest takes or returns
-    /// the difference over time; [`Machine::memory`] shows its progress.
+    /// Asks the guest to have `mebibytes` of memory, but never less than its initial memory. The guest takes or
+    /// returns the difference over time; [`Machine::memory`] shows its progress.
     pub fn resize_memory(&self, mebibytes: u64) -> Result<()> {
         let more = mebibytes.saturating_sub(self.topology.memory_mib).saturating_mul(MEBIBYTE);
         match &self.handles.memory {
@@ -169,8 +169,8 @@ impl Machine {
         self.handles.memory.as_ref().map(MemHandle::gauge)
     }
 
-    /// Writes the machine's state to `files`; the machine then runs on. All slots must be empty, and host programs must
-    /// have left the socket device or leave it soon.
+    /// Writes the machine's state to `files`; the machine then runs on. All slots must be empty, and host programs
+    /// must have left the socket device or leave it soon.
     pub fn snapshot(&self, files: &SnapshotFiles) -> Result<()> {
         if self.gauge().is_some_and(|gauge| gauge.requested() + gauge.plugged() > 0) {
             return Err(Error::Snapshot("the machine's memory has grown".into()));

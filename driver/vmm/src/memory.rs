@@ -55,8 +55,8 @@ pub enum Content<'a> {
     Copy(&'a File),
 }
 
-/// The mappings of a guest's memory in address order, the range for growth last. They are unmapped on drop, when no clone
-/// of `memory` may be in use any more.
+/// The mappings of a guest's memory in address order, the range for growth last. They are unmapped on drop, when no
+/// clone of `memory` may be in use any more.
 pub struct GuestRam {
     memory: Memory,
     initial: Memory,
@@ -106,7 +106,8 @@ struct Mapping {
     length: usize,
 }
 
-// SAFETY: the pointers name a range that belongs to this value alone; they are read only to make a region and to unmap.
+// SAFETY: the pointers name a range that belongs to this value alone; they are read only to make a region and to
+// unmap.
 unsafe impl Send for Mapping {}
 // SAFETY: nothing is written through a shared reference.
 unsafe impl Sync for Mapping {}

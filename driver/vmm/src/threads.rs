@@ -84,8 +84,8 @@ const SOCKETS: [i64; 5] =
     [libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_shutdown, libc::SYS_writev];
 /// System calls that start a thread, besides `clone`.
 const START: [i64; 3] = [libc::SYS_rseq, libc::SYS_seccomp, libc::SYS_set_robust_list];
-/// Calls answered with `ENOSYS`, after which the C library falls back to others: `openat` of the overcommit setting when
-/// it releases memory, and `clone3`, whose flags a filter cannot see.
+/// Calls answered with `ENOSYS`, after which the C library falls back to others: `openat` of the overcommit setting
+/// when it releases memory, and `clone3`, whose flags a filter cannot see.
 const UNKNOWN: [i64; 2] = [libc::SYS_openat, libc::SYS_clone3];
 /// All `CLONE_NEW*` flags.
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
@@ -237,8 +237,8 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// A filter that allows `rules`, answers `unknown` calls with `ENOSYS`, and ends the process for all others. A call
-    /// named more than once is allowed what any of its entries allows.
+    /// A filter that allows `rules`, answers `unknown` calls with `ENOSYS`, and ends the process for all others. A
+    /// call named more than once is allowed what any of its entries allows.
     pub fn new(rules: Vec<Rule>, unknown: &[i64]) -> Result<Self> {
         let allowed = merge([rules, plain(unknown)].concat());
         let lacking = SeccompAction::Errno(libc::ENOSYS as u32);

@@ -1,5 +1,5 @@
-//! The system calls of the shim's own threads: those of its machine, and what tokio, the sandbox's files and the control
-//! socket take.
+//! The system calls of the shim's own threads: those of a machine's owner, of tokio, the sandbox's files and the
+//! control socket.
 
 use nix::libc;
 use seccompiler::SeccompCmpOp;
@@ -47,7 +47,7 @@ const EVENTS_AND_SOCKETS: [i64; 13] = [
     libc::SYS_getuid,
 ];
 
-/// Holds this thread, and those that it starts from now on, to its list.
+/// Applies the filter to this thread and those that it starts from now on.
 pub fn confine_this_thread() -> Result<()> {
     Ok(Filter::new(rules()?, &[libc::SYS_clone3])?.apply()?)
 }

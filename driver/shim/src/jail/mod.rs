@@ -1,5 +1,5 @@
-//! What a shim does to itself before its guest runs, so that whoever breaks out of the guest into it has nothing: no
-//! files but the sandbox's own, no other processes, no network, no rights, and few system calls.
+//! Confines the shim before its guest runs. Code that breaks out of the guest into the shim finds no files but the
+//! sandbox's own, no other processes, no network, no capabilities, and few system calls.
 
 mod filter;
 mod root;
@@ -18,16 +18,16 @@ use crate::error::{Error, Result};
 
 pub use filter::confine_this_thread;
 
-/// Highest capability that the kernel knows.
+/// File with the number of the kernel's last capability.
 const LAST_CAPABILITY: &str = "/proc/sys/kernel/cap_last_cap";
-/// Open files: queues and interrupts of the devices, disks, and the clients of the guest's sockets.
+/// Most open files: queues and interrupts of the devices, disks, and the clients of the guest's sockets.
 const FILES_MAX: u64 = 4096;
-/// Processes and threads of the sandbox's user.
+/// Most processes and threads of the sandbox's user.
 const THREADS_MAX: u64 = 256;
 
-/// Does `work` in a child that is the first process of a PID namespace of its own, in a session of its own: a signal to
-/// the service's group does not reach it. This process ends at once, and says only whether there is a child. To be
-/// called while there is one thread.
+/// Does `work` in a child that is the first process of a new PID namespace, in a session of its own, so that a signal
+/// to the service's process group does not reach it. This process returns at once; its status says only whether there
+/// is a child. To be called while there is one thread.
 pub fn in_new_process(work: impl FnOnce() -> ExitCode) -> Result<ExitCode> {
     unshare(CloneFlags::CLONE_NEWPID).map_err(Error::io("make a PID namespace"))?;
     // SAFETY: there is one thread, so that the child finds no lock held by one that it does not have.
@@ -40,8 +40,8 @@ pub fn in_new_process(work: impl FnOnce() -> ExitCode) -> Result<ExitCode> {
     }
 }
 
-/// Gives up all rights but those to what is open already and to the files in `folder`, which is the root from now on.
-/// To be called while there is one thread.
+/// Gives up all rights except to open files and to the files in `folder`, which becomes the root. To be called while
+/// there is one thread.
 pub fn enter(folder: &RunDir, user: u32) -> Result<RunDir> {
     let last_capability = last_capability()?;
     hand_over(folder, user)?;
@@ -62,7 +62,7 @@ pub fn enter(folder: &RunDir, user: u32) -> Result<RunDir> {
     Ok(RunDir::new("/"))
 }
 
-/// The sandbox's files become its user's, but for those of a template: nobody changes one once it is made.
+/// Gives the sandbox's files to its user, except those of a template, which must not be changed.
 fn hand_over(folder: &RunDir, user: u32) -> Result<()> {
     let entries = std::fs::read_dir(folder.path()).map_err(Error::io("read the sandbox's folder"))?;
     let files = entries.filter_map(std::result::Result::ok).filter(is_file).map(|entry| entry.path());
@@ -84,7 +84,7 @@ fn become_nobody_else(user: u32, last_capability: libc::c_ulong) -> Result<()> {
     setgroups(&[]).map_err(Error::io("leave all groups"))?;
     let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
     setresgid(gid, gid, gid).map_err(Error::io("change the group"))?;
-    // This empties the other sets of capabilities.
+    // This also clears the other capability sets.
     setresuid(uid, uid, uid).map_err(Error::io("change the user"))?;
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1, "give up new privileges")?;
     prctl(libc::PR_SET_DUMPABLE, 0, "forbid tracing")
@@ -104,7 +104,7 @@ fn last_capability() -> Result<libc::c_ulong> {
     text.trim().parse().map_err(|_| Error::io("read the last capability")(std::io::ErrorKind::InvalidData))
 }
 
-/// Enters the control group that bounds what the sandbox takes.
+/// Enters the control group that limits the sandbox's resources.
 pub fn join_cgroup(cgroup: &std::path::Path) -> Result<()> {
     let path = cgroup.join("cgroup.procs");
     let join = || std::io::Write::write_all(&mut File::options().write(true).open(&path)?, b"0");

@@ -16,7 +16,7 @@ pub fn change(folder: &Path) -> Result<()> {
         MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(none, folder, none, hardened, none).map_err(mounted("forbid devices and programs"))?;
     chdir(folder).map_err(mounted("enter the folder"))?;
-    // The old root ends up on top of the new one, and goes.
+    // This mounts the old root on top of the new one, from where it is unmounted.
     pivot_root(".", ".").map_err(mounted("change the root"))?;
     umount2(".", MntFlags::MNT_DETACH).map_err(mounted("leave the old root"))?;
     chdir("/").map_err(mounted("enter the root"))

@@ -1,10 +1,10 @@
-//! The life of a sandbox: boot, serve, end. The only writer of its state.
+//! A sandbox with its machine, agent and containers. The only writer of the sandbox's state.
 
 mod slots;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,27 +12,26 @@ use agent_protocol::messages::DestroySandboxRequest;
 use agent_protocol::service::AgentServiceClient;
 use shim_control::{
     ContainerExit, ContainerProcess, CreateContainer, Exec, ExecResult, FileStat, Interact, Pack, Packed,
-    Phase, Process, ProcessInput, Resize, RunDir, SandboxDir, SandboxPlan, SandboxState, Signal, Stage,
-    Stats, Unpack, Update,
+    Phase, Process, ProcessInput, Resize, RunDir, SandboxPlan, SandboxState, Signal, Stage, Stats, Unpack,
+    Update,
 };
 use time::OffsetDateTime;
 use tokio::net::UnixStream;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
-use vmm::{Confinement, GuestExit, Machine};
+use vmm::{GuestExit, Machine};
 
-use crate::containers;
+use crate::device_slots::DeviceSlots;
 use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::machine::TemplateFiles;
-use crate::media::Media;
 use crate::output::Output;
 use crate::terminal::{Attached, Connected};
-use crate::{agent, archive, guest, jail, machine, resize, server, terminal};
+use crate::{agent, archive, containers, guest, resize, terminal};
 
-/// How long a guest that was asked to end may take.
+/// Time for a guest to end in order.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long output may keep coming after a container's end.
+/// Time for the remaining output after a container's end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One sandbox.
@@ -42,52 +41,38 @@ pub struct Supervisor {
     machine: Machine,
     preparations: Mutex<Option<Preparations>>,
     agent: OnceCell<AgentServiceClient>,
-    media: tokio::sync::Mutex<Media>,
+    slots: tokio::sync::Mutex<DeviceSlots>,
     output: Mutex<BTreeMap<String, Kept>>,
     resizing: tokio::sync::Mutex<()>,
     state: watch::Sender<SandboxState>,
 }
 
-/// A container's output and the task that takes it.
+/// A container's output and the task that reads it.
 struct Kept {
     task: JoinHandle<()>,
     output: Weak<Output>,
     terminal: bool,
 }
 
-/// What is done with a guest whose agent answers before anything else.
-struct Preparations {
-    knock: StdUnixStream,
-    template: Option<TemplateFiles>,
+/// The parts of a machine that are used only while its guest boots.
+pub struct Preparations {
+    /// Becomes readable when the guest's agent listens.
+    pub ready_signal: StdUnixStream,
+    /// The template to save, if one is to be made.
+    pub template: Option<TemplateFiles>,
 }
 
-/// Runs the sandbox of `folder` until its guest is gone.
-pub fn run(folder: &SandboxDir) -> Result<()> {
-    let mut stages = BTreeMap::from([(Stage::ShimStarted, now())]);
-    let plan = folder.read_plan().map_err(Error::io("read the sandbox's plan"))?;
-    let prepared = prepare(folder, &plan, &mut stages);
-    let (started, failed) = match prepared {
-        Ok(started) => (Some(started), None),
-        Err(e) => (None, Some(e)),
-    };
-    let state = SandboxState {
-        phase: failed.as_ref().map_or(Phase::Booting, |e| Phase::Failed { reason: e.to_string() }),
-        containers: BTreeMap::new(),
-        from_template: started.as_ref().is_some_and(|started| started.from_template),
-        stages,
-    };
-    let Some(started) = started else {
-        folder.run().write_state(&state).map_err(Error::io("write the sandbox's state"))?;
-        return failed.map_or(Ok(()), Err);
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::io("start tokio"))?;
-    runtime.block_on(async {
-        let Started { folder, listener, machine, preparations, .. } = started;
-        let supervisor = Arc::new(Supervisor {
-            media: tokio::sync::Mutex::new(Media::of(&plan)),
+impl Supervisor {
+    /// A supervisor of a running machine. Writes the sandbox's state.
+    pub fn new(
+        folder: RunDir,
+        plan: SandboxPlan,
+        machine: Machine,
+        preparations: Preparations,
+        state: SandboxState,
+    ) -> Self {
+        let supervisor = Self {
+            slots: tokio::sync::Mutex::new(DeviceSlots::new(&plan, &machine)),
             folder,
             plan,
             machine,
@@ -96,53 +81,20 @@ pub fn run(folder: &SandboxDir) -> Result<()> {
             output: Mutex::default(),
             resizing: tokio::sync::Mutex::default(),
             state: watch::channel(state).0,
-        });
+        };
         supervisor.save();
-        supervisor.supervise(listener).await
-    })
-}
-
-/// A machine that runs in a process that is confined.
-struct Started {
-    folder: RunDir,
-    listener: UnixListener,
-    machine: Machine,
-    from_template: bool,
-    preparations: Preparations,
-}
-
-/// Opens everything, gives up all rights, and lets the machine run.
-fn prepare(folder: &SandboxDir, plan: &SandboxPlan, stages: &mut BTreeMap<Stage, u64>) -> Result<Started> {
-    if let Some(cgroup) = &plan.cgroup {
-        jail::join_cgroup(cgroup)?;
+        supervisor
     }
-    let path = folder.control_socket();
-    let listener = UnixListener::bind(&path).map_err(Error::io(format!("listen at {}", path.display())))?;
-    let prepared = machine::prepare(&folder.run(), plan)?;
-    stages.insert(Stage::VmCreated, now());
-    let folder = jail::enter(&folder.run(), plan.user)?;
-    stages.insert(Stage::Confined, now());
-    let machine = prepared.machine.run(Confinement::Seccomp)?;
-    stages.insert(Stage::GuestEntered, now());
-    jail::confine_this_thread()?;
-    let preparations = Preparations { knock: prepared.knock, template: prepared.template };
-    Ok(Started { folder, listener, machine, from_template: prepared.from_template, preparations })
-}
 
-impl Supervisor {
-    async fn supervise(self: Arc<Self>, listener: UnixListener) -> Result<()> {
-        let server = server::start(listener, Arc::clone(&self))?;
-        let boot = tokio::spawn(Arc::clone(&self).boot());
-        let waiting = Arc::clone(&self);
-        let exit = tokio::task::spawn_blocking(move || waiting.machine.wait()).await;
-        boot.abort();
-        self.record_end(exit.unwrap_or(GuestExit::KvmError("the machine's threads panicked".into())));
-        server.finish().await;
-        Ok(())
+    /// Waits for the guest's end. To be called once.
+    pub async fn wait(self: &Arc<Self>) -> GuestExit {
+        let supervisor = Arc::clone(self);
+        let exit = tokio::task::spawn_blocking(move || supervisor.machine.wait()).await;
+        exit.unwrap_or(GuestExit::KvmError("the machine's threads panicked".into()))
     }
 
     /// Brings the guest from kernel entry to readiness, or ends it.
-    async fn boot(self: Arc<Self>) {
+    pub async fn boot(self: Arc<Self>) {
         if let Err(e) = self.set_up_guest().await {
             self.update(|state| state.phase = Phase::Failed { reason: e.to_string() });
             self.machine.stop();
@@ -152,15 +104,16 @@ impl Supervisor {
     async fn set_up_guest(self: &Arc<Self>) -> Result<()> {
         let socket = self.folder.vsock_socket();
         let preparations = self.preparations.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Preparations { knock, template }) = preparations else { return Ok(()) };
-        let knock = knock.set_nonblocking(true).and_then(|()| UnixStream::from_std(knock));
-        let knock = knock.map_err(Error::io("watch for the guest's knock"))?;
-        let mut agent = agent::connect(&socket, &knock).await?;
+        let Some(Preparations { ready_signal, template }) = preparations else { return Ok(()) };
+        let ready_signal =
+            ready_signal.set_nonblocking(true).and_then(|()| UnixStream::from_std(ready_signal));
+        let ready_signal = ready_signal.map_err(Error::io("watch for the guest's ready signal"))?;
+        let mut agent = agent::connect(&socket, &ready_signal).await?;
         self.reached(Stage::AgentReady);
         if let Some(template) = template {
             drop(agent);
             self.save_template(template).await?;
-            agent = agent::connect(&socket, &knock).await?;
+            agent = agent::connect(&socket, &ready_signal).await?;
         }
         guest::set_up(&agent, &self.plan).await?;
         self.agent.set(agent).ok();
@@ -171,7 +124,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// A sandbox does without the template that it was to make.
+    /// Saves a template. If that fails, the sandbox runs on without.
     async fn save_template(self: &Arc<Self>, template: TemplateFiles) -> Result<()> {
         let supervisor = Arc::clone(self);
         let saved =
@@ -203,7 +156,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Lets a container's process run, and records its end when it comes.
+    /// Starts a container's process, and records its end when it comes.
     pub async fn start_container(self: &Arc<Self>, id: String) -> Result<()> {
         let agent = self.agent()?.clone();
         containers::start(&agent, &id).await?;
@@ -221,7 +174,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Kills what is left of a container, and forgets it.
+    /// Kills the container's remaining processes, and removes it.
     pub async fn remove_container(&self, id: &str) -> Result<()> {
         containers::remove(self.agent()?, id).await?;
         self.outputs().remove(id);
@@ -243,7 +196,7 @@ impl Supervisor {
         let last = self.plan.ends_with.as_ref() == Some(&id);
         let exit = ContainerExit { status, oom_killed, at };
         self.update(|state| {
-            // One that was removed is not there any more.
+            // The container may have been removed meanwhile.
             if let Some(end) = state.containers.get_mut(&id) {
                 *end = Some(exit);
             }
@@ -258,12 +211,12 @@ impl Supervisor {
         containers::signal(self.agent()?, signal).await
     }
 
-    /// Runs a process to its end; none is one that took too long.
+    /// Runs a process to its end; `None` if it was killed at its time limit.
     pub async fn exec(&self, exec: &Exec) -> Result<Option<ExecResult>> {
         containers::exec(self.agent()?, exec).await
     }
 
-    /// Lets somebody see what a container that runs writes from now on.
+    /// Attaches to a running container's output, from now on.
     pub fn attach(&self, id: &str) -> Result<Attached> {
         self.agent()?;
         let outputs = self.outputs();
@@ -274,7 +227,7 @@ impl Supervisor {
         attached.ok_or_else(|| Error::NoContainer(id.to_owned()))
     }
 
-    /// Connects one who is attached to a container's first process.
+    /// Connects an attached client to the container's first process.
     pub async fn serve_attached(&self, stream: UnixStream, attached: Attached) {
         let Ok(agent) = self.agent() else { return };
         let (reader, writer) = stream.into_split();
@@ -282,7 +235,8 @@ impl Supervisor {
         Connected { agent, container: &id, process: &id, terminal }.attached(reader, writer, pieces).await;
     }
 
-    /// Makes a process to which somebody is to be connected. One that cannot be run gives what a shell would say.
+    /// Makes a process for an interactive client. For a program that cannot be run, returns a shell's message and
+    /// status.
     pub async fn spawn(&self, interact: &Interact) -> Result<Option<ExecResult>> {
         let (agent, container) = (self.agent()?, &interact.exec.container);
         if let Err(e) = containers::spawn(agent, &interact.id, &interact.exec).await {
@@ -298,7 +252,7 @@ impl Supervisor {
         Ok(None)
     }
 
-    /// Connects the one for whom a process was made.
+    /// Connects the client for which a process was made.
     pub async fn serve_interactive(&self, stream: UnixStream, interact: &Interact) -> Result<()> {
         let (reader, writer) = stream.into_split();
         let connected = Connected {
@@ -324,12 +278,13 @@ impl Supervisor {
         archive::unpack(self.agent()?, unpack, archive.into()).await
     }
 
-    /// Tells a process's terminal its size.
+    /// Sets the size of a process's terminal.
     pub async fn resize_terminal(&self, resize: &Resize) -> Result<()> {
         terminal::resize(self.agent()?, resize).await
     }
 
-    /// Changes what a container, and the guest for it, may use: what is more comes first, what is less goes last.
+    /// Changes the resources of a container and of the guest. The guest's are raised before the container's and
+    /// lowered after them.
     pub async fn update_container(&self, update: &Update) -> Result<()> {
         let agent = self.agent()?;
         let _turn = self.resizing.lock().await;
@@ -340,11 +295,11 @@ impl Supervisor {
             return containers::update(agent, update).await;
         }
         containers::update(agent, update).await?;
-        // The guest gives memory back as its pages become free; nobody waits for that.
+        // Not waited for: the guest returns memory as its pages become free.
         Ok(self.machine.resize_memory(update.memory_mib)?)
     }
 
-    /// What a container uses.
+    /// A container's resource usage.
     pub async fn stats(&self, id: &str) -> Result<Stats> {
         containers::stats(self.agent()?, id).await
     }
@@ -354,7 +309,7 @@ impl Supervisor {
         containers::processes(self.agent()?, id).await
     }
 
-    /// Stops the guest's processors. That they stand still already is as good.
+    /// Pauses the guest's vCPUs. Idempotent.
     pub async fn pause(self: &Arc<Self>) -> Result<()> {
         match self.state.borrow().phase {
             Phase::Ready => {}
@@ -368,7 +323,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Lets the guest's processors go on. That they run already is as good.
+    /// Resumes the guest's vCPUs. Idempotent.
     pub fn resume(&self) -> Result<()> {
         match self.state.borrow().phase {
             Phase::Paused => {}
@@ -380,7 +335,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Ends the guest in order, or without it if it does not. One that is paused must go on to end in order.
+    /// Ends the guest in order, or by force if it does not end in time. A paused guest is resumed first.
     pub async fn shut_down(&self) {
         if self.state.borrow().phase == Phase::Paused
             && let Err(e) = self.resume()
@@ -401,7 +356,8 @@ impl Supervisor {
         self.machine.stop();
     }
 
-    fn record_end(&self, exit: GuestExit) {
+    /// Records the guest's end, and keeps its console if it failed.
+    pub fn record_end(&self, exit: GuestExit) {
         let reason = match exit {
             GuestExit::Shutdown | GuestExit::Stopped => None,
             GuestExit::Panic(text) => Some(format!("the guest kernel panicked: {text}")),
@@ -424,7 +380,7 @@ impl Supervisor {
         }
     }
 
-    /// The agent, which answers nothing while the guest's processors stand still.
+    /// The agent, which cannot answer while the guest is paused.
     fn agent(&self) -> Result<&AgentServiceClient> {
         if self.state.borrow().phase == Phase::Paused {
             return Err(Error::Paused);
@@ -438,7 +394,7 @@ impl Supervisor {
         });
     }
 
-    /// A guest that has ended in the meantime stays ended.
+    /// Changes the phase unless it is no longer `from`: the guest may have ended meanwhile.
     fn change_phase(&self, from: Phase, to: Phase) {
         self.update(|state| {
             if state.phase == from {
@@ -468,7 +424,7 @@ fn has_terminal(process: Option<&Process>) -> bool {
 }
 
 /// Microseconds since the epoch.
-fn now() -> u64 {
+pub fn now() -> u64 {
     microseconds(SystemTime::now())
 }
 

@@ -1,5 +1,5 @@
-//! The Intel MultiProcessor table (MP specification 1.4), which describes the CPUs and interrupt lines to a guest without
-//! ACPI.
+//! The Intel MultiProcessor table (MP specification 1.4), which describes the CPUs and interrupt lines to a guest
+//! without ACPI.
 
 use vm_memory::{Bytes, GuestAddress};
 

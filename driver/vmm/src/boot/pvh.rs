@@ -1,5 +1,5 @@
-//! The PVH boot protocol (Xen's `docs/misc/pvh.pandoc`): the kernel is entered in 32-bit protected mode without paging, and
-//! finds its memory map, command line and initial RAM disk through one structure.
+//! The PVH boot protocol (Xen's `docs/misc/pvh.pandoc`): the kernel is entered in 32-bit protected mode without
+//! paging, and finds its memory map, command line and initial RAM disk through one structure.
 
 use std::ffi::CString;
 use std::io::Cursor;

@@ -1,7 +1,7 @@
 //! A machine's state in two files, from which other machines are restored.
 //!
-//! `memory` is the guest's memory, sparse, mapped copy-on-write by every restored machine; `state` is the rest. A snapshot
-//! may be restored only on the host and during the host's boot on which it was made: the caller ensures that.
+//! `memory` is the guest's memory, sparse, mapped copy-on-write by every restored machine; `state` is the rest. A
+//! snapshot may be restored only on the host and during the host's boot on which it was made: the caller ensures that.
 
 mod controllers;
 mod files;

@@ -1,6 +1,6 @@
 //! Handles by which a machine's owner changes devices while the guest runs. Clones are handles of the same device.
 //!
-//! A handle may outlive its machine: the device is closed with the machine, and what would change it fails.
+//! A handle may outlive its machine: the device is closed with the machine, and later changes of it fail.
 
 use std::sync::{MutexGuard, PoisonError};
 

@@ -40,7 +40,7 @@ pub struct MmioTransport<D> {
     status: u32,
 }
 
-/// A transport that the bus shares with a handle.
+/// A transport that the bus and a handle share.
 pub type SharedTransport<D> = Arc<Mutex<MmioTransport<D>>>;
 
 impl<D: VirtioDevice> MmioTransport<D> {

@@ -147,8 +147,8 @@ impl Active {
         Ok(())
     }
 
-    /// As [`Self::notify_driver`], for buffers that were not all returned through [`Self::give_back`]: those used since
-    /// the used index was `before`.
+    /// As [`Self::notify_driver`], for buffers that were not all returned through [`Self::give_back`]: those used
+    /// since the used index was `before`.
     pub fn notify_driver_since(&mut self, index: usize, before: u16) -> Result<()> {
         let Some(queue) = self.queues.get_mut(index) else { return Ok(()) };
         let now = queue.next_used();

@@ -37,8 +37,8 @@ impl<D> Worker<D> {
     }
 }
 
-/// Starts workers. A driver activates its device from a vCPU's thread, whose seccomp filter is stricter than a worker's
-/// and would be inherited: a separate thread therefore starts all workers.
+/// Starts workers. A driver activates its device from a vCPU's thread, whose seccomp filter is stricter than a
+/// worker's and would be inherited: a separate thread therefore starts all workers.
 #[derive(Clone, Default)]
 pub struct Workers(Arc<OnceLock<mpsc::Sender<Order>>>);
 

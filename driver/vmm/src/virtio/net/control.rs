@@ -1,5 +1,5 @@
-//! The control queue (virtio 1.2 §5.1.6.5), on which the driver sets the number of queue pairs in use. No other command
-//! is offered.
+//! The control queue (virtio 1.2 §5.1.6.5), on which the driver sets the number of queue pairs in use. No other
+//! command is offered.
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET, VIRTIO_NET_ERR, VIRTIO_NET_F_CTRL_VQ,
@@ -89,7 +89,8 @@ mod tests {
     const UNANSWERED: u8 = 0xff;
     const FEATURES: u64 = 1 << VIRTIO_NET_F_CTRL_VQ | 1 << VIRTIO_NET_F_MQ;
 
-    /// Sends `command`, its first two bytes in a buffer of their own as Linux does. Returns the answer and the pairs set.
+    /// Sends `command`, its first two bytes in a buffer of their own as Linux does. Returns the answer and the pairs
+    /// set.
     fn ask(command: &[u8], answer_size: u32) -> (u8, Vec<u16>) {
         let memory = Memory::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap();
         let mock = MockSplitQueue::new(&memory, 16);

@@ -63,8 +63,8 @@ impl KernelQueue {
     }
 }
 
-/// Makes the kernel serve the prepared `queues` that the driver uses, until `active.stop` is signalled. An empty slot has
-/// no queues and only answers its control queue.
+/// Makes the kernel serve the prepared `queues` that the driver uses, until `active.stop` is signalled. An empty slot
+/// has no queues and only answers its control queue.
 pub fn serve(queues: &mut [KernelQueue], active: &mut Active, control: &mut Control) -> Result<()> {
     let line = active.interrupt.lend();
     let mut path = KernelPath { queues, line, serving: 0 };

@@ -32,8 +32,8 @@ const NUM_BUFFERS: usize = 10;
 const USED_ELEMENT: u64 = 8;
 const USED_ELEMENTS: u64 = 4;
 
-/// Moves packets between a tap and the guest. With several queue pairs, all are served for sending, and received packets
-/// go to the first.
+/// Moves packets between a tap and the guest. With several queue pairs, all are served for sending, and received
+/// packets go to the first.
 pub struct Server<'a> {
     tap: &'a File,
     active: &'a mut Active,
@@ -133,8 +133,9 @@ impl<'a> Server<'a> {
         self.active.notify_driver_since(RECEIVE, before)
     }
 
-    /// Puts the next packet into the driver's buffers and returns its length; `None` if there is no packet or not enough
-    /// room. A packet that does not fit, where packets are not spread over buffers, is dropped: its length is 0.
+    /// Puts the next packet into the driver's buffers and returns its length; `None` if there is no packet or not
+    /// enough room. A packet that does not fit, where packets are not spread over buffers, is dropped: its length is
+    /// 0.
     fn next_packet(&mut self) -> Result<Option<usize>> {
         self.offered.top_up(self.active, RECEIVE, self.held.unwrap_or(PACKET_MAX), self.buffers_max)?;
         if self.offered.is_empty() {

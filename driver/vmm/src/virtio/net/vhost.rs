@@ -1,5 +1,5 @@
-//! The data path of the host's kernel (`linux/vhost.h`), which moves packets between a tap and the guest's queues without
-//! waking a thread of this process.
+//! The data path of the host's kernel (`linux/vhost.h`), which moves packets between a tap and the guest's queues
+//! without waking a thread of this process.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};

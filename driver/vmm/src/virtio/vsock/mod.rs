@@ -1,6 +1,6 @@
 //! The socket device (virtio 1.2 §5.10). On the host side it is one Unix socket: a client connects, sends
 //! `CONNECT <port>\n`, reads `OK <host port>\n` when the guest has accepted, and has a byte stream from then on.
-//! Guests cannot open connections to the host; an attempt is refused and signalled, since it shows that the guest is up.
+//! Guests cannot open connections to the host; an attempt is refused and signalled: it shows that the guest is up.
 
 mod connection;
 mod device;

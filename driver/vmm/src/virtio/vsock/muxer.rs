@@ -33,8 +33,8 @@ pub struct Muxer<'a> {
 }
 
 impl<'a> Muxer<'a> {
-    /// A muxer for clients of `listener`, which is added to `poll`. `ready_signal` receives a byte when the guest tries
-    /// to connect to the host.
+    /// A muxer for clients of `listener`, which is added to `poll`. `ready_signal` receives a byte when the guest
+    /// tries to connect to the host.
     pub fn new(listener: &'a UnixListener, ready_signal: &'a UnixStream, poll: &Poll) -> Result<Self> {
         listener.set_nonblocking(true).map_err(Error::io("make the vsock listener non-blocking"))?;
         poll.add(listener, TOKEN_LISTENER, EventSet::IN)?;
