@@ -79,6 +79,12 @@ impl Endpoint {
 }
 
 impl Call {
+    /// A cast of this service's own, of the default version.
+    pub fn new(context: RequestContext, method: &str, arguments: Map<String, Value>) -> Self {
+        let method = method.to_owned();
+        Self { context, method, arguments, namespace: None, version: Version::DEFAULT, reply: None }
+    }
+
     /// Reads the body of a delivery. The error says what is wrong with it, and names the message as far as that is known.
     pub(super) fn read(body: &[u8], seen: &mut Seen) -> Result<Self, Unreadable> {
         let mut message = envelope::open(body).map_err(|e| Unreadable::Malformed(e.to_string()))?;

@@ -112,8 +112,9 @@ impl Server {
             for queue in declare_server(&channel, target, &self.broking.options).await? {
                 let tag = Uuid::new_v4().to_string();
                 let (options, fields) = (BasicConsumeOptions::default(), FieldTable::default());
-                let consumer =
-                    channel.basic_consume(queue.as_str().into(), tag.as_str().into(), options, fields).await?;
+                let consumer = channel
+                    .basic_consume(queue.as_str().into(), tag.as_str().into(), options, fields)
+                    .await?;
                 consumers.push(consumer.map(move |delivery| (delivery, endpoints)));
             }
             tracing::info!(topic = target.topic, server = target.server, "serving RPC");
