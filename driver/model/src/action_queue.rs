@@ -55,7 +55,9 @@ impl ActionQueue {
         if let Some(writer) = writer
             && tokio::time::timeout(deadline, writer).await.is_err()
         {
-            tracing::error!("records of actions are lost: the database did not take them within {deadline:?}");
+            tracing::error!(
+                "records of actions are lost: the database did not take them within {deadline:?}"
+            );
         }
     }
 }

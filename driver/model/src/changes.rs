@@ -3,7 +3,7 @@ use sqlx::{MySql, QueryBuilder};
 use time::PrimitiveDateTime;
 
 use crate::container::{Addresses, Container, ContainerUuid, Status, TaskState};
-use crate::database::{Database, Result, idempotent, now};
+use crate::database::{Database, Error, Result, idempotent, now};
 
 /// Longest text of `status_detail`.
 const STATUS_DETAIL_MAX: usize = 50;
@@ -115,8 +115,11 @@ impl Changes {
             query.push_bind(now());
             self.assign(&mut query);
             query.push(" WHERE uuid = ").push_bind(uuid.to_string());
-            query.build().execute(database).await?;
-            Ok(())
+            // Rows that are found are counted, whether or not they change.
+            match query.build().execute(database).await?.rows_affected() {
+                0 => Err(Error::NoContainer(uuid)),
+                _ => Ok(()),
+            }
         })
         .await
     }

@@ -344,7 +344,7 @@ impl Container {
         .await
     }
 
-    /// Writes `changes` to the row and to `self`.
+    /// Writes `changes` to the row and to `self`. It is an error if the row is gone.
     pub async fn save(&mut self, database: &Database, changes: Changes) -> Result<()> {
         changes.write(database, self.uuid).await?;
         changes.apply(self);

@@ -185,7 +185,11 @@ mod tests {
         assert_eq!(tries.swap(0, Relaxed), 4);
         assert!(once(statement).await.is_err());
         assert_eq!(tries.swap(0, Relaxed), 1);
-        let never = idempotent(|| async { tries.fetch_add(1, Relaxed); Err::<(), _>(lost()) }).await;
+        let never = idempotent(|| async {
+            tries.fetch_add(1, Relaxed);
+            Err::<(), _>(lost())
+        })
+        .await;
         assert!(never.is_err_and(|e| e.is_transient()));
         assert_eq!(tries.load(Relaxed), TRIES);
     }

@@ -32,7 +32,7 @@ pub use exec_instance::ExecInstance;
 pub use image::Image;
 pub use network::{RequestedNetwork, ZunNetwork};
 pub use registry::Registry;
-pub use service::{Service, heartbeat, service};
+pub use service::{Service, heartbeat, is_up, service};
 pub use sqlx::types::Json;
 pub use versioned::{DecodeError, decode, encode, versioned};
 pub use volume::{RequestedVolume, VolumeMapping};

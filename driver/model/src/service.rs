@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use crate::database::{Database, Result, idempotent, now};
 
 /// A service's row in `zun_service`.
@@ -17,6 +19,23 @@ pub async fn service(database: &Database, host: &str, binary: &str) -> Result<Op
         .fetch_optional(database)
         .await?;
     Ok(row)
+}
+
+/// Whether a service of this name has said within `age` that it is alive.
+pub async fn is_up(database: &Database, host: &str, binary: &str, age: Duration) -> Result<bool> {
+    let oldest = now() - age;
+    idempotent(|| async {
+        let found: Option<i32> = sqlx::query_scalar(
+            "SELECT 1 FROM zun_service WHERE host = ? AND `binary` = ? AND last_seen_up > ? LIMIT 1",
+        )
+        .bind(host)
+        .bind(binary)
+        .bind(oldest)
+        .fetch_optional(database)
+        .await?;
+        Ok(found.is_some())
+    })
+    .await
 }
 
 /// Says that a service is alive; its row is made if there is none.
