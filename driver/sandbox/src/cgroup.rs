@@ -218,8 +218,7 @@ mod tests {
 
     #[test]
     fn limits_are_those_of_the_guest_and_what_serves_it() {
-        let limits =
-            |cpus, cpu_limit| Limits { cpus, cpu_limit, memory_mib: 192, pinning: None }.settings();
+        let limits = |cpus, cpu_limit| Limits { cpus, cpu_limit, memory_mib: 192, pinning: None }.settings();
         let values = |settings: [(&str, String); 7]| settings.map(|(_, value)| value);
         let memory = (256u64 << 20).to_string();
         assert_eq!(

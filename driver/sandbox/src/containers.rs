@@ -9,12 +9,12 @@ use shim_control::{
 };
 
 use crate::error::{Error, Result};
-use crate::sandbox::Sandbox;
-use crate::status::{SandboxStatus, failure};
+use crate::guest_paths::ContainerDisks;
 use crate::logs::{self, LogQuery};
 use crate::oci::ContainerSpec;
-use crate::guest_paths::ContainerDisks;
+use crate::sandbox::Sandbox;
 use crate::size::Size;
+use crate::status::{SandboxStatus, failure};
 use crate::tap::TapCounters;
 use crate::{disk, files};
 

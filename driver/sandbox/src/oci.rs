@@ -228,7 +228,11 @@ impl ContainerSpec {
     /// A further process of the container, with its rights, its environment and its directory, as Docker's `exec` has it.
     pub fn process(&self, arguments: &[String], terminal: bool) -> Result<Process> {
         let with_its_terminal = Self { terminal, ..self.clone() };
-        let mut process = with_its_terminal.spec(&GuestPaths::of(&self.id), CpuLimit::default())?.process().clone().unwrap_or_default();
+        let mut process = with_its_terminal
+            .spec(&GuestPaths::of(&self.id), CpuLimit::default())?
+            .process()
+            .clone()
+            .unwrap_or_default();
         process.set_args(Some(arguments.to_vec())).set_terminal(Some(terminal));
         Ok(process)
     }
@@ -416,7 +420,8 @@ mod tests {
         let oci = json!({ "process": { "args": 7 } });
         let disks =
             ContainerDisks { image: "/dev/vda".into(), writable: "/dev/vdb".into(), volumes: Vec::new() };
-        let error = ContainerSpec { oci, ..spec() }.to_request(&disks, CpuLimit::Quota).unwrap_err().to_string();
+        let error =
+            ContainerSpec { oci, ..spec() }.to_request(&disks, CpuLimit::Quota).unwrap_err().to_string();
         assert!(error.contains("the container's specification cannot be made"), "{error}");
     }
 }

@@ -52,6 +52,11 @@ impl Sandbox {
         self.folder.path().exists()
     }
 
+    /// Its identifier.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Its folder, in which the caller may keep files of its own.
     pub fn path(&self) -> &Path {
         self.folder.path()
