@@ -8,7 +8,7 @@ use agent_protocol::AGENT_PORT;
 use agent_protocol::messages::GuestDetailsRequest;
 use agent_protocol::service::AgentServiceClient;
 use cloud_tests::devstack;
-use sandbox::{Situation, Stage};
+use sandbox::{SandboxStatus, Stage};
 use tokio::runtime::Runtime;
 use tokio_vsock::{VsockAddr, VsockStream};
 use ttrpc::asynchronous::transport::Socket;
@@ -82,7 +82,7 @@ async fn start_ours(sandboxes: &Sandboxes, group: Option<&str>) -> Ours {
     let began = Instant::now();
     sandboxes.start(&sandbox, group).await;
     let running = began.elapsed().as_secs_f64();
-    let Situation::Live(state) = sandbox.situation().await else { panic!("the guest is gone") };
+    let SandboxStatus::Live(state) = sandbox.status().await else { panic!("the guest is gone") };
     sandbox.delete().await.unwrap();
     let since = |stage: Stage| (state.stages[&stage] - state.stages[&Stage::ShimStarted]) as f64 / 1e6;
     Ours {

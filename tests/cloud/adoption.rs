@@ -65,9 +65,10 @@ fn a_sandbox_whose_row_is_lost_stays_until_an_operator_removes_it() {
         killed.revive();
         eventually(60, "the log warns of it", || {
             let log = service_log(cloud);
-            let of_it = log.lines().rfind(|line| line.contains(&uuid)).unwrap_or_default();
-            let is_loud = [" WARN ", " ERROR "].iter().any(|level| of_it.contains(level));
-            if is_loud && of_it.contains("orphan") { Ok(()) } else { Err(of_it.to_owned()) }
+            let of_it: Vec<&str> = log.lines().filter(|line| line.contains(&uuid)).collect();
+            let is_loud = |line: &&str| line.contains(" WARN ") || line.contains(" ERROR ");
+            let warns = of_it.iter().any(|line| is_loud(line) && line.contains("orphan"));
+            if warns { Ok(()) } else { Err(of_it.join("\n")) }
         });
         assert_eq!((shim_of(cloud, &uuid), cloud.ports_of(&uuid)), (shim, ports), "it goes on");
         let listed = orphans(cloud, &[]).ok();

@@ -151,7 +151,10 @@ fn an_entry_point_of_its_own_is_given_the_images_command() {
         cloud.wait_for_status(&uuid, "Stopped");
         assert_eq!(logs(cloud, &uuid).trim(), "began sh");
         let shown = cloud.show(&uuid);
-        assert_eq!((&shown["entrypoint"], &shown["command"]), (&json!(["/bin/echo", "began"]), &json!(["sh"])));
+        assert_eq!(
+            (&shown["entrypoint"], &shown["command"]),
+            (&json!(["/bin/echo", "began"]), &json!(["sh"]))
+        );
         cloud.delete(&uuid);
     });
 }

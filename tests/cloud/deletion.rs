@@ -29,9 +29,8 @@ impl<'a> Line<'a> {
     fn end(&self) {
         // Brackets keep the pattern from matching the command that it stands in.
         let pattern = format!("[T]CP-LISTEN:{NEUTRON},");
-        let script = format!(
-            "pkill -f '{pattern}'; while pgrep -f '{pattern}' >/dev/null; do sleep 0.1; done"
-        );
+        let script =
+            format!("pkill -f '{pattern}'; while pgrep -f '{pattern}' >/dev/null; do sleep 0.1; done");
         self.0.on_host(&["bash", "-c", &script]);
     }
 

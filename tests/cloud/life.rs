@@ -131,12 +131,14 @@ fn a_container_is_limited_and_confined() {
             ],
         );
         cloud.wait_for_status(&uuid, "Running");
-        let script = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max; hostname; echo $COLOUR; pwd; \
+        let script = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu.weight; hostname; echo $COLOUR; pwd; \
             ps | wc -l; touch /proc/sys/kernel/hostname 2>&1; grep nameserver /etc/resolv.conf; mknod /tmp/x c 1 1 2>&1";
         let said = cloud.openstack(&["appcontainer", "exec", &uuid, "sh", "-c", script]).out;
         let lines: Vec<&str> = said.lines().collect();
-        assert_eq!(lines[..5], ["100663296", "50000 100000", "web", "blue", "/var"], "{said}");
-        assert!(lines[5].trim().parse::<u32>().unwrap() < 8, "it sees its own processes only: {said}");
+        assert_eq!(lines[..2], ["100663296", "max 100000"], "half a CPU is a weight, and no bound: {said}");
+        assert!(lines[2].parse::<u32>().unwrap() < 39, "it is half of what a whole one has: {said}");
+        assert_eq!(lines[3..6], ["web", "blue", "/var"], "{said}");
+        assert!(lines[6].trim().parse::<u32>().unwrap() < 8, "it sees its own processes only: {said}");
         assert!(said.contains("hostname: Read-only file system"), "{said}");
         assert!(said.contains("nameserver 10.77.0.2"), "{said}");
         assert!(said.contains("Operation not permitted"), "{said}");

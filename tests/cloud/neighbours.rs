@@ -83,10 +83,8 @@ impl<'a> Neighbour<'a> {
     fn create(&self) -> Duration {
         let began = Instant::now();
         let words = ["appcontainer", "create", "-f", "json", "--net", &self.net];
-        let said = self.tenant.openstack(
-            &[&words[..], &BUSYBOX[..4], &["--image-pull-policy", "ifnotpresent", "busybox", "true"]].concat(),
-        );
-        let made: Value = serde_json::from_str(&said.ok()).unwrap();
+        let words = [&words[..], &BUSYBOX[..4], &["busybox", "true"]].concat();
+        let made: Value = serde_json::from_str(&self.tenant.openstack(&words).ok()).unwrap();
         let uuid = made["uuid"].as_str().unwrap();
         self.cloud.wait_for_status(uuid, "Created");
         let took = began.elapsed();
@@ -154,15 +152,15 @@ impl<'a> Heart<'a> {
 fn one_operation_too_many_is_refused_at_once() {
     in_cloud(|cloud| {
         let uuid = cloud.run_busybox(STUBBORN);
-        let stops = vec![uuid.as_str(); TOO_MANY];
-        let words = ["appcontainer", "stop", "--timeout", "45"];
+        let stops = [uuid.as_str(); TOO_MANY];
+        let words = ["appcontainer", "stop", "--timeout", "30"];
         cloud.openstack(&[&words[..], &stops[..]].concat()).ok();
         let query = format!(
             "SELECT SUM(finish_time IS NULL), SUM(message <=> 'Error') FROM zun.container_actions \
              WHERE container_uuid = '{uuid}' AND action = 'stop'"
         );
         // The first has not come to its end.
-        eventually(20, "those that may wait do, and the others are refused", || {
+        eventually(15, "those that may wait do, and the others are refused", || {
             let now = cloud.sql(&query);
             let counts: Vec<u32> = now.split('\t').filter_map(|count| count.parse().ok()).collect();
             match counts[..] {

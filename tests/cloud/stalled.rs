@@ -15,7 +15,7 @@ pub const PORT: u16 = 5002;
 pub const STUBBORN: &str = "trap '' TERM; exec sleep 100000";
 
 const CONTAINERS: usize = 7;
-/// As many as may wait for one container, or one fewer; those of all containers are more than a hundred.
+/// At most 16 may wait for one container; those of all are more than a hundred.
 const STOPS_EACH: usize = 15;
 const PULLS: usize = 3;
 /// Seconds for which each stop waits: longer than any test.

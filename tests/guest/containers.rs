@@ -1,6 +1,6 @@
 //! Several containers in one sandbox.
 
-use sandbox::{ContainerSpec, LogQuery, Sandbox, SandboxSpec, SharedNamespace, Situation};
+use sandbox::{ContainerSpec, LogQuery, Sandbox, SandboxSpec, SandboxStatus, SharedNamespace};
 
 use crate::fixture::{Fixture, output};
 use crate::query;
@@ -48,7 +48,7 @@ async fn containers_of_a_sandbox_have_files_of_their_own_and_one_network() {
     // The place of one that is gone is another's, and nothing of the first is in it.
     output(&sandbox, "a", "echo secret >/secret; sync").await;
     sandbox.remove_container("a").await.unwrap();
-    let Situation::Live(state) = sandbox.situation().await else { panic!("the sandbox goes on") };
+    let SandboxStatus::Live(state) = sandbox.status().await else { panic!("the sandbox goes on") };
     assert_eq!(state.containers.keys().collect::<Vec<_>>(), ["b"]);
     fixture.run(&sandbox, "d", &["sh", "-c", "echo d; exit 4"]).await;
     assert_eq!(sandbox.wait("d").await.unwrap().status, 4);

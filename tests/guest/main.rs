@@ -22,7 +22,7 @@ use std::time::Duration;
 use cloud_tests::eventually;
 use cloud_tests::sandboxes::arguments;
 use fixture::Fixture;
-use sandbox::{ContainerUser, Error, LogQuery, Situation, Tail};
+use sandbox::{ContainerUser, Error, LogQuery, SandboxStatus, Tail};
 
 const LONG: [&str; 2] = ["sleep", "100000"];
 
@@ -185,7 +185,7 @@ async fn a_program_that_is_missing_is_named() {
     sandbox.make_disk("c", 1).await.unwrap();
     let error = sandbox.run(&fixture.container("c", &["no-such-program"])).await.unwrap_err();
     assert!(error.to_string().contains("no-such-program"), "{error}");
-    let Situation::Live(state) = sandbox.situation().await else { panic!("the sandbox goes on") };
+    let SandboxStatus::Live(state) = sandbox.status().await else { panic!("the sandbox goes on") };
     assert!(state.containers.is_empty());
     sandbox.run(&fixture.container("c", &LONG)).await.unwrap();
     sandbox.delete().await.unwrap();
@@ -226,7 +226,7 @@ async fn a_paused_guest_stands_still_and_ends_in_order() {
     fixture.run(&sandbox, "c", &["sh", "-c", "while :; do echo tick; sleep 0.05; done"]).await;
     let ticks = || sandbox.logs("c", &query()).unwrap().lines().count();
     sandbox.pause().await.unwrap();
-    let Situation::Live(state) = sandbox.situation().await else { panic!("it does not live") };
+    let SandboxStatus::Live(state) = sandbox.status().await else { panic!("it does not live") };
     assert_eq!(state.phase, sandbox::Phase::Paused);
     let refused = sandbox.exec(fixture::exec("c", &["true"])).await.unwrap_err();
     assert!(refused.to_string().contains("paused"), "{refused}");
@@ -241,7 +241,7 @@ async fn a_paused_guest_stands_still_and_ends_in_order() {
     assert!(ticks() > before, "it goes on");
     sandbox.pause().await.unwrap();
     sandbox.shut_down().await.unwrap();
-    let Situation::Over(state) = sandbox.situation().await else { panic!("it is not over") };
+    let SandboxStatus::Over(state) = sandbox.status().await else { panic!("it is not over") };
     assert_eq!(state.phase, sandbox::Phase::Ended);
     sandbox.delete().await.unwrap();
     fixture.assert_clean();
@@ -269,7 +269,7 @@ async fn a_shim_that_is_killed_ends_its_containers() {
     let pid = sandbox.shim_pid().unwrap();
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     sandbox.kill().await.unwrap();
-    let Situation::Over(state) = sandbox.situation().await else { panic!("it is not over") };
+    let SandboxStatus::Over(state) = sandbox.status().await else { panic!("it is not over") };
     assert_eq!(state.containers["c"].as_ref().unwrap().status, 137);
     sandbox.delete().await.unwrap();
     fixture.assert_clean();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cloud_tests::sandboxes;
-use sandbox::{GuestNetwork, Nic, NicAddress, Sandbox, SandboxSpec, SandboxState, Situation, Stage};
+use sandbox::{GuestNetwork, Nic, NicAddress, Sandbox, SandboxSpec, SandboxState, SandboxStatus, Stage};
 
 use crate::fixture::{Fixture, output};
 
@@ -16,7 +16,7 @@ async fn start(fixture: &Fixture, id: &str, spec: &SandboxSpec) -> (Sandbox, San
     sandbox.create().unwrap();
     sandbox.start(spec).await.unwrap();
     fixture.run(&sandbox, id, &LONG).await;
-    let Situation::Live(state) = sandbox.situation().await else { panic!("it does not live") };
+    let SandboxStatus::Live(state) = sandbox.status().await else { panic!("it does not live") };
     (sandbox, state)
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sandbox::{ContainerSpec, ContainerUser, HostOptions, RateLimit};
+use sandbox::{ContainerSpec, ContainerUser, CpuLimit, HostOptions, RateLimit};
 
 use crate::{devstack, top};
 
@@ -27,6 +27,7 @@ pub fn host_options(folder: &Path, cgroup: &str) -> HostOptions {
         memory_max_mib: 4096,
         log_file_bytes: 1 << 20,
         log_files: 1,
+        cpu_limit: CpuLimit::Quota,
     }
 }
 

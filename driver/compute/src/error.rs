@@ -2,11 +2,16 @@ use model::ContainerUuid;
 use oslo::RemoteError;
 use uuid::Uuid;
 
+use crate::options::ConfigError;
+use crate::turns::Full;
+
 const ZUN_EXCEPTIONS: &str = "zun.common.exception";
 
 /// What went wrong with a request.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error(transparent)]
     Database(#[from] model::Error),
     #[error(transparent)]
@@ -25,22 +30,48 @@ pub enum Error {
     Volume { volume: Uuid, source: Box<Error> },
     #[error("{0} is not supported by zun-kata-compute")]
     NotSupported(String),
-    #[error("{0}")]
-    Invalid(String),
+    #[error("{field}: {reason}")]
+    Invalid { field: &'static str, reason: String },
+    #[error("Cannot operate an uncreated container.")]
+    NotCreated,
     #[error("{0}")]
     Conflict(String),
+    #[error(transparent)]
+    Busy(#[from] Full),
+    #[error("project {0} has too many calls under way")]
+    TooManyCalls(String),
+    #[error("no such exec instance: {0}")]
+    NoExec(String),
+    #[error("No such container: {0} on this host")]
+    Lost(ContainerUuid),
+    #[error("{subject} was given up: its container is to be killed or deleted")]
+    GivenUp { subject: &'static str },
+    #[error("init container {id} ended with status {status}")]
+    InitFailed { id: String, status: i32 },
+    #[error("init container {0} has not ended within an hour")]
+    InitTimeout(String),
     #[error("Cannot {action} container {container} in {status} state")]
     State { action: &'static str, container: ContainerUuid, status: model::Status },
     #[error("Insufficient compute resources: {0}.")]
     Resources(String),
+    #[error("there is no sandbox {0}")]
+    NoSandbox(String),
+    #[error("sandbox {0} is no orphan: {1}")]
+    NoOrphan(Uuid, &'static str),
     #[error("{0}")]
     Network(String),
+    #[error("network {0} could not be found")]
+    NoNetwork(String),
+    #[error("an answer cannot be written: {0}")]
+    Answer(#[source] serde_json::Error),
     #[error("standard output cannot be written: {0}")]
     Output(#[source] std::io::Error),
     #[error("the archive cannot be kept on this host: {0}")]
     Archive(#[source] std::io::Error),
     #[error("the sandboxes of this host cannot be listed: {0}")]
     Sandboxes(#[source] std::io::Error),
+    #[error("what this host owes of deleted containers cannot be read or written: {0}")]
+    Debts(#[source] std::io::Error),
     #[error("the record of container {container} on this host cannot be {what}: {reason}")]
     Record { container: String, what: &'static str, reason: String },
 }
@@ -58,6 +89,16 @@ impl From<volume::Error> for Error {
 }
 
 impl Error {
+    /// What a request, an image or a row says and nobody can do.
+    pub fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::Invalid { field, reason: reason.into() }
+    }
+
+    /// An answer that cannot be written.
+    pub fn from_json(source: serde_json::Error) -> Self {
+        Self::Answer(source)
+    }
+
     /// The same, with the volume that it is about.
     pub fn of_volume(self, volume: Uuid) -> Self {
         Self::Volume { volume, source: Box::new(self) }
@@ -71,9 +112,13 @@ impl Error {
             Self::Image(image::Error::Search(_)) | Self::NotSupported(_) => ("OperationNotSupported", 500),
             Self::Sandbox(e) => sandbox_exception(e),
             Self::Volume { source, .. } => source.exception(),
-            Self::Invalid(_) | Self::Decode(_) => ("Invalid", 400),
+            Self::Invalid { .. } | Self::NotCreated | Self::NoExec(_) | Self::Decode(_) => ("Invalid", 400),
             Self::Database(model::Error::NoContainer(_)) => ("ContainerNotFound", 404),
-            Self::Conflict(_) => ("Conflict", 409),
+            Self::Conflict(_) | Self::Busy(_) | Self::TooManyCalls(_) | Self::GivenUp { .. } => {
+                ("Conflict", 409)
+            }
+            Self::NoNetwork(_) => ("NetworkNotFound", 404),
+            Self::Lost(_) => ("ContainerNotFound", 404),
             Self::Resources(_) => ("ResourcesUnavailable", 500),
             Self::State { .. } => ("InvalidStateException", 409),
             _ => ("ZunException", 500),

@@ -2,20 +2,25 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use model::{Container, ContainerType, ContainerUuid};
+use model::{Container, ContainerUuid};
 use sandbox::Exec;
 use serde_json::Value;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::timeout;
 
-use super::Manager;
+use crate::engine::{Engine, HostEngine};
 use crate::error::{Error, Result};
+use crate::lifecycle::Event;
 
 /// Docker's defaults.
 const INTERVAL: Duration = Duration::from_secs(30);
 const TIMEOUT: Duration = Duration::from_secs(30);
 const RETRIES: u32 = 3;
+/// How much longer than a check may take its sandbox may take to say that it did.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A container's health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +66,7 @@ impl HealthCheck {
                 .as_u64()
                 .or_else(|| value.as_str()?.parse().ok())
                 .and_then(|number| u32::try_from(number).ok())
-                .ok_or_else(|| Error::Invalid(format!("health check: {name} {value} is no number"))),
+                .ok_or_else(|| Error::invalid("healthcheck", format!("{name} {value} is no number"))),
         };
         let seconds = |name, default| match number(name)? {
             0 => Ok::<_, Error>(default),
@@ -80,7 +85,7 @@ impl HealthCheck {
                 timeout: seconds("timeout", TIMEOUT)?,
                 retries,
             })),
-            Some(other) => Err(Error::Invalid(format!("health check: {other} is no command"))),
+            Some(other) => Err(Error::invalid("healthcheck", format!("{other} is no command"))),
         }
     }
 }
@@ -108,23 +113,39 @@ impl HealthBook {
     }
 }
 
-impl Manager {
+/// Checks the health of containers that run.
+#[derive(Clone)]
+pub struct HealthChecks {
+    engine: HostEngine,
+    book: Arc<HealthBook>,
+    happened: UnboundedSender<(ContainerUuid, Event)>,
+}
+
+impl HealthChecks {
+    /// Checks that tell of changes.
+    pub fn new(engine: HostEngine, happened: UnboundedSender<(ContainerUuid, Event)>) -> Self {
+        Self { engine, book: Arc::default(), happened }
+    }
+
+    /// A container's health, if it is checked.
+    pub fn get(&self, uuid: ContainerUuid) -> Option<Health> {
+        self.book.get(uuid)
+    }
+
     /// Checks a container's health until this is dropped. Without a check it does nothing for ever.
-    pub(super) async fn check_health(&self, uuid: ContainerUuid) {
-        let check =
-            async { HealthCheck::of(&Container::get(&self.database, ContainerType::Container, uuid).await?) };
-        match check.await {
-            Ok(Some(check)) => self.keep_checking(uuid, &check).await,
+    pub async fn keep_checking(&self, row: &Container) {
+        match HealthCheck::of(row) {
+            Ok(Some(check)) => self.check_on(row.uuid, &check).await,
             Ok(None) => {}
-            Err(e) => tracing::warn!("its health is not checked: {e}"),
+            Err(e) => tracing::warn!(error = %e, "a container's health is not checked"),
         }
         std::future::pending().await
     }
 
-    async fn keep_checking(&self, uuid: ContainerUuid, check: &HealthCheck) {
-        let _entry = Entry { book: &self.health, uuid };
+    async fn check_on(&self, uuid: ContainerUuid, check: &HealthCheck) {
+        let _entry = Entry { book: &self.book, uuid };
         let mut failures = 0;
-        self.health.set(uuid, Health::Starting);
+        self.book.set(uuid, Health::Starting);
         loop {
             tokio::time::sleep(check.interval).await;
             let health = match self.check_once(uuid, check).await {
@@ -141,32 +162,34 @@ impl Manager {
                 }
                 // A sandbox that is paused, or ends.
                 Err(e) => {
-                    tracing::debug!("its health cannot be checked: {e}");
+                    tracing::debug!(error = %e, "a container's health cannot be checked");
                     continue;
                 }
             };
-            if self.health.set(uuid, health) {
-                tracing::info!("{health}");
-                if let Err(e) = self.observe(uuid).await {
-                    tracing::warn!("its health is not recorded: {e}");
-                }
+            if self.book.set(uuid, health) {
+                tracing::info!(%health, "a container's health has changed");
+                // Nobody hears of it where the service stops.
+                let _ = self.happened.send((uuid, Event::HealthChanged));
             }
         }
     }
 
     async fn check_once(&self, uuid: ContainerUuid, check: &HealthCheck) -> Result<bool> {
-        let spec = self.record(uuid)?.container;
+        let record = self.engine.record(uuid)?;
+        let Some(main) = record.main_process() else { return Ok(true) };
+        let spec = &main.container;
         let command = ["/bin/sh".into(), "-c".into(), check.test.clone()];
         let exec = Exec {
             process: spec.process(&command, false)?,
-            container: spec.id,
-            user: spec.user,
+            container: spec.id.clone(),
+            user: spec.user.clone(),
             time_limit: Some(check.timeout),
         };
-        match self.sandbox(uuid).exec(exec).await {
-            Ok(result) => Ok(result.status == 0),
-            Err(sandbox::Error::TimedOut) => Ok(false),
-            Err(e) => Err(e.into()),
+        let sandbox = self.engine.sandbox(uuid);
+        match timeout(check.timeout + ANSWER_TIMEOUT, sandbox.exec(exec)).await {
+            Ok(Ok(result)) => Ok(result.status == 0),
+            Err(_) | Ok(Err(sandbox::Error::TimedOut)) => Ok(false),
+            Ok(Err(e)) => Err(e.into()),
         }
     }
 }
@@ -190,7 +213,7 @@ mod tests {
     use super::*;
 
     fn check(value: Value) -> Result<Option<HealthCheck>> {
-        let captured = include_str!("../../../model/tests/container.json");
+        let captured = include_str!("../../model/tests/container.json");
         let mut container: Value = serde_json::from_str(captured).unwrap();
         container["zun_object.data"]["healthcheck"] = value;
         HealthCheck::of(&Container::from_wire(&container).unwrap())

@@ -1,26 +1,37 @@
 //! `zun-kata-compute`: consumes Zun's RPC and runs each container in a KVM sandbox of its own.
 
-mod capsule_record;
-mod check;
+mod assembly;
+mod belongings;
+mod cli;
 mod console;
+mod containers;
+mod engine;
 mod error;
-mod exposed_ports;
-mod glance;
+mod executor;
+mod health;
 mod host_facts;
-mod images_command;
-mod manager;
+mod host_names;
+mod images;
+mod interfaces;
+mod lifecycle;
 mod metrics;
 mod networking;
+mod operation;
 mod options;
-mod pinning;
-mod progress_bar;
+mod orphans;
+mod periodic;
+mod pins;
 mod record;
-mod recovery;
 mod resources;
-mod sandbox_command;
-mod sandbox_record;
+mod rows;
+mod rpc;
 mod service;
 mod services;
+#[cfg(test)]
+mod simulation;
+mod turns;
+mod volumes;
+mod zun;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,9 +39,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use oslo::{ConfigFiles, default_config_files};
 
-use crate::images_command::ImagesCommand;
-use crate::options::Options;
-use crate::sandbox_command::SandboxCommand;
+use crate::cli::images::ImagesCommand;
+use crate::cli::sandbox::SandboxCommand;
+use crate::options::{ConfigError, Options};
 
 /// Zun's compute service: every container in a KVM sandbox of its own.
 #[derive(Parser)]
@@ -71,7 +82,11 @@ fn main() -> ExitCode {
         }
     };
     start_logging(log_filter(&arguments, &options));
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(worker_threads())
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(e) => {
             eprintln!("zun-kata-compute: cannot start: {e}");
@@ -80,15 +95,21 @@ fn main() -> ExitCode {
     };
     runtime.block_on(async {
         match arguments.command {
-            Some(Command::Check) => check::check(&options).await,
-            Some(Command::Sandbox(command)) => sandbox_command::run(&options, command).await,
-            Some(Command::Images(command)) => images_command::run(&options, command).await,
+            Some(Command::Check) => cli::check::check(&options).await,
+            Some(Command::Sandbox(command)) => cli::sandbox::run(&options, command).await,
+            Some(Command::Images(command)) => cli::images::run(&options, command).await,
             None => service::run(options).await,
         }
     })
 }
 
-fn read_options(arguments: &Arguments) -> Result<Options, String> {
+/// More processors than these would only bring more memory: what takes time here waits.
+fn worker_threads() -> usize {
+    const MOST: usize = 4;
+    std::thread::available_parallelism().map_or(1, usize::from).min(MOST)
+}
+
+fn read_options(arguments: &Arguments) -> Result<Options, ConfigError> {
     let files = if arguments.config_files.is_empty() && arguments.config_directories.is_empty() {
         default_config_files("zun")
     } else {

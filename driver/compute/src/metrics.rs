@@ -16,7 +16,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use sandbox::{Host, Sandbox, SandboxState, Situation, Stage};
+use sandbox::{Host, Sandbox, SandboxState, SandboxStatus, Stage};
 use tokio::net::TcpListener;
 
 const PATH: &str = "/metrics";
@@ -113,7 +113,7 @@ impl Metrics {
             set(&self.shared, labels(id, &[]), usage.shared_bytes as f64);
         }
         let answers = async {
-            if let Situation::Live(state) = sandbox.situation().await {
+            if let SandboxStatus::Live(state) = sandbox.glance().await {
                 self.gather_boot(&state, id);
                 self.gather_devices(sandbox, id).await;
                 for container in

@@ -51,7 +51,7 @@ impl Pins {
     pub fn topology(&self, options: &Options) -> Result<NumaTopology> {
         let set = &options.default.floating_cpu_set;
         let floating = host_facts::parse_cpu_list(set).ok_or_else(|| {
-            Error::Invalid(format!("[DEFAULT] floating_cpu_set {set:?} is no list of CPUs"))
+            Error::invalid("[DEFAULT] floating_cpu_set", format!("{set:?} is no list of CPUs"))
         })?;
         let pins: Vec<Pin> = self.all().values().cloned().collect();
         Ok(taken(host_facts::numa_topology(), &floating, &pins))
@@ -78,10 +78,8 @@ pub fn choose(topology: &NumaTopology, container: &Container) -> Result<CpuPinni
     let usage = container.usage();
     let (count, memory) = (usage.cpu.round(), u64::try_from(usage.memory).unwrap_or(0));
     if count < 1.0 || (count - usage.cpu).abs() > f32::EPSILON {
-        return Err(Error::Invalid(format!(
-            "CPU policy {DEDICATED}: {} is no number of whole CPUs",
-            usage.cpu
-        )));
+        let reason = format!("{} is no number of whole CPUs, which the policy {DEDICATED} needs", usage.cpu);
+        return Err(Error::invalid("cpu", reason));
     }
     let count = count as usize;
     for node in topology.nodes.iter().filter(|node| node.mem_available >= memory) {
@@ -129,6 +127,6 @@ mod tests {
         // What is left of the first node's memory is too little.
         assert_eq!(chosen(2.0).unwrap(), CpuPinning { cpus: vec![4, 5], node: 1 });
         assert!(matches!(chosen(5.0), Err(Error::Resources(_))));
-        assert!(matches!(chosen(0.5), Err(Error::Invalid(_))));
+        assert!(matches!(chosen(0.5), Err(Error::Invalid { .. })));
     }
 }

@@ -1,45 +1,110 @@
 //! What the host has and what its containers take, told to the database and to Placement.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cloud::{Inventory, Placement, ResourceClass};
-use model::{
-    ComputeNode, Container, ContainerType, ContainerUuid, Database, Json, NumaTopology, Status, Usage,
-    service,
-};
+use model::{ComputeNode, Container, ContainerUuid, Database, Json, NumaTopology, Status, Usage, service};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::host_facts;
 use crate::options::Options;
-use crate::pinning::Pins;
+use crate::pins::{self, Pins};
+use crate::rows::{BINARY, OWNERS};
 
-/// The binary's name in Zun's tables.
-pub const BINARY: &str = "zun-compute";
-/// What holds resources of a host: a capsule's containers share its own.
-const HOLDERS: [ContainerType; 2] = [ContainerType::Container, ContainerType::Capsule];
 /// Upstream's trait of a host that takes no new containers.
 const TRAIT_DISABLED: &str = "CUSTOM_ZUN_COMPUTE_STATUS_DISABLED";
 /// Placement's trait of an x86-64 host with AMD's or Intel's virtualisation.
 const TRAITS_VIRTUALISATION: [(&str, &str); 2] = [("svm", "HW_CPU_X86_AMD_SVM"), ("vmx", "HW_CPU_X86_VMX")];
 
-/// Tells both what the host has and uses.
-pub async fn report(
-    database: &Database,
-    placement: &Placement,
-    options: &Options,
-    pins: &Pins,
-) -> Result<()> {
-    let host = &options.default.host;
-    let containers = Container::list_by_host(database, &HOLDERS, host).await?;
-    let uuid = ComputeNode::uuid_of(database, host).await?.unwrap_or_else(Uuid::new_v4);
-    compute_node(uuid, options, &containers, pins.topology(options)?).save(database).await?;
-    placement.ensure_provider(uuid, host).await?;
-    placement.set_inventories(uuid, &inventories(options)).await?;
-    let disabled =
-        service(database, host, BINARY).await?.is_some_and(|service| service.disabled.unwrap_or(false));
-    placement.set_traits(uuid, &traits(disabled)).await?;
-    Ok(())
+/// What this host has, and who takes it.
+#[derive(Clone)]
+pub struct Resources {
+    database: Database,
+    placement: Placement,
+    options: Arc<Options>,
+    pins: Arc<Pins>,
+    /// What Placement was told last: what it schedules by.
+    told: Arc<Mutex<BTreeMap<ResourceClass, Inventory>>>,
+    claims: Arc<AsyncMutex<()>>,
+}
+
+impl Resources {
+    /// The resources of this host.
+    pub fn new(database: Database, placement: Placement, options: Arc<Options>, pins: Arc<Pins>) -> Self {
+        let (told, claims) = (Arc::default(), Arc::default());
+        Self { database, placement, options, pins, told, claims }
+    }
+
+    /// CPUs that containers have to themselves.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Tells the database and Placement what the host has and uses.
+    pub async fn report(&self) -> Result<()> {
+        let (database, options) = (&self.database, &self.options);
+        let host = &options.default.host;
+        let containers = Container::list_by_host(database, &OWNERS, host).await?;
+        let uuid = ComputeNode::uuid_of(database, host).await?.unwrap_or_else(Uuid::new_v4);
+        compute_node(uuid, options, &containers, self.pins.topology(options)?).save(database).await?;
+        self.placement.ensure_provider(uuid, host).await?;
+        let known = self.placement.inventories(uuid).await?;
+        let wanted = inventories(options, &known, containers.len());
+        self.placement.set_inventories(uuid, &wanted).await?;
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
+        let disabled =
+            service(database, host, BINARY).await?.is_some_and(|service| service.disabled.unwrap_or(false));
+        self.placement.set_traits(uuid, &traits(disabled)).await?;
+        Ok(())
+    }
+
+    /// The right to claim. Claims are one at a time, so that nothing is given twice: it is held until the row says what was
+    /// claimed.
+    pub async fn claiming(&self) -> AsyncMutexGuard<'_, ()> {
+        self.claims.lock().await
+    }
+
+    /// Refuses what a container is `asked` to have beyond what it `had`, if the host has not that much for containers. The same
+    /// bounds as in Placement: what is reserved is no container's, and what is left is given out several times over.
+    pub async fn claim(&self, container: ContainerUuid, had: Usage, asked: Usage) -> Result<()> {
+        let others = Container::list_by_host(&self.database, &OWNERS, &self.options.default.host).await?;
+        let others = others.iter().filter(|other| other.uuid != container).map(Container::usage);
+        let (mut cpus, mut memory) = (f64::from(asked.cpu), i64::from(asked.memory));
+        for other in others {
+            cpus += f64::from(other.cpu);
+            memory += i64::from(other.memory);
+        }
+        let room = self.room();
+        let room = |class| room.get(&class).map_or(0.0, capacity);
+        let lacking = [
+            shortage("VCPU", cpus, room(ResourceClass::Vcpu), asked.cpu > had.cpu),
+            shortage("MB of memory", memory as f64, room(ResourceClass::MemoryMb), asked.memory > had.memory),
+        ];
+        let lacking: Vec<_> = lacking.into_iter().flatten().collect();
+        if lacking.is_empty() { Ok(()) } else { Err(Error::Resources(lacking.join("; "))) }
+    }
+
+    /// Gives a container CPUs of its own, unless it has them already. The caller has the right to claim.
+    pub fn pin(&self, container: &Container) -> Result<()> {
+        if !self.options.compute.enable_cpu_pinning {
+            let reason = "dedicated: [compute] enable_cpu_pinning is not set on this host";
+            return Err(Error::invalid("cpu_policy", reason));
+        }
+        if self.pins.get(container.uuid).is_none() {
+            let chosen = pins::choose(&self.pins.topology(&self.options)?, container)?;
+            let memory = u64::try_from(container.usage().memory).unwrap_or(0);
+            self.pins.insert(container.uuid, chosen, memory);
+        }
+        Ok(())
+    }
+
+    fn room(&self) -> BTreeMap<ResourceClass, Inventory> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if told.is_empty() { inventories(&self.options, &told, 0) } else { told }
+    }
 }
 
 fn compute_node(
@@ -83,34 +148,6 @@ fn compute_node(
     }
 }
 
-/// Refuses that `container` takes `asked` instead of what it `had`, if the host has not that much for containers. The same
-/// bounds as in Placement: what is reserved is no container's, and what is left is given out several times over. Each
-/// sandbox takes memory of its own.
-pub async fn claim(
-    database: &Database,
-    options: &Options,
-    container: ContainerUuid,
-    had: Usage,
-    asked: Usage,
-) -> Result<()> {
-    let overhead = i64::try_from(options.kata.memory_overhead).unwrap_or(0);
-    let others = Container::list_by_host(database, &HOLDERS, &options.default.host).await?;
-    let others = others.iter().filter(|other| other.uuid != container).map(Container::usage);
-    let (mut cpus, mut memory) = (asked.cpu, i64::from(asked.memory) + overhead);
-    for other in others {
-        cpus += other.cpu;
-        memory += i64::from(other.memory) + overhead;
-    }
-    let inventories = inventories(options);
-    let room = |class| inventories.get(&class).map_or(0.0, capacity);
-    let lacking = [
-        shortage("VCPU", cpus.into(), room(ResourceClass::Vcpu), asked.cpu > had.cpu),
-        shortage("MB of memory", memory as f64, room(ResourceClass::MemoryMb), asked.memory > had.memory),
-    ];
-    let lacking: Vec<_> = lacking.into_iter().flatten().collect();
-    if lacking.is_empty() { Ok(()) } else { Err(Error::Resources(lacking.join("; "))) }
-}
-
 /// Says what there is not enough of. Whoever takes no more of it than before lacks nothing.
 fn shortage(what: &str, taken: f64, room: f64, takes_more: bool) -> Option<String> {
     (takes_more && taken > room).then(|| format!("{taken} {what} would be taken of {room}"))
@@ -121,45 +158,45 @@ fn capacity(inventory: &Inventory) -> f64 {
     inventory.total.saturating_sub(inventory.reserved) as f64 * f64::from(inventory.allocation_ratio)
 }
 
-fn inventories(options: &Options) -> BTreeMap<ResourceClass, Inventory> {
+/// What a host offers: what it has, without what is kept for itself, given out several times over. An allocation ratio is the
+/// operator's option, or else what somebody has set in Placement, or else the option's initial value
+/// (`zun/container/driver.py`, `_get_allocation_ratios`). Each sandbox takes memory of its own, which Placement is told as
+/// reserved: so what it schedules fits.
+fn inventories(
+    options: &Options,
+    known: &BTreeMap<ResourceClass, Inventory>,
+    sandboxes: usize,
+) -> BTreeMap<ResourceClass, Inventory> {
     let compute = &options.compute;
-    let inventory = |total: u64, reserved: u64, ratio: Option<f32>, initial: f32| Inventory {
-        total,
-        reserved: reserved.min(total.saturating_sub(1)),
-        min_unit: 1,
-        max_unit: total,
-        step_size: 1,
-        allocation_ratio: ratio.unwrap_or(initial),
+    let overhead = options.kata.memory_overhead.saturating_mul(sandboxes as u64);
+    let inventory = |class, total: u64, reserved: u64, ratio: Option<f32>, initial: f32| {
+        let ratio = ratio.filter(|ratio| *ratio > 0.0);
+        let ratio = ratio.or(known.get(&class).map(|known: &Inventory| known.allocation_ratio));
+        let reserved = reserved.min(total.saturating_sub(1));
+        let allocation_ratio = ratio.unwrap_or(initial);
+        (class, Inventory { total, reserved, min_unit: 1, max_unit: total, step_size: 1, allocation_ratio })
     };
-    let cpus = u64::from(host_facts::cpus());
-    let reserved_gib = compute.reserved_host_disk_mb.div_ceil(1024);
     let all = [
-        (
+        inventory(
             ResourceClass::Vcpu,
-            inventory(
-                cpus,
-                compute.reserved_host_cpus,
-                compute.cpu_allocation_ratio,
-                compute.initial_cpu_allocation_ratio,
-            ),
+            u64::from(host_facts::cpus()),
+            compute.reserved_host_cpus,
+            compute.cpu_allocation_ratio,
+            compute.initial_cpu_allocation_ratio,
         ),
-        (
+        inventory(
             ResourceClass::MemoryMb,
-            inventory(
-                host_facts::memory().total,
-                compute.reserved_host_memory_mb,
-                compute.ram_allocation_ratio,
-                compute.initial_ram_allocation_ratio,
-            ),
+            host_facts::memory().total,
+            compute.reserved_host_memory_mb.saturating_add(overhead),
+            compute.ram_allocation_ratio,
+            compute.initial_ram_allocation_ratio,
         ),
-        (
+        inventory(
             ResourceClass::DiskGb,
-            inventory(
-                disk_gib(options),
-                reserved_gib,
-                compute.disk_allocation_ratio,
-                compute.initial_disk_allocation_ratio,
-            ),
+            disk_gib(options),
+            compute.reserved_host_disk_mb.div_ceil(1024),
+            compute.disk_allocation_ratio,
+            compute.initial_disk_allocation_ratio,
         ),
     ];
     all.into_iter().filter(|(_, inventory)| inventory.total > 0).collect()
@@ -202,6 +239,25 @@ mod tests {
         };
         assert_eq!(capacity(&inventory(1024, 512, 1.5)), 768.0);
         assert_eq!(capacity(&inventory(1, 2, 16.0)), 0.0);
+    }
+
+    #[test]
+    fn a_ratio_is_the_operators_or_placements_and_sandboxes_count() {
+        let mut options = Options::default();
+        options.compute.cpu_allocation_ratio = Some(0.0);
+        let nothing = BTreeMap::new();
+        let first = inventories(&options, &nothing, 0);
+        let mut known = first.clone();
+        let Some(memory) = known.get_mut(&ResourceClass::MemoryMb) else { return };
+        memory.allocation_ratio = 1.25;
+        let again = inventories(&options, &known, 3);
+        let of = |class| (&first[&class], &again[&class]);
+        let (before, after) = of(ResourceClass::MemoryMb);
+        assert_eq!(after.allocation_ratio, 1.25, "somebody has set it in Placement");
+        assert_eq!(after.reserved, before.reserved + 3 * options.kata.memory_overhead);
+        assert_eq!(of(ResourceClass::Vcpu).0.allocation_ratio, options.compute.initial_cpu_allocation_ratio);
+        options.compute.ram_allocation_ratio = Some(2.0);
+        assert_eq!(inventories(&options, &known, 0)[&ResourceClass::MemoryMb].allocation_ratio, 2.0);
     }
 
     #[test]

@@ -1,29 +1,50 @@
-//! The service's life: wait for what it needs, recover, register, serve, end.
+//! The service's life: wait for what it needs, register, serve and recover side by side, end.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cloud::Keystone;
-use model::{Database, heartbeat};
-use oslo::{Server, Target};
+use model::{ActionQueue, Database, heartbeat};
+use oslo::{Endpoint, Served, Target, Version};
 use sandbox::{Host, prove_kvm};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 
+use crate::assembly::{Assembled, Parts, assemble};
 use crate::console::{self, Sessions};
-use crate::manager::Manager;
-use crate::options::Options;
-use crate::resources::{self, BINARY};
+use crate::containers::{Recovery, handle_all, recover};
+use crate::host_names::HostNames;
+use crate::options::{ConfigError, Options};
+use crate::rows::BINARY;
 use crate::services::Services;
-use crate::{metrics, recovery};
+use crate::{metrics, orphans, periodic};
 
 const RETRY: Duration = Duration::from_secs(2);
-/// Between two looks for images that nobody uses.
-const COLLECTION_INTERVAL: Duration = Duration::from_secs(600);
-/// Some of Zun's periods are maxima; ours are no longer than this.
-const REPORT_MAX: Duration = Duration::from_secs(60);
+/// How long the database may take to take what is left to be recorded when this service ends.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why the service cannot start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("this host cannot run sandboxes: {0}")]
+    Kvm(sandbox::Error),
+    #[error(transparent)]
+    Sandboxes(sandbox::Error),
+    #[error(transparent)]
+    Images(#[from] image::Error),
+    #[error(transparent)]
+    Volumes(#[from] volume::Error),
+    #[error("[kata] metrics_listen {0}: {1}")]
+    Metrics(std::net::SocketAddr, std::io::Error),
+    #[error("signals cannot be waited for: {0}")]
+    Signals(#[from] std::io::Error),
+    #[error(transparent)]
+    Other(#[from] crate::error::Error),
+}
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(options: Options) -> ExitCode {
@@ -36,27 +57,29 @@ pub async fn run(options: Options) -> ExitCode {
     }
 }
 
-async fn serve(options: Options) -> Result<(), String> {
-    for line in &options.needless {
+async fn serve(options: Options) -> Result<(), StartError> {
+    for line in &options.ignored_options {
         tracing::warn!("{line}");
     }
     let options = Arc::new(options);
     let stop = stop_on_signal()?;
-    let host = Host::new(options.host()).map_err(|e| e.to_string())?;
-    let took = prove_kvm(&host).await.map_err(|e| format!("this host cannot run sandboxes: {e}"))?;
+    let host = Host::new(options.host()).map_err(StartError::Sandboxes)?;
+    host.gather_shims();
+    let took = prove_kvm(&host).await.map_err(StartError::Kvm)?;
     tracing::info!("KVM works: a guest was ready after {} ms", took.as_millis());
     if let Some(address) = options.kata.metrics_listen {
         let listening = metrics::serve(address, host.clone()).await;
-        listening.map_err(|e| format!("[kata] metrics_listen {address}: {e}"))?;
+        listening.map_err(|e| StartError::Metrics(address, e))?;
     }
     let sessions = Arc::new(Sessions::new(Duration::from_secs(options.kata.console_token_ttl)));
     console::serve(&options.docker, host.clone(), Arc::clone(&sessions)).await?;
     let images = options.image_store()?;
-    images.remove_leftovers().map_err(|e| e.to_string())?;
+    images.remove_leftovers()?;
 
-    let database = options.database_url()?.pool(options.database.max_pool_size);
+    // The heartbeat waits for nobody: it has a connection of its own.
+    let beats = options.database_url()?.pool(1);
     let ready = async {
-        wait_for_database(&database, &options).await;
+        wait_for_database(&beats, &options).await;
         wait_for_keystone(&options).await
     };
     let mut stopped = stop.clone();
@@ -64,30 +87,67 @@ async fn serve(options: Options) -> Result<(), String> {
         keystone = ready => keystone,
         _ = stopped.wait_for(|stop| *stop) => return Ok(()),
     };
+    let database = options.database_url()?.pool(options.database.max_pool_size);
     let services = Services::new(&keystone, &options);
+    let actions = ActionQueue::start(database.clone());
+    let (happened, happenings) = mpsc::unbounded_channel();
+    let connector = options.connector()?;
+    let parts =
+        Parts { options: Arc::clone(&options), database, host, images, services, connector, sessions };
+    let Assembled { core, server, resources, give_back, interfaces, images, commits } =
+        assemble(parts, actions.clone(), happened)?;
 
-    let connector = options.connector().map_err(|e| e.to_string())?;
-    let manager = Manager::new(Arc::clone(&options), database, host, images, services, connector, sessions);
-    let manager = Arc::new(manager);
-    manager.load_pins().map_err(|e| e.to_string())?;
-    recovery::recover(&manager).await;
-    let periodic = tokio::spawn(periodic_tasks(Arc::clone(&manager), stop.clone()));
+    let names = HostNames::open(&options.kata.state_path, &options.default.host)?;
+    let leftovers = orphans::leftover_taps(&core).await;
+    let recovery = until_done("the containers of this host cannot be listed", async || {
+        Recovery::begin(&*core, &names).await
+    });
+    let recovery = tokio::select! {
+        recovery = recovery => recovery,
+        _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+    };
+    orphans::tell(&recovery.orphans);
+    tokio::spawn(handle_all(Arc::clone(&core), happenings));
+    commits_of(&commits, &recovery);
+    recover(&core, recovery);
+    tokio::spawn(orphans::remove_taps(Arc::clone(&core), leftovers));
+    let mut tasks =
+        periodic::start(&options, beats, &core, &resources, &give_back, &interfaces, &images, &stop);
+    rpc(&options)?.run(Arc::new(server), stop).await;
+    tasks.abort_all();
+    drop(core);
+    actions.close(RECORD_TIMEOUT).await;
+    tracing::info!("stopped; sandboxes go on");
+    Ok(())
+}
+
+/// Commits that were under way when this service ended are taken back beside everything else.
+fn commits_of(commits: &crate::zun::commit::Commits, recovery: &Recovery) {
+    for uuid in recovery.containers() {
+        let commits = commits.clone();
+        tokio::spawn(async move {
+            if let Err(e) = commits.abandon_interrupted(uuid).await {
+                tracing::error!(container = %uuid, error = %e, "an interrupted commit is not taken back");
+            }
+        });
+    }
+}
+
+fn rpc(options: &Options) -> Result<oslo::Server, ConfigError> {
     let target = Target {
         exchange: options.default.control_exchange.clone(),
         topic: options.compute.topic.clone(),
         server: options.default.host.clone(),
     };
-    let server = Server::new(options.transport_url()?, options.oslo_messaging_rabbit.clone(), target);
-    server.run(manager, stop).await;
-    periodic.abort();
-    tracing::info!("stopped; sandboxes go on");
-    Ok(())
+    let endpoints = vec![Endpoint { namespace: None, version: Version { major: 1, minor: 1 } }];
+    let served = vec![Served { target, endpoints }];
+    Ok(oslo::Server::new(options.transport_url()?, options.oslo_messaging_rabbit.clone(), served))
 }
 
-fn stop_on_signal() -> Result<watch::Receiver<bool>, String> {
+fn stop_on_signal() -> std::io::Result<watch::Receiver<bool>> {
     let (sender, receiver) = watch::channel(false);
-    let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -116,69 +176,19 @@ async fn wait_for_keystone(options: &Options) -> Keystone {
     }
 }
 
-async fn beat(database: &Database, options: &Options) -> model::Result<()> {
+/// Tries until it works.
+async fn until_done<T>(failure: &str, work: impl AsyncFn() -> crate::error::Result<T>) -> T {
+    loop {
+        match work().await {
+            Ok(done) => return done,
+            Err(e) => tracing::error!(error = %e, "{failure}"),
+        }
+        sleep(RETRY).await;
+    }
+}
+
+/// Says that this service is alive.
+pub async fn beat(database: &Database, options: &Options) -> model::Result<()> {
     let default = &options.default;
     heartbeat(database, &default.host, BINARY, &default.default_availability_zone).await
-}
-
-async fn periodic_tasks(manager: Arc<Manager>, mut stop: watch::Receiver<bool>) {
-    let seconds = manager.options().default.periodic_interval_max.max(1);
-    let mut ticks = interval(Duration::from_secs(seconds).min(REPORT_MAX));
-    let seconds = manager.options().default.sync_container_state_interval.max(1);
-    let mut syncs = interval(Duration::from_secs(seconds));
-    let mut collections = interval(COLLECTION_INTERVAL);
-    for ticks in [&mut ticks, &mut syncs, &mut collections] {
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    }
-    loop {
-        let due = tokio::select! {
-            _ = ticks.tick() => Due::Report,
-            _ = syncs.tick() => Due::Synchronisation,
-            _ = collections.tick() => Due::Collection,
-            _ = stop.wait_for(|stop| *stop) => return,
-        };
-        match due {
-            Due::Report => {
-                report(&manager).await;
-                give_memory_back();
-            }
-            Due::Synchronisation => {
-                if let Err(e) = manager.synchronise().await {
-                    tracing::error!("the containers' states are not compared: {e}");
-                }
-                if let Err(e) = manager.synchronise_ports().await {
-                    tracing::error!("the containers' ports are not compared: {e}");
-                }
-            }
-            Due::Collection => {
-                if let Err(e) = manager.collect_images() {
-                    tracing::error!("images that nobody uses are kept: {e}");
-                }
-            }
-        }
-    }
-}
-
-/// What is done from time to time.
-enum Due {
-    Report,
-    Synchronisation,
-    Collection,
-}
-
-async fn report(manager: &Manager) {
-    if let Err(e) = beat(manager.database(), manager.options()).await {
-        tracing::error!("the heartbeat is lost: {e}");
-    }
-    let (database, placement) = (manager.database(), manager.placement());
-    if let Err(e) = resources::report(database, placement, manager.options(), manager.pins()).await {
-        tracing::error!("the host's resources are not reported: {e}");
-    }
-    manager.delete_auto_removed().await;
-}
-
-/// What a burst of requests took, and is free again, goes back to the host.
-fn give_memory_back() {
-    // SAFETY: it only looks at the allocator's own lists, under the allocator's own locks.
-    unsafe { nix::libc::malloc_trim(0) };
 }

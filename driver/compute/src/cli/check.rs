@@ -11,6 +11,7 @@ use sandbox::{Host, prove_kvm};
 
 use crate::host_facts;
 use crate::options::Options;
+use crate::rows::OWNERS;
 
 /// How long one of them may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -62,21 +63,22 @@ fn text(error: impl Display) -> String {
 }
 
 fn configuration(options: &Options) -> Verdict {
-    for line in &options.needless {
+    for line in &options.ignored_options {
         println!("configuration: {line}");
     }
     Ok(format!("host {}, topic {}", options.default.host, options.compute.topic))
 }
 
 async fn broker(options: &Options) -> Verdict {
-    let url: TransportUrl = options.transport_url()?;
+    let url: TransportUrl = options.transport_url().map_err(text)?;
     let found = try_broker(url, options.oslo_messaging_rabbit.clone()).await?;
     Ok(format!("connected to {found}"))
 }
 
 async fn database(options: &Options) -> Verdict {
-    let pool = options.database_url()?.pool(1);
-    let count = model::Container::uuids_by_host(&pool, &options.default.host).await.map_err(text)?.len();
+    let pool = options.database_url().map_err(text)?.pool(1);
+    let count =
+        model::Container::list_by_host(&pool, &OWNERS, &options.default.host).await.map_err(text)?.len();
     Ok(format!("Zun's tables are there, with {count} containers of this host"))
 }
 
@@ -95,7 +97,7 @@ async fn neutron(options: &Options, keystone: Keystone) -> Verdict {
 }
 
 fn images(options: &Options) -> Verdict {
-    options.image_store()?;
+    options.image_store().map_err(text)?;
     let (path, free) = (&options.kata.state_path, host_facts::free_disk_gib(&options.kata.state_path));
     if free < DISK_MIN_GIB {
         return Err(format!("{} has {free} GiB left", path.display()));

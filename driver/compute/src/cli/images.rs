@@ -7,9 +7,10 @@ use clap::Subcommand;
 use cloud::{Glance, Keystone};
 use image::{Finding, ImageReference, Progress, PullPolicy, Scrubbed};
 
-use crate::glance;
+use super::progress_bar;
+use crate::error::Result;
+use crate::images::glance;
 use crate::options::Options;
-use crate::progress_bar;
 
 /// What to do.
 #[derive(Subcommand)]
@@ -40,18 +41,16 @@ pub async fn run(options: &Options, command: ImagesCommand) -> ExitCode {
     }
 }
 
-async fn pull(options: &Options, name: &str) -> Result<(), String> {
-    let reference = ImageReference::parse(name, options.docker.default_registry.as_deref());
-    let reference = reference.map_err(|e| e.to_string())?;
+async fn pull(options: &Options, name: &str) -> Result<()> {
+    let reference = ImageReference::parse(name, options.docker.default_registry.as_deref())?;
     let store = options.image_store()?;
-    let image =
-        progress_bar::pull(&store, &reference, PullPolicy::Always).await.map_err(|e| e.to_string())?;
+    let image = progress_bar::pull(&store, &reference, PullPolicy::Always).await?;
     println!("{}", image.id);
     Ok(())
 }
 
 /// Gives the number of those that stay damaged.
-async fn scrub(options: &Options) -> Result<usize, String> {
+async fn scrub(options: &Options) -> Result<usize> {
     let mut damaged = 0;
     let tell = |Scrubbed { layers, images, finding }: Scrubbed| {
         let verdict = match finding {
@@ -66,7 +65,7 @@ async fn scrub(options: &Options) -> Result<usize, String> {
     };
     let store = options.image_store()?;
     let fetch = async |name: &str, file| fetch_archive(options, name, file, store.progress()).await;
-    store.scrub(fetch, tell).await.map_err(|e| e.to_string())?;
+    store.scrub(fetch, tell).await?;
     Ok(damaged)
 }
 

@@ -6,14 +6,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use image::{ImageReference, PullPolicy};
-use sandbox::{Exec, Host, LogQuery, Phase, RateLimit, Sandbox, SandboxState, Situation, Size, Tail};
+use sandbox::{Exec, Host, LogQuery, Phase, RateLimit, Sandbox, SandboxState, SandboxStatus, Size, Tail};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::{orphans, progress_bar};
 use crate::error::{Error, Result};
 use crate::options::Options;
-use crate::progress_bar;
-use crate::record::{ContainerRequest, Record};
+use crate::record::{Member, NewMember, SandboxRecord};
 
 const NAME_MAX: usize = 63;
 const MEBIBYTE: u64 = 1 << 20;
@@ -72,6 +72,15 @@ pub enum SandboxCommand {
         /// The sandbox.
         sandbox: String,
     },
+    /// List the sandboxes of this host that Zun's database has no container of, or remove one with all that Neutron and Placement
+    /// have of it.
+    Orphans {
+        /// Remove this one.
+        #[arg(long, value_name = "UUID")]
+        remove: Option<Uuid>,
+    },
+    /// List what could not be given back of containers that were deleted by force. The service tries it again every minute.
+    Debts,
     /// End an operator's sandbox and remove all it has.
     Delete {
         /// The sandbox.
@@ -162,6 +171,9 @@ impl<'a> Sandboxes<'a> {
             }
             SandboxCommand::Stats { sandbox } => self.stats(&sandbox).await?,
             SandboxCommand::Update { sandbox, cpus, memory } => self.update(&sandbox, cpus, memory).await?,
+            SandboxCommand::Orphans { remove: None } => show(&orphans::list(self.options).await?)?,
+            SandboxCommand::Orphans { remove: Some(uuid) } => orphans::remove(self.options, uuid).await?,
+            SandboxCommand::Debts => show(&orphans::debts(self.options)?)?,
             SandboxCommand::Pause { sandbox } => self.own(&sandbox)?.pause().await?,
             SandboxCommand::Resume { sandbox } => self.own(&sandbox)?.resume().await?,
             SandboxCommand::Delete { sandbox } => self.own(&sandbox)?.delete().await?,
@@ -173,9 +185,10 @@ impl<'a> Sandboxes<'a> {
         let name = run.name.clone().unwrap_or_else(|| format!("sandbox-{}", short_random()));
         check_name(&name)?;
         let reference = ImageReference::parse(&run.image, self.options.docker.default_registry.as_deref())?;
-        let store = self.options.image_store().map_err(Error::Invalid)?;
+        let store = self.options.image_store()?;
         let image = progress_bar::pull(&store, &reference, run.pull).await?;
-        let record = Record::new(run.request(&name, self.options.kata.disk_limit())?, &image)?;
+        let member = Member::new(run.member(&name, self.options.kata.disk_limit())?, &image)?;
+        let record = SandboxRecord::of_container(OPERATOR.into(), member);
         let spec = record.sandbox_spec(&self.options.kata);
         spec.validate()?;
         let sandbox = self.operators.sandbox(&name);
@@ -184,7 +197,7 @@ impl<'a> Sandboxes<'a> {
             sandbox.make_disk(&name, run.disk).await?;
             record.write(sandbox.path())?;
             sandbox.start(&spec).await?;
-            Ok(sandbox.run(&record.container).await?)
+            Ok(sandbox.run(&record.member(&name)?.container).await?)
         };
         if let Err(e) = started.await {
             sandbox.delete().await?;
@@ -203,7 +216,7 @@ impl<'a> Sandboxes<'a> {
             let mut names = host.list()?;
             names.sort();
             for name in names {
-                let (state, container) = described(&host.sandbox(&name).situation().await, &name);
+                let (state, container) = described(&host.sandbox(&name).status().await, &name);
                 table.push_str(&format!("{name:<38} {owner:<9} {state:<9} {container}\n"));
             }
         }
@@ -212,7 +225,7 @@ impl<'a> Sandboxes<'a> {
 
     async fn exec(&self, name: &str, command: &[String]) -> Result<ExitCode> {
         let sandbox = self.find(name)?;
-        let spec = Record::read(sandbox.path())?.container;
+        let spec = SandboxRecord::read(sandbox.path())?.member(name)?.container.clone();
         let process = spec.process(command, false)?;
         let result =
             sandbox.exec(Exec { container: spec.id, process, user: spec.user, time_limit: None }).await?;
@@ -222,11 +235,12 @@ impl<'a> Sandboxes<'a> {
 
     async fn update(&self, name: &str, cpus: Option<f32>, memory: Option<u64>) -> Result<()> {
         let sandbox = self.own(name)?;
-        let mut record = Record::read(sandbox.path())?;
-        let had = Size { cpus: record.container.cpus, memory_mib: record.container.memory_mib };
+        let mut record = SandboxRecord::read(sandbox.path())?;
+        let spec = &mut record.member_mut(name)?.container;
+        let had = Size { cpus: spec.cpus, memory_mib: spec.memory_mib };
         let size = Size { cpus: cpus.unwrap_or(had.cpus), memory_mib: memory.unwrap_or(had.memory_mib) };
-        sandbox.update(&record.container.id, had, size).await?;
-        (record.container.cpus, record.container.memory_mib) = (size.cpus, size.memory_mib);
+        sandbox.update(&spec.id, had, size).await?;
+        (spec.cpus, spec.memory_mib) = (size.cpus, size.memory_mib);
         record.write(sandbox.path())
     }
 
@@ -254,7 +268,7 @@ impl<'a> Sandboxes<'a> {
     fn find(&self, name: &str) -> Result<Sandbox> {
         check_name(name)?;
         let mut both = [&self.operators, &self.zuns].into_iter().map(|host| host.sandbox(name));
-        both.find(Sandbox::exists).ok_or_else(|| Error::Invalid(format!("there is no sandbox {name}")))
+        both.find(Sandbox::exists).ok_or_else(|| Error::NoSandbox(name.to_owned()))
     }
 
     /// A sandbox of the operator's: the state of Zun's is Zun's affair.
@@ -269,15 +283,14 @@ impl<'a> Sandboxes<'a> {
 }
 
 impl Run {
-    fn request(&self, name: &str, default: RateLimit) -> Result<ContainerRequest> {
+    fn member(&self, name: &str, default: RateLimit) -> Result<NewMember> {
         let disk_limit = RateLimit {
             bytes: self.disk_bytes.unwrap_or(default.bytes),
             operations: self.disk_operations.unwrap_or(default.operations),
             ..default
         };
-        Ok(ContainerRequest {
+        Ok(NewMember {
             id: name.to_owned(),
-            owner: OPERATOR.into(),
             entrypoint: None,
             command: Some(self.command.clone()),
             environment: self.environment.clone(),
@@ -295,7 +308,7 @@ impl Run {
 }
 
 fn read_json(path: &Path) -> Result<Value> {
-    let failed = |e: &dyn std::fmt::Display| Error::Invalid(format!("{}: {e}", path.display()));
+    let failed = |e: &dyn std::fmt::Display| Error::invalid("--oci", format!("{}: {e}", path.display()));
     let text = std::fs::read(path).map_err(|e| failed(&e))?;
     serde_json::from_slice(&text).map_err(|e| failed(&e))
 }
@@ -330,12 +343,14 @@ fn check_name(name: &str) -> Result<()> {
         return Ok(());
     }
     let rule = format!("1 to {NAME_MAX} letters, digits and hyphens");
-    Err(Error::Invalid(format!("{name:?} is no name of a sandbox, which has {rule}")))
+    Err(Error::invalid("sandbox", format!("{name:?} is no name of one, which has {rule}")))
 }
 
-fn described(situation: &Situation, container: &str) -> (&'static str, String) {
-    let (Situation::Live(state) | Situation::Over(state)) = situation else {
-        return ("stopped", "never started".into());
+fn described(status: &SandboxStatus, container: &str) -> (&'static str, String) {
+    let state = match status {
+        SandboxStatus::Live(state) | SandboxStatus::Over(state) => state,
+        SandboxStatus::Unanswered => return ("unknown", "its shim does not answer".into()),
+        SandboxStatus::Absent => return ("stopped", "never started".into()),
     };
     let phase = match state.phase {
         Phase::Booting => "booting",

@@ -19,8 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::relay;
 use super::sessions::{ExecId, Resized, Sessions, Token};
 use super::tls;
-use crate::manager::background_span;
-use crate::options::Docker;
+use crate::containers::background_span;
+use crate::options::{ConfigError, Docker};
 
 /// How long a client may take to ask.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,12 +46,13 @@ impl From<sandbox::Error> for Refused {
 }
 
 /// Listens where `[docker]` says, until the service ends.
-pub async fn serve(docker: &Docker, host: Host, sessions: Arc<Sessions>) -> Result<(), String> {
+pub async fn serve(docker: &Docker, host: Host, sessions: Arc<Sessions>) -> Result<(), ConfigError> {
     let tls = docker.tls()?.map(|files| tls::acceptor(&files)).transpose()?;
     let (address, port) = (docker.remote_api_host(), docker.docker_remote_api_port);
     let listener = TcpListener::bind((address, port)).await;
     let listener = listener.map_err(|e| {
-        format!("[docker] docker_remote_api_host {address}, docker_remote_api_port {port}: {e}")
+        let option = "[docker] docker_remote_api_host, docker_remote_api_port";
+        ConfigError::of(option, format!("{address}, {port}: {e}"))
     })?;
     let with = if tls.is_some() { "with" } else { "without" };
     tracing::info!("consoles are at {address} port {port}, {with} TLS");

@@ -188,7 +188,7 @@ impl Sessions {
             }
         }
         let container = lock(&self.running).get(id).map(|running| running.container);
-        container.map(Resized::Runs).ok_or_else(|| Error::Invalid(format!("no such exec instance: {id}")))
+        container.map(Resized::Runs).ok_or_else(|| Error::NoExec(id.to_string()))
     }
 
     fn redeem(&self, token: &Token, fits: impl FnOnce(&Target) -> bool) -> Option<Target> {

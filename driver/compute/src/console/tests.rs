@@ -119,6 +119,6 @@ async fn a_file_that_holds_no_certificate_is_named() {
     let mut docker = Docker::default();
     with_tls(&mut docker, folder.path());
     std::fs::write(folder.path().join("ca.pem"), "nothing").unwrap();
-    let error = super::tls::acceptor(&docker.tls().unwrap().unwrap()).err().unwrap();
-    assert!(error.starts_with("[docker] ca_file ") && error.contains("holds no certificate"), "{error}");
+    let error = super::tls::acceptor(&docker.tls().unwrap().unwrap()).err().unwrap().to_string();
+    assert!(error.starts_with("[docker] ca_file: ") && error.contains("holds no certificate"), "{error}");
 }

@@ -9,10 +9,10 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-use crate::options::TlsFiles;
+use crate::options::{ConfigError, TlsFiles};
 
 /// What lets only those in whose certificate an authority of the file has signed.
-pub fn acceptor(files: &TlsFiles<'_>) -> Result<TlsAcceptor, String> {
+pub fn acceptor(files: &TlsFiles<'_>) -> Result<TlsAcceptor, ConfigError> {
     let mut authorities = RootCertStore::empty();
     for certificate in certificates("ca_file", files.authorities)? {
         authorities.add(certificate).map_err(failure("ca_file", files.authorities))?;
@@ -26,16 +26,16 @@ pub fn acceptor(files: &TlsFiles<'_>) -> Result<TlsAcceptor, String> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-fn certificates(option: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let failure = failure(option, path);
+fn certificates(option: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let failure = failure::<String>(option, path);
     let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match all {
         Ok(all) if !all.is_empty() => Ok(all),
-        Ok(_) => Err(format!("[docker] {option} {}: it holds no certificate", path.display())),
-        Err(e) => Err(failure(e)),
+        Ok(_) => Err(failure("it holds no certificate".into())),
+        Err(e) => Err(failure(e.to_string())),
     }
 }
 
-fn failure<E: std::fmt::Display>(option: &'static str, path: &Path) -> impl Fn(E) -> String {
-    move |e| format!("[docker] {option} {}: {e}", path.display())
+fn failure<E: std::fmt::Display>(option: &'static str, path: &Path) -> impl Fn(E) -> ConfigError {
+    move |e| ConfigError::of(format!("[docker] {option}"), format!("{}: {e}", path.display()))
 }

@@ -1,65 +1,87 @@
-//! Calls that change nothing: show and logs.
+//! Calls that change nothing: show and logs. They wait for nobody who works on the container.
 
-use model::Container;
+use model::{Changes, Container, Status};
 use sandbox::{LogQuery, Tail};
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::Manager;
-use super::dispatch::Arguments;
-use super::status::observed;
-use super::steps::require_created;
+use super::core::{Core, World};
+use crate::engine::{Engine, HostEngine};
 use crate::error::{Error, Result};
+use crate::executor::require_created;
+use crate::lifecycle::{Event, Observed};
+use crate::record::sandbox_name;
 
-impl Manager {
-    pub(super) async fn container_show(&self, mut container: Container) -> Result<Value> {
-        // A task that is under way writes the status itself.
-        if container.container_id.is_some() && container.task_state.is_none() {
-            let situation = self.host().sandbox(&container.uuid.to_string()).situation().await;
-            let changes = observed(&container, &situation, self.health.get(container.uuid));
-            // What the row says already is not written again.
-            if let Some(changes) = changes.filter(|changes| changes.differ_from(&container)) {
-                self.save(&mut container, changes).await?;
-            }
-        }
-        container.to_wire().map_err(|e| Error::Invalid(e.to_string()))
+/// Why a container is shown as unknown.
+const UNANSWERED: &str = "the container's sandbox does not answer";
+
+/// A container as it is now. What differs from its row is written in its turn, by whoever follows the event.
+pub async fn show<W: World>(core: &Core<W>, mut row: Container) -> Result<Container> {
+    // A task that is under way writes the status itself.
+    if row.container_id.is_none() || row.task_state.is_some() || row.status == Status::Deleting {
+        return Ok(row);
     }
+    let status = core.engine.glance(row.uuid).await;
+    let observed = core.observed(row.uuid, &status);
+    let seen = seen(core, &row, &observed);
+    if seen.status.is_some_and(|status| status != row.status) && observed != Observed::Unanswered {
+        core.tell(row.uuid, Event::Looked);
+    }
+    seen.apply(&mut row);
+    Ok(row)
+}
 
-    pub(super) fn container_logs(&self, container: Container, arguments: &Arguments) -> Result<Value> {
-        require_created(&container)?;
-        let query = LogQuery {
-            stdout: arguments.get::<Option<bool>>("stdout")?.unwrap_or(true),
-            stderr: arguments.get::<Option<bool>>("stderr")?.unwrap_or(true),
-            timestamps: arguments.get::<Option<bool>>("timestamps")?.unwrap_or(false),
-            tail: tail(arguments.raw("tail")),
-            since: since(arguments.raw("since"))?,
-        };
-        let id = container.uuid.to_string();
-        Ok(Value::String(self.host().sandbox(&id).logs(&id, &query)?))
+/// What is shown of a row. One in error stays so, with its reason, unless it runs.
+fn seen<W: World>(core: &Core<W>, row: &Container, observed: &Observed) -> Changes {
+    match (observed, row.status) {
+        (Observed::Unanswered, _) => {
+            Changes { status_reason: Some(Some(UNANSWERED.into())), ..Changes::status(Status::Unknown) }
+        }
+        (Observed::Lost, Status::Error) => Changes::default(),
+        (Observed::Lost, _) => {
+            Changes { status_detail: Some(None), ..Changes::error(Error::Lost(row.uuid).to_string()) }
+        }
+        (Observed::Running { .. }, _) => core.view(row.uuid, observed),
+        (Observed::Ended(_), Status::Running | Status::Paused | Status::Stopped) => {
+            core.view(row.uuid, observed)
+        }
+        (Observed::Idle, Status::Running | Status::Paused) => core.view(row.uuid, observed),
+        (Observed::Idle | Observed::Ended(_) | Observed::Partial, _) => Changes::default(),
     }
 }
 
-fn tail(value: &Value) -> Tail {
+/// What a container has written.
+pub async fn logs(engine: &HostEngine, row: &Container, query: LogQuery) -> Result<String> {
+    require_created(row)?;
+    let sandbox = engine.sandbox(row.uuid);
+    let id = sandbox_name(row.uuid);
+    // Megabytes may be read and parsed.
+    let read = tokio::task::spawn_blocking(move || sandbox.logs(&id, &query)).await;
+    Ok(read.map_err(|e| Error::Conflict(format!("the log could not be read: {e}")))??)
+}
+
+/// How many lines of the end, as the API sends it.
+pub fn tail(value: &Value) -> Tail {
     let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
     number.map_or(Tail::All, |lines| Tail::Lines(usize::try_from(lines).unwrap_or(usize::MAX)))
 }
 
 /// Seconds since the epoch, or a time in upstream's format, in UTC.
-fn since(value: &Value) -> Result<Option<OffsetDateTime>> {
+pub fn since(value: &Value) -> Result<Option<OffsetDateTime>> {
     let text = match value {
         Value::Null => return Ok(None),
         Value::Number(number) => number.to_string(),
         Value::String(text) if matches!(text.as_str(), "" | "None") => return Ok(None),
         Value::String(text) => text.clone(),
-        _ => return Err(Error::Invalid(format!("since: {value} is no time"))),
+        _ => return Err(Error::invalid("since", format!("{value} is no time"))),
     };
     let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second],[subsecond]");
     let parsed = match text.parse() {
         Ok(seconds) => OffsetDateTime::from_unix_timestamp(seconds).ok(),
         Err(_) => time::PrimitiveDateTime::parse(&text, format).ok().map(time::PrimitiveDateTime::assume_utc),
     };
-    parsed.map(Some).ok_or_else(|| Error::Invalid(format!("since: {text:?} is no time")))
+    parsed.map(Some).ok_or_else(|| Error::invalid("since", format!("{text:?} is no time")))
 }
 
 #[cfg(test)]

@@ -11,95 +11,103 @@ use oslo::RequestContext;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::Manager;
-use super::dispatch::Arguments;
-use super::pull::ImageDriver;
-use crate::capsule_record::CapsuleRecord;
+use super::glance::{self, Match};
+use super::pull::{ImageDriver, Images};
 use crate::error::{Error, Result};
-use crate::glance::{self, Match};
-use crate::record::Record;
+use crate::record::SandboxRecord;
 
-impl Manager {
-    /// What looks like an identifier is one of Glance's, as upstream has it.
-    pub(super) async fn image_pull(&self, context: &RequestContext, arguments: &Arguments) -> Result<()> {
-        let row = ImageRow::from_wire(arguments.raw("image"))?;
-        let is_id = row.repo.parse::<Uuid>().is_ok();
-        let driver = if is_id { ImageDriver::Glance } else { self.image_driver(None)? };
-        let tag = row.tag.clone().filter(|tag| !tag.is_empty()).unwrap_or_else(|| "latest".into());
-        let name = if is_id { row.repo.clone() } else { format!("{}:{tag}", row.repo) };
-        let progress = self.images.progress();
-        let image = match driver {
-            ImageDriver::Docker => self.registry_image(&name, PullPolicy::Always, None, progress).await?,
-            ImageDriver::Glance => self.glance_image(context, &name, PullPolicy::Always, progress).await?,
-        };
-        row.pulled(&self.database, &tag, &image.id.to_string(), image.size).await?;
-        Ok(())
-    }
+/// What is searched for.
+#[derive(Debug)]
+pub struct Search {
+    /// A part of a name, or the name.
+    pub image: String,
+    /// Where.
+    pub driver: Option<String>,
+    /// Whether the whole name must be it.
+    pub is_exact: bool,
+    /// The registry of a user's own, if it is in one.
+    pub registry: Option<String>,
+}
 
-    pub(super) async fn image_search(
-        &self,
-        context: &RequestContext,
-        arguments: &Arguments,
-    ) -> Result<Value> {
-        let name: String = arguments.get("image")?;
-        let driver: Option<String> = arguments.get("image_driver_name")?;
-        let exact: Option<bool> = arguments.get("exact_match")?;
-        match self.image_driver(driver.as_deref())? {
-            ImageDriver::Docker => self.search_docker_hub(&name, exact).await,
-            ImageDriver::Glance => {
-                let compared = if exact.unwrap_or(false) { Match::Exact } else { Match::Part };
-                let found = glance::find(&self.glance_as(context), &name, compared).await?;
-                Ok(found.into_iter().filter_map(|image| serde_json::to_value(image).ok()).collect())
-            }
+/// Pulls an image that an administrator asked for. What looks like an identifier is one of Glance's, as upstream has it.
+pub async fn pull(images: &Images, context: &RequestContext, row: &ImageRow) -> Result<()> {
+    let is_id = row.repo.parse::<Uuid>().is_ok();
+    let driver = if is_id { ImageDriver::Glance } else { images.driver(None)? };
+    let tag = row.tag.clone().filter(|tag| !tag.is_empty()).unwrap_or_else(|| "latest".into());
+    let name = if is_id { row.repo.clone() } else { format!("{}:{tag}", row.repo) };
+    let progress = images.store().progress();
+    let image = match driver {
+        ImageDriver::Docker => images.of_registry(&name, PullPolicy::Always, None, progress).await?,
+        ImageDriver::Glance => images.of_glance(context, &name, PullPolicy::Always, progress).await?,
+    };
+    row.pulled(images.database(), &tag, &image.id.to_string(), image.size).await?;
+    Ok(())
+}
+
+/// Searches for images.
+pub async fn search(images: &Images, context: &RequestContext, wanted: &Search) -> Result<Value> {
+    match images.driver(wanted.driver.as_deref())? {
+        ImageDriver::Docker => search_docker_hub(images, wanted).await,
+        ImageDriver::Glance => {
+            let compared = if wanted.is_exact { Match::Exact } else { Match::Part };
+            let found = glance::find(&images.glance_as(context), &wanted.image, compared).await?;
+            Ok(found.into_iter().filter_map(|image| serde_json::to_value(image).ok()).collect())
         }
     }
+}
 
-    async fn search_docker_hub(&self, name: &str, exact: Option<bool>) -> Result<Value> {
-        let reference = ImageReference::parse(name, self.options.docker.default_registry.as_deref())?;
-        let found = image::search(&reference).await?;
-        let wanted = found.into_iter().filter(|result| !exact.unwrap_or(false) || result.name == name);
-        let results = wanted.map(|result| {
-            json!({
-                "name": result.name,
-                "description": result.description,
-                "metadata": { "is_official": result.is_official, "star_count": result.star_count },
-            })
-        });
-        Ok(Value::Array(results.collect()))
-    }
+/// A name in a registry of its user's is looked for there, and never on Docker Hub.
+async fn search_docker_hub(images: &Images, wanted: &Search) -> Result<Value> {
+    let default = images.options().docker.default_registry.as_deref();
+    let reference = ImageReference::parse(&wanted.image, wanted.registry.as_deref().or(default))?;
+    let found = image::search(&reference).await?;
+    let name = bare_name(&reference);
+    let wanted = found.into_iter().filter(|result| !wanted.is_exact || result.name == name);
+    let results = wanted.map(|result| {
+        json!({
+            "name": result.name,
+            "description": result.description,
+            "metadata": { "is_official": result.is_official, "star_count": result.star_count },
+        })
+    });
+    Ok(Value::Array(results.collect()))
+}
 
-    /// Upstream removes the row whatever becomes of the image; so does this. What a container has is kept for it.
-    pub(super) async fn image_delete(&self, arguments: &Arguments) -> Result<()> {
-        let row = ImageRow::from_wire(arguments.raw("image"))?;
-        if let Some(id) = row.image_id.as_deref().filter(|id| !id.is_empty()) {
-            let id: Digest =
-                id.parse().map_err(|_| Error::Invalid(format!("image_id {id:?} is no digest")))?;
-            let used = self.file_systems_in_use()?;
-            if let Err(e) = self.images.remove(&id, |path| used.contains(path)) {
-                tracing::error!(image = %id, "it cannot be removed: {e}");
-            }
+/// The name as Docker Hub lists it, without registry and tag.
+fn bare_name(reference: &ImageReference) -> &str {
+    reference.repository().strip_prefix("library/").unwrap_or(reference.repository())
+}
+
+/// Upstream removes the row whatever becomes of the image; so does this. What a container has is kept for it.
+pub async fn delete(images: &Images, row: &ImageRow) -> Result<()> {
+    if let Some(id) = row.image_id.as_deref().filter(|id| !id.is_empty()) {
+        let digest: Digest =
+            id.parse().map_err(|_| Error::invalid("image_id", format!("{id:?} is no digest")))?;
+        let used = file_systems_in_use(images)?;
+        if let Err(e) = images.store().remove(&digest, |path| used.contains(path)) {
+            tracing::error!(image = %digest, error = %e, "an image cannot be removed");
         }
-        Ok(row.destroy(&self.database).await?)
     }
+    Ok(row.destroy(images.database()).await?)
+}
 
-    /// Removes images that nobody has used for long, or that do not fit, as `[kata]` says.
-    pub fn collect_images(&self) -> Result<()> {
-        let used = self.file_systems_in_use()?;
-        let retention = self.options.kata.retention();
-        for id in self.images.collect(retention, SystemTime::now(), |path| used.contains(path))? {
-            tracing::info!(image = %id, "it was not used for long, or all took too much: it is removed");
-        }
-        Ok(())
+/// Removes images that nobody has used for long, or that do not fit, as `[kata]` says.
+pub fn collect(images: &Images) -> Result<()> {
+    let used = file_systems_in_use(images)?;
+    let retention = images.options().kata.retention();
+    for id in images.store().collect(retention, SystemTime::now(), |path| used.contains(path))? {
+        tracing::info!(image = %id, "an image that was not used for long, or did not fit, is removed");
     }
+    Ok(())
+}
 
-    /// The file systems of all containers of this host, Zun's and the operator's, whether or not they run.
-    fn file_systems_in_use(&self) -> Result<HashSet<PathBuf>> {
-        let mut used = HashSet::new();
-        for host in [self.options.host(), self.options.operators_host()] {
-            used.extend(file_systems_in(&host.folder)?);
-        }
-        Ok(used)
+/// The file systems of all containers of this host, Zun's and the operator's, whether or not they run.
+fn file_systems_in_use(images: &Images) -> Result<HashSet<PathBuf>> {
+    let mut used = HashSet::new();
+    for host in [images.options().host(), images.options().operators_host()] {
+        used.extend(file_systems_in(&host.folder)?);
     }
+    Ok(used)
 }
 
 /// The file systems of the containers whose sandboxes are in a folder.
@@ -111,10 +119,8 @@ fn file_systems_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in entries {
         let sandbox = entry.map_err(Error::Sandboxes)?.path();
-        if let Ok(record) = Record::read(&sandbox) {
-            found.push(record.container.image);
-        } else if let Ok(record) = CapsuleRecord::read(&sandbox) {
-            found.extend(record.members().map(|member| member.container.image.clone()));
+        if let Ok(record) = SandboxRecord::read(&sandbox) {
+            found.extend(record.all().map(|member| member.container.image.clone()));
         }
     }
     Ok(found)
@@ -126,12 +132,11 @@ mod tests {
     use sandbox::RateLimit;
 
     use super::*;
-    use crate::record::ContainerRequest;
+    use crate::record::{Member, NewMember};
 
-    fn record(id: &str, rootfs: &str) -> Record {
-        let asked = ContainerRequest {
+    fn record(id: &str, rootfs: &str) -> SandboxRecord {
+        let asked = NewMember {
             id: id.into(),
-            owner: "operator".into(),
             entrypoint: None,
             command: Some(vec!["sh".into()]),
             environment: Vec::new(),
@@ -153,7 +158,18 @@ mod tests {
             json!({ "reference": "r.io/a:1", "manifest": nothing, "config": nothing, "chain": nothing });
         let source = serde_json::from_value(source).unwrap();
         let image = Image { id: nothing, configuration, rootfs: rootfs.into(), size: 0, source };
-        Record::new(asked, &image).unwrap()
+        SandboxRecord::of_container("operator".into(), Member::new(asked, &image).unwrap())
+    }
+
+    #[test]
+    fn a_name_is_compared_without_its_registry_and_its_tag() {
+        for (text, name) in
+            [("nginx:latest", "nginx"), ("nginx", "nginx"), ("a/b:1", "a/b"), ("docker.io/nginx", "nginx")]
+        {
+            assert_eq!(bare_name(&ImageReference::parse(text, None).unwrap()), name, "{text}");
+        }
+        let own = ImageReference::parse("app", Some("registry.example:5000")).unwrap();
+        assert_eq!(own.registry(), "registry.example:5000");
     }
 
     #[test]

@@ -59,8 +59,8 @@ fn choose(images: Vec<GlanceImage>, wanted: &str, compared: Match) -> Vec<Glance
     let mut named: Vec<_> = images.into_iter().filter(fits).collect();
     let only = named.len() == 1;
     if let Some(tag) = tag {
-        // One that has no tags is meant whatever the tag, if it is the only one.
-        named.retain(|image| image.tags.iter().any(|own| own == tag) || (only && image.tags.is_empty()));
+        // Upstream looks at no tag of Glance's: the only image of a name is meant whatever the tag. Of several one is.
+        named.retain(|image| only || image.tags.iter().any(|own| own == tag));
     }
     named
 }
@@ -123,7 +123,9 @@ mod tests {
         assert_eq!(found("app", Match::Exact), 2);
         assert_eq!(found("app", Match::Part), 3);
         assert_eq!((found("app:v2", Match::Exact), found("app:v3", Match::Exact)), (1, 0));
-        assert_eq!(found("my/app:any", Match::Exact), 1, "it has no tags");
+        assert_eq!(found("my/app:any", Match::Exact), 1, "it is the only one");
+        let tagged = || vec![image("app", &["v1"])];
+        assert_eq!(choose(tagged(), "app:latest", Match::Exact).len(), 1, "so is this");
         assert_eq!(found("host:5000/app", Match::Exact), 0);
         let error = the_one("app", choose(images(), "app", Match::Exact)).unwrap_err();
         assert!(error.to_string().contains("Multiple images exist with same name app"), "{error}");

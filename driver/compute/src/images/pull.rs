@@ -1,18 +1,22 @@
-//! The image of a container: from a registry, or from Glance.
+//! Images for containers: where each is looked for, in whose name, and how far it has come.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cloud::{Glance, UserToken};
-use image::{Credentials, Image, ImageReference, Progress, PullPolicy};
-use model::{Changes, Container, Registry};
+use image::{Credentials, Image, ImageReference, Progress, PullPolicy, Store};
+use model::{Changes, Container, Database, Registry};
 use oslo::RequestContext;
 use tokio::time::{Instant, interval_at};
 
-use super::Manager;
+use super::glance;
 use crate::error::{Error, Result};
-use crate::glance;
+use crate::executor::Executor;
+use crate::options::Options;
+use crate::rows::ZunRows;
+use crate::turns::Turn;
 
 /// Between two words on how far a pull has come.
 const TELL_INTERVAL: Duration = Duration::from_secs(2);
@@ -48,22 +52,65 @@ impl fmt::Display for ImageDriver {
     }
 }
 
-impl Manager {
-    /// The image of a container, whose row tells what driver it came from and, while it is on its way, how far it has come.
-    pub(super) async fn container_image(
+/// The images of this host, and whom it asks for more.
+#[derive(Clone)]
+pub struct Images {
+    options: Arc<Options>,
+    database: Database,
+    store: Arc<Store>,
+    glance: Glance,
+    executor: Executor<ZunRows>,
+}
+
+impl Images {
+    /// Images in `store`.
+    pub fn new(
+        options: Arc<Options>,
+        database: Database,
+        store: Arc<Store>,
+        glance: Glance,
+        executor: Executor<ZunRows>,
+    ) -> Self {
+        Self { options, database, store, glance, executor }
+    }
+
+    /// What this host keeps.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The options.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Zun's database.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// The image of a container, and what its row says of it. The row tells meanwhile how far it has come. It is given up once
+    /// `turn` is hurried.
+    pub async fn of_container(
         &self,
         context: &RequestContext,
-        container: &mut Container,
-    ) -> Result<Image> {
-        let driver = self.image_driver(container.image_driver.as_deref())?;
-        let progress = self.images.progress().of_one();
-        let asked = container.clone();
+        row: &mut Container,
+        turn: &Turn,
+    ) -> Result<(Image, Changes)> {
+        let driver = self.driver(row.image_driver.as_deref())?;
+        let progress = self.store.progress().of_one();
+        let asked = row.clone();
         let mut pull = Box::pin(self.pull(context, &asked, driver, &progress));
         let mut ticks = interval_at(Instant::now() + TELL_INTERVAL, TELL_INTERVAL);
-        let pulled = loop {
+        let image = loop {
             tokio::select! {
-                pulled = &mut pull => break pulled,
-                _ = ticks.tick() => self.tell(container, told(&progress)).await,
+                pulled = &mut pull => break pulled?,
+                () = turn.hurried() => return Err(Error::GivenUp { subject: "the pull of an image" }),
+                _ = ticks.tick() => {
+                    let detail = told(&progress);
+                    tracing::info!(image = row.image, "{detail}");
+                    self.executor.tell_progress(row, detail).await;
+                }
             }
         };
         let changes = Changes {
@@ -71,25 +118,16 @@ impl Manager {
             status_detail: Some(asked.status_detail.clone()),
             ..Changes::default()
         };
-        self.save(container, changes).await?;
-        pulled
-    }
-
-    async fn tell(&self, container: &mut Container, detail: String) {
-        tracing::info!(image = container.image, "{detail}");
-        let changes = Changes { status_detail: Some(Some(detail)), ..Changes::default() };
-        if let Err(e) = self.save(container, changes).await {
-            tracing::warn!("how far the pull has come is not recorded: {e}");
-        }
+        Ok((image, changes))
     }
 
     /// The driver of this name, or the default one, if this host may use it.
-    pub(super) fn image_driver(&self, name: Option<&str>) -> Result<ImageDriver> {
+    pub fn driver(&self, name: Option<&str>) -> Result<ImageDriver> {
         let default = &self.options.default;
         let name = name.filter(|name| !name.is_empty()).unwrap_or(&default.default_image_driver);
         if !default.image_drivers().any(|known| known == name) {
-            let reason = format!("image driver {name} is not in [DEFAULT] image_driver_list of this host");
-            return Err(Error::Invalid(reason));
+            let reason = format!("{name} is not in [DEFAULT] image_driver_list of this host");
+            return Err(Error::invalid("image_driver", reason));
         }
         name.parse()
     }
@@ -104,24 +142,25 @@ impl Manager {
         let name = container.image.as_deref().unwrap_or_default();
         let policy =
             container.image_pull_policy.as_deref().filter(|policy| !policy.is_empty()).unwrap_or("always");
-        let policy = PullPolicy::from_str(policy).map_err(|e| Error::Invalid(e.to_string()))?;
+        let policy =
+            PullPolicy::from_str(policy).map_err(|e| Error::invalid("image_pull_policy", e.to_string()))?;
         match driver {
-            ImageDriver::Glance => self.glance_image(context, name, policy, progress).await,
+            ImageDriver::Glance => self.of_glance(context, name, policy, progress).await,
             ImageDriver::Docker => {
                 let registry = self.registry_of(container).await?;
-                self.registry_image(name, policy, registry, progress).await
+                self.of_registry(name, policy, registry, progress).await
             }
         }
     }
 
     /// The registry of the user's that a container's image is in, if it is in one.
-    pub(super) async fn registry_of(&self, container: &Container) -> Result<Option<Registry>> {
+    pub async fn registry_of(&self, container: &Container) -> Result<Option<Registry>> {
         let Some(id) = container.registry_id else { return Ok(None) };
         Ok(Some(Registry::get(&self.database, id, &self.options.default.auth_encryption_key).await?))
     }
 
     /// The image `name`, from a registry of the user's if there is one.
-    pub(super) async fn registry_image(
+    pub async fn of_registry(
         &self,
         name: &str,
         policy: PullPolicy,
@@ -133,11 +172,11 @@ impl Manager {
         let domain = domain.or(docker.default_registry.as_deref());
         let reference = ImageReference::parse(name, domain)?;
         let credentials = self.credentials(Some(reference.registry()), registry);
-        Ok(self.images.image(&reference, policy, credentials.as_ref(), progress).await?)
+        Ok(self.store.image(&reference, policy, credentials.as_ref(), progress).await?)
     }
 
     /// Who asks the registry `asked`: whoever the user's own registry names, or `[docker]` for the default one.
-    pub(super) fn credentials(&self, asked: Option<&str>, own: Option<Registry>) -> Option<Credentials> {
+    pub fn credentials(&self, asked: Option<&str>, own: Option<Registry>) -> Option<Credentials> {
         let docker = &self.options.docker;
         let own_user = own.and_then(|registry| {
             let password = registry.password.unwrap_or_default();
@@ -149,8 +188,8 @@ impl Manager {
         own_user.or_else(|| default_user.map(|username| Credentials { username, password: password() }))
     }
 
-    /// The image `name` of Glance, as its user sees it: what is here already is of no use to whom Glance does not show it.
-    pub(super) async fn glance_image(
+    /// The image `name` of Glance, as its user sees it. A cached image is not given to users to whom Glance does not show it.
+    pub async fn of_glance(
         &self,
         context: &RequestContext,
         name: &str,
@@ -160,11 +199,11 @@ impl Manager {
         let client = self.glance_as(context);
         let found = glance::the_one(name, glance::find(&client, name, glance::Match::Exact).await?)?;
         let fetch = async |file| glance::download(&client, &found, file, progress).await;
-        Ok(self.images.archived(&glance::archive_name(found.id), policy, fetch).await?)
+        Ok(self.store.archived(&glance::archive_name(found.id), policy, fetch).await?)
     }
 
     /// Glance, in the name of whoever asks; in our own where nobody does.
-    pub(super) fn glance_as(&self, context: &RequestContext) -> Glance {
+    pub fn glance_as(&self, context: &RequestContext) -> Glance {
         match context.auth_token.as_deref().filter(|token| !token.is_empty()) {
             Some(token) => self.glance.as_user(UserToken::new(token)),
             None => self.glance.clone(),

@@ -30,7 +30,7 @@ fn parse(key: &str) -> Result<ExposedPort> {
     let (number, protocol) = key.split_once('/').unwrap_or((key, "tcp"));
     match (number.parse(), protocol) {
         (Ok(number), "tcp" | "udp") => Ok(ExposedPort { number, protocol: protocol.to_owned() }),
-        _ => Err(Error::Invalid(format!("exposed port {key:?} is no port of tcp or udp"))),
+        _ => Err(Error::invalid("exposed_ports", format!("{key:?} is no port of tcp or udp"))),
     }
 }
 
@@ -54,7 +54,7 @@ pub async fn open(
     Ok(Some(group))
 }
 
-/// Removes the group, which no port may have any more. That there is none is as good.
+/// Removes the group, which no port may have any more. Idempotent: succeeds if there is none.
 pub async fn close(neutron: &Neutron, owner: ContainerUuid) -> Result<()> {
     for group in neutron.security_groups_named(&name(owner)).await? {
         neutron.delete_security_group(&group).await?;

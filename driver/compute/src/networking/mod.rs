@@ -1,6 +1,7 @@
 //! From requested networks to ports, taps and the guest's network, and back.
 
 mod description;
+pub mod exposed_ports;
 mod plugging;
 mod ports;
 
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use description::describe_again;
 pub use plugging::{Plugging, plug, unplug, wait_active};
-pub use ports::{attach, attach_one, detach, is_owned_by, made_for_nobody, reclaim, strays, take};
+pub use ports::{PortOwner, attach, attach_one, is_owned_by, reclaim, release, strays, take};
 
 /// A container's place on one network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -35,39 +35,49 @@ pub async fn plug(attachments: &[Attachment], owner: &str, host: &str, queue_pai
 pub async fn unplug(attachments: &[Attachment]) {
     for Attachment { port, .. } in attachments {
         if let Err(e) = network::unplug(port).await {
-            tracing::error!("the tap of port {port} is left behind: {e}");
+            tracing::error!(port, error = %e, "a tap is left behind");
         }
     }
 }
 
-/// Waits until Neutron reports the ports wired.
+/// Waits until Neutron reports the ports wired. All are asked for together.
 pub async fn wait_active(neutron: &Neutron, attachments: &[Attachment], plugging: Plugging) -> Result<()> {
     let ports = attachments.iter().map(|attachment| attachment.port.clone()).collect();
-    wait(ports, |port| async move { Ok(neutron.port(&port).await?.status == ACTIVE) }, plugging).await
+    wait(ports, |ports| active_of(neutron.clone(), ports), plugging).await
 }
 
-async fn wait<F: Future<Output = Result<bool>> + Send>(
-    ports: Vec<String>,
-    is_active: impl Fn(String) -> F + Send,
+/// Those of the ports that are active. One that is gone is an error.
+async fn active_of(neutron: Neutron, ports: Vec<String>) -> Result<Vec<String>> {
+    let found = neutron.ports_by_ids(&ports).await?;
+    if let Some(port) = ports.iter().find(|port| found.iter().all(|one| one.id != **port)) {
+        return Err(Error::Network(format!("port {port} is gone")));
+    }
+    Ok(found.into_iter().filter(|port| port.status == ACTIVE).map(|port| port.id).collect())
+}
+
+async fn wait<F: Future<Output = Result<Vec<String>>> + Send>(
+    mut ports: Vec<String>,
+    active: impl Fn(Vec<String>) -> F + Send,
     plugging: Plugging,
 ) -> Result<()> {
     if plugging.timeout.is_zero() {
         return Ok(());
     }
     let deadline = Instant::now() + plugging.timeout;
-    for port in ports {
-        while !is_active(port.clone()).await? {
-            if Instant::now() < deadline {
-                sleep(POLL_INTERVAL).await;
-                continue;
-            }
-            let message = format!("port {port} was not active within {} s", plugging.timeout.as_secs());
-            if plugging.is_fatal {
-                return Err(Error::Network(message));
-            }
-            tracing::warn!("{message}");
-            return Ok(());
+    while !ports.is_empty() {
+        let now = active(ports.clone()).await?;
+        ports.retain(|port| !now.contains(port));
+        let Some(port) = ports.first() else { break };
+        if Instant::now() < deadline {
+            sleep(POLL_INTERVAL).await;
+            continue;
         }
+        let message = format!("port {port} was not active within {} s", plugging.timeout.as_secs());
+        if plugging.is_fatal {
+            return Err(Error::Network(message));
+        }
+        tracing::warn!(port, "{message}");
+        break;
     }
     Ok(())
 }
@@ -85,7 +95,7 @@ mod tests {
     async fn waited(seconds: u64, is_fatal: bool) -> (Result<()>, u64) {
         let plugging = Plugging { timeout: Duration::from_secs(seconds), is_fatal };
         let began = Instant::now();
-        let result = wait(ports(), |port| async move { Ok(port == WIRED) }, plugging).await;
+        let result = wait(ports(), |_| async { Ok(vec![WIRED.to_owned()]) }, plugging).await;
         (result, began.elapsed().as_secs())
     }
 
@@ -104,7 +114,9 @@ mod tests {
     async fn a_port_that_is_wired_is_waited_for_no_longer() {
         let began = Instant::now();
         let plugging = Plugging { timeout: Duration::from_secs(300), is_fatal: true };
-        let wired = |_| async move { Ok(began.elapsed() > Duration::from_secs(7)) };
+        let wired = |ports| async move {
+            Ok(if began.elapsed() > Duration::from_secs(7) { ports } else { Vec::new() })
+        };
         wait(ports(), wired, plugging).await.unwrap();
         assert!((7..9).contains(&began.elapsed().as_secs()));
         let gone = |_| async { Err(Error::Network("the port is gone".into())) };

@@ -1,29 +1,43 @@
-//! Neutron ports: made or taken for a container, and given back.
+//! Neutron ports: made or taken for a sandbox, and given back.
 
 use cloud::{Neutron, NewPort, Port};
-use model::{Container, RequestedNetwork};
+use model::RequestedNetwork;
 use serde_json::json;
 
 use super::Attachment;
 use super::description::describe;
 use crate::error::{Error, Result};
 
-/// Upstream's owner of container ports (`zun/network/kuryr_network.py`).
-const DEVICE_OWNER: &str = "compute:kuryr";
+/// Whose ports are, and how those are named that are made for them.
+#[derive(Debug, Clone)]
+pub struct PortOwner {
+    /// The identifier of the sandbox, `device_id`.
+    pub id: String,
+    /// The project that owns what is made.
+    pub project: String,
+    /// What kind of thing has them, `device_owner`.
+    pub kind: &'static str,
+    /// The name of a port that is made, by which it is told from one that was its user's before.
+    pub port_name: String,
+    /// Security groups in place of the project's default.
+    pub security_groups: Vec<String>,
+}
 
 /// Makes or takes a port for each network. If one fails, those before it are given back.
 pub async fn attach(
     neutron: &Neutron,
-    container: &Container,
+    owner: &PortOwner,
     host: &str,
     networks: &[RequestedNetwork],
 ) -> Result<Vec<Attachment>> {
     let mut attachments = Vec::new();
     for (index, network) in networks.iter().enumerate() {
-        match attach_one(neutron, container, host, network, index).await {
+        match attach_one(neutron, owner, host, network, index).await {
             Ok(attachment) => attachments.push(attachment),
             Err(e) => {
-                detach(neutron, &attachments).await;
+                if let Err(left) = release(neutron, &attachments).await {
+                    tracing::error!(sandbox = owner.id, error = %left, "ports are left behind");
+                }
                 return Err(e);
             }
         }
@@ -34,7 +48,7 @@ pub async fn attach(
 /// Makes or takes a port, for the interface of this number.
 pub async fn attach_one(
     neutron: &Neutron,
-    container: &Container,
+    owner: &PortOwner,
     host: &str,
     requested: &RequestedNetwork,
     index: usize,
@@ -42,15 +56,16 @@ pub async fn attach_one(
     if requested.pci_request_id.is_some() {
         return Err(Error::NotSupported("a PCI device as a network interface".into()));
     }
-    let owner = container.uuid.to_string();
     let port = if requested.port.is_empty() {
-        neutron.create_port(&new_port(container, host, requested)).await?
+        neutron.create_port(&new_port(owner, host, requested)).await?
     } else {
-        neutron.bind_port(&requested.port, &owner, DEVICE_OWNER, host).await?
+        neutron.bind_port(&requested.port, &owner.id, owner.kind, host).await?
     };
-    let attachment = describe(neutron, &owner, host, requested, &port, index).await;
-    if attachment.is_err() {
-        release(neutron, &port.id, requested.preserve_on_delete).await;
+    let attachment = describe(neutron, &owner.id, host, requested, &port, index).await;
+    if attachment.is_err()
+        && let Err(left) = release_port(neutron, &port.id, requested.preserve_on_delete).await
+    {
+        tracing::error!(port = port.id, error = %left, "a port is left behind");
     }
     attachment
 }
@@ -58,13 +73,13 @@ pub async fn attach_one(
 /// Takes a port that is the container's already; if that fails, it stays so.
 pub async fn take(
     neutron: &Neutron,
-    owner: &str,
+    owner: &PortOwner,
     host: &str,
     requested: &RequestedNetwork,
     index: usize,
 ) -> Result<Attachment> {
-    let port = neutron.bind_port(&requested.port, owner, DEVICE_OWNER, host).await?;
-    describe(neutron, owner, host, requested, &port, index).await
+    let port = neutron.bind_port(&requested.port, &owner.id, owner.kind, host).await?;
+    describe(neutron, &owner.id, host, requested, &port, index).await
 }
 
 /// Whether a port is this container's, on this host.
@@ -72,24 +87,19 @@ pub fn is_owned_by(port: &Port, owner: &str, host: &str) -> bool {
     port.device_id == owner && port.host == host
 }
 
-fn new_port(container: &Container, host: &str, requested: &RequestedNetwork) -> NewPort {
-    let uuid = container.uuid.to_string();
+fn new_port(owner: &PortOwner, host: &str, requested: &RequestedNetwork) -> NewPort {
     NewPort {
         network_id: requested.network.clone(),
-        tenant_id: container.project_id.clone().unwrap_or_default(),
-        device_id: uuid.clone(),
-        device_owner: DEVICE_OWNER.into(),
+        tenant_id: owner.project.clone(),
+        device_id: owner.id.clone(),
+        device_owner: owner.kind.into(),
         host: host.into(),
-        name: port_name(&uuid),
+        name: owner.port_name.clone(),
         fixed_ips: (!requested.fixed_ip.is_empty())
             .then(|| vec![json!({ "ip_address": requested.fixed_ip })]),
-        security_groups: container.security_groups.as_ref().map(|groups| groups.0.clone()),
+        // An empty list would be no group at all, and let nothing through.
+        security_groups: (!owner.security_groups.is_empty()).then(|| owner.security_groups.clone()),
     }
-}
-
-/// The name of a port that this service made, by which it is told from one that was the user's before.
-fn port_name(owner: &str) -> String {
-    format!("zun-{owner}")
 }
 
 /// Ports of a container that are in none of its attachments: something was interrupted, or its record is lost.
@@ -98,36 +108,31 @@ pub async fn strays(neutron: &Neutron, owner: &str, attachments: &[Attachment]) 
     Ok(ports.filter(|port| attachments.iter().all(|known| known.port != port.id)).collect())
 }
 
-/// Ports on a host that were made here for containers other than those known.
-pub async fn made_for_nobody(neutron: &Neutron, host: &str, known: &[String]) -> Result<Vec<Port>> {
-    let ports = neutron.ports_on(host).await?.into_iter();
-    Ok(ports
-        .filter(|port| port.name == port_name(&port.device_id) && !known.contains(&port.device_id))
-        .collect())
-}
-
-/// Takes away ports of a container, and their taps.
-pub async fn reclaim(neutron: &Neutron, owner: &str, ports: &[Port]) -> Result<()> {
+/// Gives back ports of a sandbox that are in none of its attachments, and takes their taps away.
+pub async fn reclaim(neutron: &Neutron, owner: &PortOwner, ports: &[Port]) -> Result<()> {
     for port in ports {
         network::unplug(&port.id).await?;
-        release(neutron, &port.id, port.name != port_name(owner)).await;
+        release_port(neutron, &port.id, port.name != owner.port_name).await?;
     }
     Ok(())
 }
 
-/// Gives ports back, as far as that works.
-pub async fn detach(neutron: &Neutron, attachments: &[Attachment]) {
+/// Gives ports back: all that can be, and then tells the first that could not.
+pub async fn release(neutron: &Neutron, attachments: &[Attachment]) -> Result<()> {
+    let mut all = Ok(());
     for attachment in attachments {
-        release(neutron, &attachment.port, attachment.preserve_on_delete).await;
+        let released = release_port(neutron, &attachment.port, attachment.preserve_on_delete).await;
+        all = all.and(released);
     }
+    all
 }
 
-/// Removes a port, or takes it from its container if it is to stay.
-async fn release(neutron: &Neutron, port: &str, preserve: bool) {
+/// Removes a port, or takes it from its sandbox if it is to stay. Idempotent: succeeds if it is gone.
+async fn release_port(neutron: &Neutron, port: &str, preserve: bool) -> Result<()> {
     let released =
         if preserve { neutron.unbind_port(port).await.map(|_| ()) } else { neutron.delete_port(port).await };
     match released {
-        Err(e) if !e.is_not_found() => tracing::error!(port, "the port is left behind: {e}"),
-        _ => {}
+        Err(e) if !e.is_not_found() => Err(e.into()),
+        _ => Ok(()),
     }
 }

@@ -2,6 +2,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::error::ConfigError;
+
 /// `[docker]`, as far as it says anything without Docker.
 #[derive(Clone, Deserialize)]
 #[serde(default)]
@@ -76,7 +78,7 @@ impl Docker {
     }
 
     /// The files of TLS, if it is asked for. Upstream goes on without TLS where one of them is missing.
-    pub fn tls(&self) -> Result<Option<TlsFiles<'_>>, String> {
+    pub fn tls(&self) -> Result<Option<TlsFiles<'_>>, ConfigError> {
         if self.api_insecure {
             return Ok(None);
         }
@@ -85,7 +87,10 @@ impl Docker {
             (Some(authorities), Some(certificate), Some(key)) => {
                 Ok(Some(TlsFiles { authorities, certificate, key }))
             }
-            _ => Err("[docker] ca_file, cert_file and key_file go together: one of them is missing".into()),
+            _ => Err(ConfigError::of(
+                "[docker] ca_file, cert_file, key_file",
+                "they go together, and one is missing",
+            )),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! `[kata]` are ours.
 
 mod docker;
+mod error;
 mod upstream;
 mod volume;
 
@@ -15,12 +16,13 @@ use config::Config;
 use image::{RegistryOptions, Retention, Store};
 use model::DatabaseUrl;
 use oslo::{ConfigFiles, RabbitOptions, TransportUrl};
-use sandbox::{HostOptions, RateLimit};
+use sandbox::{CpuLimit, HostOptions, RateLimit};
 use serde::Deserialize;
 
 pub use self::volume::VolumeOptions;
 use crate::host_facts;
 pub use docker::{Docker, TlsFiles};
+pub use error::ConfigError;
 
 const MEBIBYTE: u64 = 1 << 20;
 const GIBIBYTE: u64 = 1 << 30;
@@ -45,7 +47,7 @@ pub struct Options {
     pub volume: VolumeOptions,
     /// A line for each option that is set and means nothing to this service.
     #[serde(skip)]
-    pub needless: Vec<String>,
+    pub ignored_options: Vec<String>,
 }
 
 /// `[DEFAULT]`
@@ -58,7 +60,7 @@ pub struct Defaults {
     pub control_exchange: String,
     pub default_availability_zone: String,
     pub periodic_interval_max: u64,
-    pub sync_container_state_interval: u64,
+    pub sync_container_state_interval: i64,
     pub default_cpu: f32,
     pub default_memory: u64,
     pub default_disk: i32,
@@ -137,6 +139,8 @@ pub struct Kata {
     pub cgroup: PathBuf,
     /// Memory in MiB that a guest gets above its containers'.
     pub memory_overhead: u64,
+    /// Whether a container's number of CPUs bounds it; otherwise it is its weight beside others.
+    pub cpu_quota: bool,
     /// Virtual CPUs to which a sandbox may grow while it runs; never more than the host has.
     pub max_vcpus: u8,
     /// Memory in MiB to which a guest may grow while it runs; 0 is all that the host has.
@@ -235,6 +239,15 @@ impl Kata {
 }
 
 impl Defaults {
+    /// How often states are compared, as upstream has it: 0 is as often as other things are done, and less is never.
+    pub fn sync_interval(&self, default: Duration) -> Option<Duration> {
+        match u64::try_from(self.sync_container_state_interval) {
+            Ok(0) => Some(default),
+            Ok(seconds) => Some(Duration::from_secs(seconds)),
+            Err(_) => None,
+        }
+    }
+
     /// The image drivers that this host may use.
     pub fn image_drivers(&self) -> impl Iterator<Item = &str> {
         list(&self.image_driver_list)
@@ -313,6 +326,7 @@ impl Default for Kata {
             first_user: 2_000_000_000,
             cgroup: "zun-kata".into(),
             memory_overhead: 64,
+            cpu_quota: false,
             max_vcpus: 4,
             max_memory: 0,
             log_file_size: 10,
@@ -333,24 +347,24 @@ impl Default for Kata {
 
 impl Options {
     /// Reads the options.
-    pub fn read(files: ConfigFiles) -> Result<Self, String> {
-        let config = Config::builder().add_source(files).build().map_err(|e| e.to_string())?;
-        let given: upstream::Given = config.clone().try_deserialize().map_err(|e| e.to_string())?;
-        let mut options: Self = config.try_deserialize().map_err(|e| e.to_string())?;
+    pub fn read(files: ConfigFiles) -> Result<Self, ConfigError> {
+        let config = Config::builder().add_source(files).build()?;
+        let given: upstream::Given = config.clone().try_deserialize()?;
+        let mut options: Self = config.try_deserialize()?;
         options.docker.complete(&options.default.my_ip);
-        options.needless = upstream::review(&given)?;
+        options.ignored_options = upstream::review(&given)?;
         Ok(options)
     }
 
     /// Says which option keeps the service from starting.
-    pub fn validate(&self) -> Result<(), String> {
+    pub fn validate(&self) -> Result<(), ConfigError> {
         self.transport_url()?;
         self.database_url()?;
-        self.keystone_auth.validate("keystone_auth").map_err(|e| e.to_string())?;
+        self.keystone_auth.validate("keystone_auth")?;
         self.docker.tls()?;
         self.volume.validate()?;
         if self.default.host.is_empty() {
-            return Err("[DEFAULT] host is not set, and this machine has no name".into());
+            return Err(ConfigError::of("[DEFAULT] host", "it is not set, and this machine has no name"));
         }
         Ok(())
     }
@@ -382,24 +396,26 @@ impl Options {
             memory_max_mib: kata.memory_max_mib(),
             log_file_bytes: kata.log_file_size * MEBIBYTE,
             log_files: kata.log_files,
+            cpu_limit: if kata.cpu_quota { CpuLimit::Quota } else { CpuLimit::Weight },
         }
     }
 
     /// The images of this host.
-    pub fn image_store(&self) -> Result<Store, String> {
+    pub fn image_store(&self) -> Result<Store, ConfigError> {
         let kata = &self.kata;
         let mirrors = list(&kata.registry_mirrors)
-            .map(|mirror| mirror.parse().map_err(|e| format!("[kata] registry_mirrors: {e}")));
+            .map(|mirror| mirror.parse().map_err(|e| ConfigError::of("[kata] registry_mirrors", e)));
         let read = |path: &PathBuf| {
-            std::fs::read(path).map_err(|e| format!("[kata] registry_ca_file {}: {e}", path.display()))
+            let failed = |e| ConfigError::of("[kata] registry_ca_file", format!("{}: {e}", path.display()));
+            std::fs::read(path).map_err(failed)
         };
         let options = RegistryOptions {
             plain_http: list(&kata.insecure_registries).map(str::to_owned).collect(),
-            mirrors: mirrors.collect::<Result<_, String>>()?,
+            mirrors: mirrors.collect::<Result<_, ConfigError>>()?,
             certificates: kata.registry_ca_file.iter().map(read).collect::<Result<_, _>>()?,
             image_bytes_max: kata.image_size_max * GIBIBYTE,
         };
-        Store::open(kata.state_path.join("images"), options).map_err(|e| e.to_string())
+        Ok(Store::open(kata.state_path.join("images"), options)?)
     }
 
     /// This host, as storage back ends know it.
@@ -410,13 +426,13 @@ impl Options {
     }
 
     /// The broker's address.
-    pub fn transport_url(&self) -> Result<TransportUrl, String> {
-        self.default.transport_url.parse().map_err(|e| format!("[DEFAULT] {e}"))
+    pub fn transport_url(&self) -> Result<TransportUrl, ConfigError> {
+        self.default.transport_url.parse().map_err(|e| ConfigError::of("[DEFAULT] transport_url", e))
     }
 
     /// The database's address.
-    pub fn database_url(&self) -> Result<DatabaseUrl, String> {
-        self.database.connection.parse().map_err(|e: model::UnsupportedUrl| e.to_string())
+    pub fn database_url(&self) -> Result<DatabaseUrl, ConfigError> {
+        Ok(self.database.connection.parse::<DatabaseUrl>()?)
     }
 }
 
@@ -435,7 +451,7 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let options = Options::read(ConfigFiles::new(vec![path.clone()], Vec::new()));
         std::fs::remove_file(path).unwrap();
-        options.and_then(|options| options.validate().map(|()| options))
+        options.and_then(|options| options.validate().map(|()| options)).map_err(|e| e.to_string())
     }
 
     const GOOD: &str = "[DEFAULT]\nhost = h\ndebug = true\n[database]\nconnection = mysql+pymysql://u:p@h/zun\n\
@@ -450,6 +466,17 @@ mod tests {
         assert_eq!((options.compute.cpu_allocation_ratio, options.kata.log_files), (Some(4.0), 7));
         assert_eq!(options.kata.template_scope, TemplateScope::Host);
         assert_eq!(options.docker.remote_api_address(), format!("{}:2375", options.default.my_ip));
+    }
+
+    #[test]
+    fn states_are_compared_as_often_as_upstream_would() {
+        let every = |seconds: i64| {
+            let defaults = Defaults { sync_container_state_interval: seconds, ..Defaults::default() };
+            defaults.sync_interval(Duration::from_secs(60))
+        };
+        assert_eq!(every(7), Some(Duration::from_secs(7)));
+        assert_eq!(every(0), Some(Duration::from_secs(60)));
+        assert_eq!(every(-1), None);
     }
 
     #[test]

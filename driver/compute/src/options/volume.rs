@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::error::ConfigError;
+
 /// What guests can mount.
 const FSTYPE: &str = "ext4";
 
@@ -22,11 +24,12 @@ impl Default for VolumeOptions {
 
 impl VolumeOptions {
     /// Says which option cannot be used.
-    pub fn validate(&self) -> Result<(), String> {
+    pub fn validate(&self) -> Result<(), ConfigError> {
         if self.fstype == FSTYPE {
             return Ok(());
         }
-        Err(format!("[volume] fstype = {}: only {FSTYPE} is supported", self.fstype))
+        let reason = format!("{} is not supported, only {FSTYPE} is", self.fstype);
+        Err(ConfigError::of("[volume] fstype", reason))
     }
 
     /// How long Cinder may take to make a volume.

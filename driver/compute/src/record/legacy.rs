@@ -1,80 +1,109 @@
-//! What this host keeps of a capsule between its starts.
+//! Records as this service wrote them when containers and capsules had each a form of their own.
 
 use std::path::Path;
 
-use sandbox::{ContainerSpec, SandboxSpec};
-use serde::{Deserialize, Serialize};
+use image::ImageSource;
+use sandbox::{ContainerSpec, CpuPinning};
+use serde::Deserialize;
 
+use super::{InjectedFile, Kind, Member, SandboxRecord, read_json};
 use crate::error::Result;
-use crate::manager::Restarts;
-use crate::networking::{self, Attachment};
-use crate::options::Kata;
-use crate::record::{read_json, write_json};
+use crate::lifecycle::Restarts;
+use crate::networking::Attachment;
 
-const NAME: &str = "capsule.json";
+const SIGTERM: u32 = 15;
 
-/// A container of a capsule.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Member {
-    /// The container.
-    pub container: ContainerSpec,
-    /// How often its policy has started it again.
-    pub restarts: Restarts,
+#[derive(Deserialize)]
+struct ContainerRecord {
+    #[serde(default)]
+    owner: String,
+    container: ContainerSpec,
+    #[serde(default)]
+    image_source: Option<ImageSource>,
+    stop_signal: u32,
+    attachments: Vec<Attachment>,
+    #[serde(default)]
+    restarts: Restarts,
+    #[serde(default)]
+    pinning: Option<CpuPinning>,
+    #[serde(default)]
+    files: Vec<InjectedFile>,
 }
 
-/// A capsule on this host.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct CapsuleRecord {
-    /// Whose it is.
-    pub owner: String,
-    /// The host name of all its containers.
-    pub hostname: String,
-    /// Containers that end, one after the other, before the others begin.
-    pub init: Vec<Member>,
-    /// Its other containers.
-    pub containers: Vec<Member>,
-    /// Its networks.
-    pub attachments: Vec<Attachment>,
-    /// How often its policy has started its sandbox again.
-    pub restarts: Restarts,
+#[derive(Deserialize)]
+struct CapsuleRecord {
+    owner: String,
+    hostname: String,
+    init: Vec<CapsuleMember>,
+    containers: Vec<CapsuleMember>,
+    attachments: Vec<Attachment>,
+    restarts: Restarts,
 }
 
-impl CapsuleRecord {
-    /// The sandbox that its containers share: as large as those that run together, or as the largest of those before them.
-    pub fn sandbox_spec(&self, kata: &Kata) -> SandboxSpec {
-        let cpus = |member: &Member| member.container.cpus;
-        let memory = |member: &Member| member.container.memory_mib;
-        SandboxSpec {
-            cpus: self.init.iter().map(cpus).fold(self.containers.iter().map(cpus).sum(), f32::max),
-            memory_mib: self.init.iter().map(memory).fold(self.containers.iter().map(memory).sum(), u64::max),
-            hostname: self.hostname.clone(),
-            containers: u8::try_from(self.containers.len().max(1)).unwrap_or(u8::MAX),
-            network: networking::guest_network(&self.attachments),
-            volumes: Vec::new(),
-            ends_with: None,
-            template_group: kata.template_scope.group(&self.owner),
-            nic_limit: kata.nic_limit(),
-            pinning: None,
+#[derive(Deserialize)]
+struct CapsuleMember {
+    container: ContainerSpec,
+    restarts: Restarts,
+}
+
+/// Reads the record of either form that a folder holds, if it holds one.
+pub fn read(folder: &Path) -> Option<Result<SandboxRecord>> {
+    let holds = |name| folder.join(name).exists();
+    if holds("container.json") {
+        Some(read_json::<ContainerRecord>(folder, "container.json").map(Into::into))
+    } else if holds("capsule.json") {
+        Some(read_json::<CapsuleRecord>(folder, "capsule.json").map(Into::into))
+    } else {
+        None
+    }
+}
+
+impl From<ContainerRecord> for SandboxRecord {
+    fn from(record: ContainerRecord) -> Self {
+        let member = Member {
+            image_source: record.image_source,
+            stop_signal: record.stop_signal,
+            restarts: Restarts::default(),
+            files: record.files,
+            container: record.container,
+        };
+        Self {
+            attachments: record.attachments,
+            restarts: record.restarts,
+            pinning: record.pinning,
+            is_made: true,
+            ..Self::of_container(record.owner, member)
         }
     }
+}
 
-    /// All its containers.
-    pub fn members(&self) -> impl Iterator<Item = &Member> {
-        self.init.iter().chain(&self.containers)
+impl From<CapsuleRecord> for SandboxRecord {
+    fn from(record: CapsuleRecord) -> Self {
+        let members = |all: Vec<CapsuleMember>| all.into_iter().map(Into::into).collect();
+        Self {
+            kind: Kind::Capsule,
+            owner: record.owner,
+            hostname: record.hostname,
+            init: members(record.init),
+            members: members(record.containers),
+            attachments: record.attachments,
+            restarts: record.restarts,
+            pinning: None,
+            is_made: true,
+            is_stopped: false,
+            regrouping: None,
+        }
     }
+}
 
-    /// The member of this identifier.
-    pub fn member_mut(&mut self, id: &str) -> Option<&mut Member> {
-        self.init.iter_mut().chain(&mut self.containers).find(|member| member.container.id == id)
-    }
-
-    /// Reads the record in a sandbox's folder.
-    pub fn read(folder: &Path) -> Result<Self> {
-        read_json(folder, NAME)
-    }
-
-    /// Writes the record.
-    pub fn write(&self, folder: &Path) -> Result<()> {
-        write_json(folder, NAME, self)
+impl From<CapsuleMember> for Member {
+    fn from(member: CapsuleMember) -> Self {
+        Self {
+            container: member.container,
+            image_source: None,
+            stop_signal: SIGTERM,
+            restarts: member.restarts,
+            files: Vec::new(),
+        }
     }
 }

@@ -1,31 +1,23 @@
-//! What this host keeps of a container between its starts: which image, which program, which ports.
+//! A container of a sandbox: its program, and what the host keeps of it.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use image::{Image, ImageConfiguration, ImageSource};
-use sandbox::{ContainerSpec, ContainerUser, CpuPinning, RateLimit, SandboxSpec};
-use serde::de::DeserializeOwned;
+use sandbox::{ContainerSpec, ContainerUser, RateLimit};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::manager::Restarts;
-use crate::networking::{self, Attachment};
-use crate::options::Kata;
+use crate::lifecycle::Restarts;
 
-const NAME: &str = "container.json";
 const SIGTERM: u32 = 15;
 
 /// What is asked for of a container, beside its image. What is left out, or empty, is the image's.
-pub struct ContainerRequest {
+pub struct NewMember {
     /// The identifier of the container and of its sandbox.
     pub id: String,
-    /// Whose it is: with other owners it shares no template, unless the operator lets all share them.
-    pub owner: String,
-    /// Replaces the image's entry point, and with it the image's command.
+    /// Replaces the image's entry point.
     pub entrypoint: Option<Vec<String>>,
     /// Replaces the image's command.
     pub command: Option<Vec<String>>,
@@ -51,29 +43,18 @@ pub struct ContainerRequest {
     pub oci: Value,
 }
 
-/// A container on this host.
+/// A container of a sandbox.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Record {
-    /// Whose the container is.
-    #[serde(default)]
-    pub owner: String,
+pub struct Member {
     /// The container.
     pub container: ContainerSpec,
     /// Where its image came from; none is known of one that an older service made.
-    #[serde(default)]
     pub image_source: Option<ImageSource>,
     /// The signal that asks it to end.
     pub stop_signal: u32,
-    /// Its networks.
-    pub attachments: Vec<Attachment>,
-    /// How often its policy has started it again.
-    #[serde(default)]
+    /// How often its policy has started it again, while its sandbox went on.
     pub restarts: Restarts,
-    /// The host's CPUs that it has to itself.
-    #[serde(default)]
-    pub pinning: Option<CpuPinning>,
     /// Files that are put into it before it first runs.
-    #[serde(default)]
     pub files: Vec<InjectedFile>,
 }
 
@@ -92,9 +73,9 @@ impl fmt::Debug for InjectedFile {
     }
 }
 
-impl Record {
+impl Member {
     /// What a container of `image` is, before it has networks.
-    pub fn new(asked: ContainerRequest, image: &Image) -> Result<Self> {
+    pub fn new(asked: NewMember, image: &Image) -> Result<Self> {
         let config = image.configuration.config().clone().unwrap_or_default();
         let arguments = program(asked.entrypoint, asked.command, &image.configuration)?;
         let environment = config.env().iter().flatten().cloned().chain(asked.environment);
@@ -104,7 +85,6 @@ impl Record {
         let (user, group) = user.split_once(':').unwrap_or((&user, ""));
         let signal = config.stop_signal().as_deref().map(sandbox::signal_number).transpose()?;
         Ok(Self {
-            owner: asked.owner,
             container: ContainerSpec {
                 id: asked.id,
                 arguments,
@@ -129,65 +109,14 @@ impl Record {
             },
             image_source: Some(image.source.clone()),
             stop_signal: signal.unwrap_or(SIGTERM),
-            attachments: Vec::new(),
             restarts: Restarts::default(),
-            pinning: None,
             files: Vec::new(),
         })
     }
-
-    /// The sandbox that the container needs.
-    pub fn sandbox_spec(&self, kata: &Kata) -> SandboxSpec {
-        SandboxSpec {
-            cpus: self.container.cpus,
-            memory_mib: self.container.memory_mib,
-            hostname: self.container.hostname.clone(),
-            containers: 1,
-            network: networking::guest_network(&self.attachments),
-            volumes: Vec::new(),
-            ends_with: Some(self.container.id.clone()),
-            template_group: kata.template_scope.group(&self.owner),
-            nic_limit: kata.nic_limit(),
-            pinning: self.pinning.clone(),
-        }
-    }
-
-    /// Reads the record in a sandbox's folder.
-    pub fn read(folder: &Path) -> Result<Self> {
-        read_json(folder, NAME)
-    }
-
-    /// Writes the record.
-    pub fn write(&self, folder: &Path) -> Result<()> {
-        write_json(folder, NAME, self)
-    }
 }
 
-/// Reads a file of a sandbox's folder.
-pub fn read_json<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<T> {
-    let read = || -> std::io::Result<T> { Ok(serde_json::from_slice(&std::fs::read(folder.join(name))?)?) };
-    read().map_err(|e| failure(folder, "read", &e))
-}
-
-/// Writes one: whatever happens, there is the old one or the new.
-pub fn write_json(folder: &Path, name: &str, value: &impl Serialize) -> Result<()> {
-    let temporary = folder.join(format!("{name}.new"));
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        file.write_all(&serde_json::to_vec(value)?)?;
-        file.sync_data()?;
-        std::fs::rename(&temporary, folder.join(name))
-    };
-    write().map_err(|e| failure(folder, "written", &e))
-}
-
-/// A sandbox's folder has its container's identifier for a name.
-fn failure(folder: &Path, what: &'static str, error: &std::io::Error) -> Error {
-    let container = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Error::Record { container, what, reason: error.to_string() }
-}
-
-/// Docker's rule: an entry point of the container's own replaces the image's, and its command with it.
+/// Upstream's rule (`zun/container/docker/driver.py`, `create`): what the container has not is the image's, each for itself.
+/// So an entry point of its own gets the image's command, which Docker would leave out.
 fn program(
     entrypoint: Option<Vec<String>>,
     command: Option<Vec<String>>,
@@ -195,11 +124,10 @@ fn program(
 ) -> Result<Vec<String>> {
     let config = image.config().clone().unwrap_or_default();
     let (entrypoint, command) = (entrypoint.filter(|e| !e.is_empty()), command.filter(|c| !c.is_empty()));
-    let image_command = if entrypoint.is_some() { None } else { config.cmd().clone() };
     let entrypoint = entrypoint.or(config.entrypoint().clone()).unwrap_or_default();
-    let arguments = [entrypoint, command.or(image_command).unwrap_or_default()].concat();
+    let arguments = [entrypoint, command.or(config.cmd().clone()).unwrap_or_default()].concat();
     if arguments.is_empty() {
-        return Err(Error::Invalid("no command is given, and the image has none".into()));
+        return Err(Error::invalid("command", "none is given, and the image has none"));
     }
     Ok(arguments)
 }
@@ -211,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_chosen_as_docker_does() {
+    fn a_program_is_chosen_as_upstream_does() {
         let image = |config| {
             let value = json!({ "architecture": "amd64", "os": "linux", "config": config,
                 "rootfs": { "type": "layers", "diff_ids": [] } });
@@ -222,7 +150,7 @@ mod tests {
         let chosen = |entrypoint, command| program(entrypoint, command, &both).unwrap().join(" ");
         assert_eq!(chosen(None, None), "entry image");
         assert_eq!(chosen(None, words("own")), "entry own");
-        assert_eq!(chosen(words("other"), None), "other");
+        assert_eq!(chosen(words("other"), None), "other image");
         assert_eq!(chosen(words(""), words("own")), "entry own");
         assert!(program(None, None, &image(json!({}))).is_err());
     }

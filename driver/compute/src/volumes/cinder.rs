@@ -3,25 +3,51 @@
 //! none of them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
-use model::{Container, ContainerType, ContainerUuid, VolumeMapping};
-use sandbox::{SandboxSpec, VOLUMES_MAX, VolumeDisk};
+use cloud::Cinder;
+use model::{Container, ContainerUuid, Database, VolumeMapping};
+use sandbox::{RateLimit, VOLUMES_MAX, VolumeDisk};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
-use volume::Connection;
+use volume::{Connection, Connector};
 
-use super::Manager;
-use super::volumes::{cinder_id, disk_name};
+use super::requested::{cinder_id, disk_name};
 use crate::error::{Error, Result};
+use crate::options::VolumeOptions;
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-impl Manager {
+/// Cinder's volumes on this host.
+#[derive(Clone)]
+pub struct Volumes {
+    database: Database,
+    cinder: Cinder,
+    connector: Connector,
+    hostname: String,
+    options: VolumeOptions,
+    disk_limit: RateLimit,
+}
+
+impl Volumes {
+    /// Volumes that are attached to the host of this name.
+    pub fn new(
+        database: Database,
+        cinder: Cinder,
+        connector: Connector,
+        hostname: String,
+        options: VolumeOptions,
+        disk_limit: RateLimit,
+    ) -> Self {
+        Self { database, cinder, connector, hostname, options, disk_limit }
+    }
+
     /// Attaches to this host the volumes that `owner` is given, and makes a file system on those that have never been
-    /// written to. What fails is undone with [`Self::detach_volumes`].
-    pub(super) async fn attach_volumes(&self, owner: ContainerUuid, given: &[VolumeMapping]) -> Result<()> {
+    /// written to. What fails is undone with [`Self::detach`].
+    pub async fn attach(&self, owner: ContainerUuid, given: &[VolumeMapping]) -> Result<()> {
         let volumes = each_once(given)?;
         if volumes.len() > VOLUMES_MAX {
             let asked = volumes.len();
@@ -38,7 +64,7 @@ impl Manager {
         self.wait_until_available(id).await?;
         let attachment = self.cinder.attach(id, owner.0, &self.connector.properties()).await?;
         let info = &attachment.connection_info;
-        volume.save_connection(&self.database, self.hostname(), info).await?;
+        volume.save_connection(&self.database, &self.hostname, info).await?;
         let path = self.connector.connect(&Connection::parse(info)?).await?;
         volume::ensure_file_system(&path).await?;
         Ok(self.cinder.complete(attachment.id).await?)
@@ -47,10 +73,13 @@ impl Manager {
     /// A volume is in one sandbox at a time, even if Cinder would attach it more often: its file system is not one that
     /// two kernels can write to.
     async fn wait_until_available(&self, id: Uuid) -> Result<()> {
-        let deadline = Instant::now() + self.options.volume.available_timeout();
+        let deadline = Instant::now() + self.options.available_timeout();
         loop {
-            let found =
-                self.cinder.get(id).await?.ok_or_else(|| Error::Invalid("there is none in Cinder".into()))?;
+            let found = self
+                .cinder
+                .get(id)
+                .await?
+                .ok_or_else(|| Error::invalid("volume", "there is none in Cinder"))?;
             match found.status.as_str() {
                 "available" => return Ok(()),
                 "in-use" => return Err(Error::Conflict("it is in use".into())),
@@ -62,56 +91,56 @@ impl Manager {
         }
     }
 
-    /// The same sandbox with the volumes of `owner`, which are connected to this host.
-    pub(super) async fn with_volumes(&self, spec: SandboxSpec, owner: &Container) -> Result<SandboxSpec> {
-        let mappings = self.mappings_of(owner).await?;
-        let mut volumes = Vec::new();
-        for (id, volume) in each_once(&mappings)? {
+    /// Connects the volumes of a container or a capsule to this host, and gives them as disks.
+    pub async fn disks(&self, mappings: &[VolumeMapping]) -> Result<Vec<VolumeDisk>> {
+        let mut disks = Vec::new();
+        for (id, volume) in each_once(mappings)? {
             let connected = async {
                 let connection =
                     connection_of(volume)?.ok_or_else(|| Error::Conflict("it is not attached".into()))?;
                 Ok(self.connector.connect(&connection).await?)
             };
             let path = connected.await.map_err(|e: Error| e.of_volume(id))?;
-            volumes.push(VolumeDisk { name: disk_name(id), path, limit: self.options.kata.disk_limit() });
+            disks.push(VolumeDisk { name: disk_name(id), path, limit: self.disk_limit });
         }
-        Ok(SandboxSpec { volumes, ..spec })
+        Ok(disks)
     }
 
-    /// Ends a guest in order that has volumes: what it has not written to them yet would be lost with it.
-    pub(super) async fn end_in_order(&self, owner: &Container) -> Result<()> {
-        if each_once(&self.mappings_of(owner).await?)?.is_empty() {
-            return Ok(());
-        }
-        if let Err(e) = self.sandbox(owner.uuid).shut_down().await {
-            tracing::warn!("its guest did not end in order: {e}");
+    /// Removes the rows of what is left of containers' volumes.
+    pub async fn forget(&self, containers: &[ContainerUuid]) -> Result<()> {
+        for container in containers {
+            VolumeMapping::destroy_by_container(&self.database, *container).await?;
         }
         Ok(())
     }
 
-    /// Detaches the volumes of a container or a capsule that no longer runs, deletes those that were made for it, and
-    /// forgets them all.
-    pub(super) async fn detach_volumes(&self, owner: &Container) -> Result<()> {
-        let mappings = self.mappings_of(owner).await?;
-        for (id, volume) in each_once(&mappings)? {
-            tracing::info!(volume = %id, "detaching");
-            self.detach_volume(owner.uuid, id, volume).await.map_err(|e| e.of_volume(id))?;
-        }
-        for container in self.containers_of(owner).await? {
-            VolumeMapping::destroy_by_container(&self.database, container).await?;
-        }
-        Ok(())
+    /// Detaches a volume of a container or a capsule that no longer runs, and deletes it if it was made for that.
+    pub async fn detach(&self, owner: ContainerUuid, volume: &OwnedVolume) -> Result<()> {
+        tracing::info!(volume = %volume.id, "detaching");
+        self.detach_one(owner, volume).await.map_err(|e| e.of_volume(volume.id))
     }
 
-    async fn detach_volume(&self, owner: ContainerUuid, id: Uuid, volume: &VolumeMapping) -> Result<()> {
-        // One that could not be connected has nothing to be disconnected.
-        if let Ok(Some(connection)) = connection_of(volume) {
+    async fn detach_one(&self, owner: ContainerUuid, volume: &OwnedVolume) -> Result<()> {
+        let attachments = self.cinder.attachments(volume.id, owner.0).await?;
+        // One that could not be connected has nothing to be disconnected; one that is attached to others by now is theirs.
+        if let Some(info) = &volume.connection_info
+            && (!attachments.is_empty() || !self.is_in_use(volume.id).await?)
+            && let Ok(connection) = parse_connection(info)
+        {
             self.disconnect(&connection).await?;
         }
-        for attachment in self.cinder.attachments(id, owner.0).await? {
+        for attachment in attachments {
             self.cinder.detach(attachment).await?;
         }
-        if volume.auto_remove.unwrap_or(false) { self.delete_volume(id).await } else { Ok(()) }
+        if volume.auto_remove && !self.is_in_use(volume.id).await? {
+            self.delete_volume(volume.id).await
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn is_in_use(&self, id: Uuid) -> Result<bool> {
+        Ok(self.cinder.get(id).await?.is_some_and(|found| found.status == "in-use"))
     }
 
     async fn disconnect(&self, connection: &Connection) -> Result<()> {
@@ -127,7 +156,7 @@ impl Manager {
 
     async fn delete_volume(&self, id: Uuid) -> Result<()> {
         self.cinder.delete(id).await?;
-        let deadline = Instant::now() + self.options.volume.deleted_timeout();
+        let deadline = Instant::now() + self.options.deleted_timeout();
         while let Some(found) = self.cinder.get(id).await? {
             if found.status.starts_with("error") || Instant::now() > deadline {
                 return Err(Error::Conflict(format!("Cinder does not delete it: it is {}", found.status)));
@@ -137,23 +166,23 @@ impl Manager {
         Ok(())
     }
 
-    async fn mappings_of(&self, owner: &Container) -> Result<Vec<VolumeMapping>> {
+    /// The volumes of these containers.
+    pub async fn mappings_of(&self, containers: &[ContainerUuid]) -> Result<Vec<VolumeMapping>> {
         let mut all = Vec::new();
-        for container in self.containers_of(owner).await? {
-            all.extend(VolumeMapping::list_by_container(&self.database, container).await?);
+        for container in containers {
+            all.extend(VolumeMapping::list_by_container(&self.database, *container).await?);
         }
         Ok(all)
     }
+}
 
-    /// The container itself, and if it is a capsule its containers.
-    pub(super) async fn containers_of(&self, owner: &Container) -> Result<Vec<ContainerUuid>> {
-        let mut all = vec![owner.uuid];
-        for kind in [ContainerType::CapsuleInitContainer, ContainerType::CapsuleContainer] {
-            let members = owner.list_of_capsule(&self.database, kind).await?;
-            all.extend(members.into_iter().map(|member| member.uuid));
-        }
-        Ok(all)
+/// The container itself, and if it is a capsule its containers.
+pub async fn containers_of(database: &Database, owner: &Container) -> Result<Vec<ContainerUuid>> {
+    let mut all = vec![owner.uuid];
+    if owner.is_capsule() {
+        all.extend(owner.members(database).await?.into_iter().map(|member| member.uuid));
     }
+    Ok(all)
 }
 
 /// Cinder's volumes among these, each once however many containers see it.
@@ -164,8 +193,41 @@ fn each_once(mappings: &[VolumeMapping]) -> Result<BTreeMap<Uuid, &VolumeMapping
 }
 
 fn connection_of(volume: &VolumeMapping) -> Result<Option<Connection>> {
-    let Some(text) = &volume.connection_info else { return Ok(None) };
-    let info: Value = serde_json::from_str(text)
-        .map_err(|e| Error::Invalid(format!("its connection in Zun's database cannot be read: {e}")))?;
-    Ok(Some(Connection::parse(&info)?))
+    volume.connection_info.as_deref().map(parse_connection).transpose()
+}
+
+fn parse_connection(text: &str) -> Result<Connection> {
+    let info: Value = serde_json::from_str(text).map_err(|e| {
+        Error::invalid("connection_info", format!("Zun's database has what cannot be read: {e}"))
+    })?;
+    Ok(Connection::parse(&info)?)
+}
+
+/// A volume of Cinder's that a container has. Where it is may be secret: it is not for logs.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct OwnedVolume {
+    /// Cinder's identifier.
+    pub id: Uuid,
+    /// Where this host finds it, once it is attached: JSON as Cinder's drivers write it.
+    pub connection_info: Option<String>,
+    /// Whether it was made for its container and goes with it.
+    pub auto_remove: bool,
+}
+
+impl fmt::Debug for OwnedVolume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnedVolume").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl OwnedVolume {
+    /// Those among the volumes of a sandbox's containers, each once however many of them see it.
+    pub fn each_once(mappings: &[VolumeMapping]) -> Result<Vec<Self>> {
+        let owned = each_once(mappings)?.into_iter().map(|(id, volume)| Self {
+            id,
+            connection_info: volume.connection_info.clone(),
+            auto_remove: volume.auto_remove.unwrap_or(false),
+        });
+        Ok(owned.collect())
+    }
 }

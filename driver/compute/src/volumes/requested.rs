@@ -8,45 +8,27 @@ use std::path::{Component, Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use model::{ContainerUuid, RequestedVolume, VolumeMapping};
+use model::VolumeMapping;
 use sandbox::{Sandbox, VolumeMount};
-use serde_json::Value;
 use tar::{Builder, Header};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::Manager;
-use super::dispatch::Arguments;
 use crate::error::{Error, Result};
-use crate::record::{InjectedFile, Record};
+use crate::record::{InjectedFile, SandboxRecord};
 
 const LOCAL: &str = "local";
 const CINDER: &str = "cinder";
 /// That of a file which Zun's own driver writes on its host.
 const MODE: u32 = 0o644;
 
-impl Manager {
-    /// Gives a container the volumes that are asked for it.
-    pub(super) async fn take_volumes(
-        &self,
-        container: ContainerUuid,
-        arguments: &Arguments,
-    ) -> Result<Vec<VolumeMapping>> {
-        // Those that are refused are the container's, too: they go when its creation is undone.
-        for volume in requested(arguments.raw("requested_volumes"), container)? {
-            volume.create(&self.database, container).await?;
-        }
-        Ok(VolumeMapping::list_by_container(&self.database, container).await?)
-    }
-}
-
 /// The files among a container's volumes.
-pub(super) fn files_of(volumes: &[VolumeMapping]) -> Result<Vec<InjectedFile>> {
+pub fn files_of(volumes: &[VolumeMapping]) -> Result<Vec<InjectedFile>> {
     volumes.iter().filter(|volume| volume.volume_provider != CINDER).map(injected).collect()
 }
 
 /// Where a container sees Cinder's volumes.
-pub(super) fn mounts_of(volumes: &[VolumeMapping]) -> Result<Vec<VolumeMount>> {
+pub fn mounts_of(volumes: &[VolumeMapping]) -> Result<Vec<VolumeMount>> {
     let mounts = volumes.iter().filter_map(|volume| {
         let mount = |id| Ok(VolumeMount { volume: disk_name(id), destination: folder(volume)? });
         Some(cinder_id(volume).transpose()?.and_then(mount))
@@ -55,30 +37,24 @@ pub(super) fn mounts_of(volumes: &[VolumeMapping]) -> Result<Vec<VolumeMount>> {
 }
 
 /// What a volume is called in its sandbox.
-pub(super) fn disk_name(volume: Uuid) -> String {
+pub fn disk_name(volume: Uuid) -> String {
     format!("volume-{volume}")
 }
 
 /// Cinder's identifier of a volume, if it is Cinder's.
-pub(super) fn cinder_id(volume: &VolumeMapping) -> Result<Option<Uuid>> {
+pub fn cinder_id(volume: &VolumeMapping) -> Result<Option<Uuid>> {
     if volume.volume_provider != CINDER {
         return Ok(None);
     }
     let id = volume.cinder_volume_id.as_deref().unwrap_or_default();
-    id.parse().map(Some).map_err(|_| Error::Invalid(format!("{id:?} is no volume of Cinder's")))
+    id.parse().map(Some).map_err(|_| Error::invalid("volume", format!("{id:?} is no volume of Cinder's")))
 }
 
 fn folder(volume: &VolumeMapping) -> Result<PathBuf> {
     let given = volume.container_path.clone().unwrap_or_default();
-    below_root(Path::new(given.trim_end_matches('/'))).map(|path| Path::new("/").join(path)).ok_or_else(
-        || Error::Invalid(format!("destination {given:?} of a volume is no absolute path of a folder")),
-    )
-}
-
-/// Volumes that a message asks for a container.
-fn requested(volumes: &Value, container: ContainerUuid) -> Result<Vec<RequestedVolume>> {
-    let own = volumes.get(container.to_string()).and_then(Value::as_array).into_iter().flatten();
-    Ok(own.map(RequestedVolume::from_wire).collect::<std::result::Result<_, _>>()?)
+    below_root(Path::new(given.trim_end_matches('/')))
+        .map(|path| Path::new("/").join(path))
+        .ok_or_else(|| Error::invalid("container_path", format!("{given:?} is no absolute path of a folder")))
 }
 
 /// The file that a volume is.
@@ -88,12 +64,12 @@ fn injected(volume: &VolumeMapping) -> Result<InjectedFile> {
     }
     let given = volume.container_path.clone().unwrap_or_default();
     let path = below_root(Path::new(&given)).ok_or_else(|| {
-        Error::Invalid(format!("destination {given:?} of a volume is no absolute path of a file"))
+        Error::invalid("container_path", format!("{given:?} is no absolute path of a file"))
     })?;
     let contents = volume.contents.clone().unwrap_or_default();
     STANDARD
         .decode(&contents)
-        .map_err(|e| Error::Invalid(format!("contents of the volume at {given:?}: {e}")))?;
+        .map_err(|e| Error::invalid("contents", format!("the file at {given:?}: {e}")))?;
     Ok(InjectedFile { path, contents })
 }
 
@@ -104,17 +80,18 @@ fn below_root(path: &Path) -> Option<PathBuf> {
     if named && plain { path.strip_prefix("/").ok().map(Path::to_owned) } else { None }
 }
 
-/// Puts a container's files into it, while its process waits to run for the first time.
-pub(super) async fn inject_files(sandbox: &Sandbox, record: &Record) -> Result<()> {
-    if record.files.is_empty() {
-        return Ok(());
+/// Puts the files of a sandbox's containers into them, while their processes wait to run for the first time.
+pub async fn inject_files(sandbox: &Sandbox, record: &SandboxRecord) -> Result<()> {
+    let mut given = record.clone();
+    for member in given.members.iter_mut().filter(|member| !member.files.is_empty()) {
+        let mut archive = sandbox.nameless_file()?;
+        pack(&member.files, &mut archive).map_err(Error::Archive)?;
+        archive.seek(SeekFrom::Start(0)).map_err(Error::Archive)?;
+        sandbox.unpack(&member.container.id, "/", &archive).await?;
+        member.files.clear();
     }
-    let mut archive = sandbox.nameless_file()?;
-    pack(&record.files, &mut archive).map_err(Error::Archive)?;
-    archive.seek(SeekFrom::Start(0)).map_err(Error::Archive)?;
-    sandbox.unpack(&record.container.id, "/", &archive).await?;
-    let given = Record { files: Vec::new(), ..record.clone() };
-    given.write(sandbox.path())
+    let has_given = record.members.iter().any(|member| !member.files.is_empty());
+    if has_given { given.write(sandbox.path()) } else { Ok(()) }
 }
 
 fn pack(files: &[InjectedFile], archive: &mut File) -> io::Result<()> {

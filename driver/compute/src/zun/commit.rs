@@ -3,11 +3,10 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
 use cloud::Glance;
 use image::{Addition, ImageSource};
-use model::{Container, ContainerUuid, Status};
+use model::{Container, ContainerUuid};
 use oslo::RequestContext;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -16,12 +15,13 @@ use time::format_description::well_known::Rfc3339;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::Manager;
-use super::dispatch::Arguments;
-use super::steps::require_created;
+use super::files::Files;
+use crate::engine::{Engine, HostEngine};
 use crate::error::{Error, Result};
-use crate::glance;
-use crate::record::{Record, read_json, write_json};
+use crate::executor::{Executor, require_created};
+use crate::images::{Images, glance};
+use crate::record::{Member, read_json, sandbox_name, write_json};
+use crate::rows::ZunRows;
 
 const DEFAULT_TAG: &str = "latest";
 const GIBIBYTE: u64 = 1 << 30;
@@ -75,152 +75,159 @@ struct Commit {
     tag: String,
 }
 
-impl Manager {
+/// What a commit is asked for.
+#[derive(Debug)]
+pub struct Wanted {
+    /// The image's name.
+    pub repository: String,
+    /// Its tag.
+    pub tag: Option<String>,
+}
+
+/// Makes images of containers.
+#[derive(Clone)]
+pub struct Commits {
+    engine: HostEngine,
+    executor: Executor<ZunRows>,
+    images: Images,
+    files: Files,
+}
+
+impl Commits {
+    /// Commits of the containers of `engine`.
+    pub fn new(engine: HostEngine, executor: Executor<ZunRows>, images: Images, files: Files) -> Self {
+        Self { engine, executor, images, files }
+    }
+
     /// Answers with the image's identifier; it gets its data in the background.
-    pub(super) async fn container_commit(
-        self: &Arc<Self>,
-        context: &RequestContext,
-        container: Container,
-        arguments: &Arguments,
-    ) -> Result<Value> {
-        let begun = self.begin_commit(context, &container, arguments).await;
+    pub async fn commit(&self, context: &RequestContext, row: Container, wanted: Wanted) -> Result<Value> {
+        let begun = self.begin(context, &row, wanted).await;
         let commit = match begun {
             Ok(commit) => commit,
             Err(e) => {
                 let failed = Err::<(), _>(e);
-                self.finish(context.request(), &container, ACTION, &failed).await;
+                self.executor.finish(context.request(), row.uuid, ACTION, &failed);
                 return failed.map(|()| Value::Null);
             }
         };
         let answer = json!({ "uuid": commit.begun.image });
-        let (manager, request) = (Arc::clone(self), context.request().to_owned());
-        let work = async move {
-            let committing = manager.commit(&container, &commit);
-            let result = manager.event(&request, &container, EVENT, committing).await;
-            let mut left = None;
-            if let Err(e) = &result {
-                tracing::error!(image = %commit.begun.image, "it was not committed: {e}");
-                left = commit.glance.delete(commit.begun.image).await.err();
-            }
-            manager.finish(&request, &container, ACTION, &result).await;
-            match left {
-                // The next start of this service tries it again.
-                Some(e) => tracing::error!(image = %commit.begun.image, "it is left behind in Glance: {e}"),
-                None => commit.begun.forget(manager.sandbox(container.uuid).path()),
-            }
-        };
+        let (commits, request) = (self.clone(), context.request().to_owned());
+        let work = async move { commits.carry_through(&request, &row, &commit).await };
         tokio::spawn(work.in_current_span());
         Ok(answer)
     }
 
-    async fn begin_commit(
-        &self,
-        context: &RequestContext,
-        container: &Container,
-        arguments: &Arguments,
-    ) -> Result<Commit> {
-        require_created(container)?;
-        let repository: String = arguments.get("repository")?;
-        let tag: Option<String> = arguments.get("tag")?;
-        let glance = self.glance_as(context);
+    async fn carry_through(&self, request: &str, row: &Container, commit: &Commit) {
+        let image = commit.begun.image;
+        self.executor.event_started(request, row.uuid, EVENT);
+        let result = self.make(row, commit).await;
+        let mut left = None;
+        if let Err(e) = &result {
+            tracing::error!(%image, error = %e, "a container was not committed");
+            left = commit.glance.delete(image).await.err();
+        }
+        self.executor.event_finished(request, row.uuid, EVENT, &result);
+        self.executor.finish(request, row.uuid, ACTION, &result);
+        match left {
+            // The next start of this service tries it again.
+            Some(e) => tracing::error!(%image, error = %e, "an image is left behind in Glance"),
+            None => commit.begun.forget(self.engine.sandbox(row.uuid).path()),
+        }
+    }
+
+    async fn begin(&self, context: &RequestContext, row: &Container, wanted: Wanted) -> Result<Commit> {
+        require_created(row)?;
+        let Wanted { repository, tag } = wanted;
+        let glance = self.images.glance_as(context);
         let begun = BegunCommit { image: Uuid::new_v4(), request: context.request().to_owned() };
-        let sandbox = self.sandbox(container.uuid);
+        let sandbox = self.engine.sandbox(row.uuid);
         begun.write(sandbox.path())?;
         if let Err(e) = glance.create(begun.image, &repository).await {
             // It may be there though its answer was lost.
             match glance.delete(begun.image).await {
                 Ok(()) => begun.forget(sandbox.path()),
-                Err(e) => tracing::error!(image = %begun.image, "it may be left behind in Glance: {e}"),
+                Err(e) => {
+                    tracing::error!(image = %begun.image, error = %e, "an image may be left behind in Glance")
+                }
             }
             return Err(e.into());
         }
         Ok(Commit { glance, begun, repository, tag: tag.unwrap_or_else(|| DEFAULT_TAG.into()) })
     }
 
-    /// Commits of a container that had not ended when this service did.
-    pub fn interrupted_commits(&self, uuid: ContainerUuid) -> Vec<BegunCommit> {
-        BegunCommit::list(self.sandbox(uuid).path())
-    }
-
-    /// Takes back commits that were interrupted. One whose image had all its data had come to its end.
-    pub async fn abandon_commits(&self, container: &Container, commits: &[BegunCommit]) -> Result<()> {
-        for begun in commits {
-            let ended = match self.glance.is_active(begun.image).await? {
+    /// Takes back commits of a container that had not ended when this service did. One whose image had all its data had come to
+    /// its end.
+    pub async fn abandon_interrupted(&self, uuid: ContainerUuid) -> Result<()> {
+        for begun in BegunCommit::list(self.engine.sandbox(uuid).path()) {
+            let glance = self.images.glance_as(&RequestContext::default());
+            let ended = match glance.is_active(begun.image).await? {
                 true => Ok(()),
                 false => {
-                    self.glance.delete(begun.image).await?;
-                    tracing::warn!(image = %begun.image, "its commit was interrupted and is taken back");
+                    glance.delete(begun.image).await?;
+                    tracing::warn!(image = %begun.image, "a commit was interrupted and is taken back");
                     Err(Error::Conflict("the commit was interrupted".into()))
                 }
             };
-            self.finish_event(&begun.request, container, EVENT, &ended).await;
-            self.finish(&begun.request, container, ACTION, &ended).await;
-            begun.forget(self.sandbox(container.uuid).path());
+            self.executor.event_finished(&begun.request, uuid, EVENT, &ended);
+            self.executor.finish(&begun.request, uuid, ACTION, &ended);
+            begun.forget(self.engine.sandbox(uuid).path());
         }
         Ok(())
     }
 
-    async fn commit(&self, container: &Container, commit: &Commit) -> Result<()> {
-        let record = self.record(container.uuid)?;
-        let parent = record.image_source.as_ref().ok_or_else(|| {
-            Error::Invalid(
+    async fn make(&self, row: &Container, commit: &Commit) -> Result<()> {
+        let record = self.engine.record(row.uuid)?;
+        let main = record.member(&sandbox_name(row.uuid))?;
+        let parent = main.image_source.as_ref().ok_or_else(|| {
+            Error::Conflict(
                 "it is not recorded where the container's image came from: rebuild it first".into(),
             )
         })?;
-        let layer = self.changes_of(container).await?;
+        let layer = self.changes_of(row).await?;
         tracing::info!(image = %commit.begun.image, "what was changed is packed");
-        let addition = addition(container, &record, commit, layer);
-        let archive = self.save_image(container, parent, &commit.glance, addition).await?;
+        let addition = addition(row, main, commit, layer);
+        let archive = self.save_image(row, parent, &commit.glance, addition).await?;
         commit.glance.describe(commit.begun.image, &[&commit.tag]).await?;
         commit.glance.upload(commit.begun.image, archive).await?;
         tracing::info!(image = %commit.begun.image, "committed");
         Ok(())
     }
 
-    /// What a container has changed, as a layer. One that is paused goes on for the moment that it takes to stop its
-    /// processes, and is paused again.
-    async fn changes_of(&self, container: &Container) -> Result<File> {
-        let id = container.uuid.to_string();
-        let bytes_max = self.options.kata.image_size_max * GIBIBYTE;
-        if self.fresh(container.clone()).await?.status != Status::Paused {
-            let pack = async |sandbox: &sandbox::Sandbox| Ok(sandbox.pack_changes(&id, bytes_max).await?);
-            return self.with_files(container.clone(), pack).await;
-        }
-        let _turn = self.locks.lock(container.uuid).await;
-        let sandbox = self.sandbox(container.uuid);
-        sandbox.resume().await?;
-        let packed = sandbox.pack_changes(&id, bytes_max).await;
-        sandbox.pause().await?;
-        Ok(packed?)
+    /// What a container has changed, as a layer.
+    async fn changes_of(&self, row: &Container) -> Result<File> {
+        let id = sandbox_name(row.uuid);
+        let bytes_max = self.images.options().kata.image_size_max * GIBIBYTE;
+        let pack = async |sandbox: &sandbox::Sandbox| Ok(sandbox.pack_changes(&id, bytes_max).await?);
+        self.files.with(row, pack).await
     }
 
     async fn save_image(
         &self,
-        container: &Container,
+        row: &Container,
         parent: &ImageSource,
         glance: &Glance,
         addition: Addition,
     ) -> Result<File> {
-        let registry = self.registry_of(container).await?;
-        let credentials = self.credentials(parent.registry().as_deref(), registry);
-        let progress = self.images.progress().of_one();
+        let registry = self.images.registry_of(row).await?;
+        let credentials = self.images.credentials(parent.registry().as_deref(), registry);
+        let progress = self.images.store().progress().of_one();
         let fetch = async |file| glance::fetch(glance, parent.name(), file, &progress).await;
-        Ok(self.images.save(parent, credentials.as_ref(), fetch, addition).await?)
+        Ok(self.images.store().save(parent, credentials.as_ref(), fetch, addition).await?)
     }
 }
 
 /// What the new image says of itself, as Docker has it: it runs as its container does.
-fn addition(container: &Container, record: &Record, commit: &Commit, layer: File) -> Addition {
-    let command = container.command.as_ref().map(|list| list.0.clone());
-    let entrypoint = container.entrypoint.as_ref().map(|list| list.0.clone());
+fn addition(row: &Container, main: &Member, commit: &Commit, layer: File) -> Addition {
+    let command = row.command.as_ref().map(|list| list.0.clone());
+    let entrypoint = row.entrypoint.as_ref().map(|list| list.0.clone());
     let config = Map::from_iter([
-        ("Env".to_owned(), json!(record.container.environment)),
+        ("Env".to_owned(), json!(main.container.environment)),
         ("Cmd".to_owned(), json!(command)),
         ("Entrypoint".to_owned(), json!(entrypoint)),
-        ("WorkingDir".to_owned(), json!(record.container.directory)),
+        ("WorkingDir".to_owned(), json!(main.container.directory)),
     ]);
     let created = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
-    let created_by = record.container.arguments.join(" ");
+    let created_by = main.container.arguments.join(" ");
     let name = format!("{}:{}", commit.repository, commit.tag);
     Addition { layer, config, created, created_by, name }
 }

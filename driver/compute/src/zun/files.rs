@@ -2,107 +2,135 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::sync::Arc;
+use std::time::Duration;
 
-use base64::Engine;
+use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use model::{Container, Status};
-use sandbox::{FileStat, Sandbox};
+use sandbox::{FileStat, Sandbox, SandboxSpec};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::time::timeout;
 
-use super::Manager;
-use super::dispatch::Arguments;
-use super::steps::require_created;
-use super::volumes::inject_files;
+use super::{Zun, call_turn};
+use crate::containers::{Core, Provision};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::executor::require_created;
+use crate::options::Kata;
+use crate::record::sandbox_name;
+use crate::volumes::inject_files;
 
 const MEBIBYTE: u64 = 1 << 20;
+/// How long the work on a container's files may take. Who waits for it gives up long before; what a guest does is not waited for
+/// without end.
+const WORK_TIMEOUT: Duration = Duration::from_secs(3600);
 
-impl Manager {
-    pub(super) async fn container_get_archive(
-        &self,
-        container: Container,
-        arguments: &Arguments,
-    ) -> Result<Value> {
-        let path: String = arguments.get("path")?;
-        let encode = arguments.get::<Option<bool>>("encode_data")?.unwrap_or(false);
-        let (id, bytes_max) = (container.uuid.to_string(), self.archive_bytes_max());
-        let packed =
-            self.with_files(container, async |sandbox| Ok(sandbox.pack(&id, &path, bytes_max).await?));
-        let (stat, mut archive) = packed.await?;
-        let mut data = Vec::new();
-        archive.read_to_end(&mut data).map_err(Error::Archive)?;
+/// Reaches the files of containers.
+#[derive(Clone)]
+pub struct Files {
+    core: Arc<Core<Zun>>,
+    kata: Arc<Kata>,
+}
+
+impl Files {
+    /// Files of the containers of `core`.
+    pub fn new(core: Arc<Core<Zun>>, kata: Arc<Kata>) -> Self {
+        Self { core, kata }
+    }
+
+    /// `container_get_archive`: the archive, in base64 if `encode` says so, and what Docker says of the path.
+    pub async fn get(&self, row: &Container, path: &str, encode: bool) -> Result<Value> {
+        let (id, bytes_max) = (sandbox_name(row.uuid), self.archive_bytes_max());
+        let packed = self.with(row, async |sandbox| Ok(sandbox.pack(&id, path, bytes_max).await?));
+        let (stat, archive) = packed.await?;
+        let data = tokio::task::spawn_blocking(move || read_all(archive)).await;
+        let data = data.map_err(|e| Error::Conflict(format!("the archive could not be read: {e}")))??;
         let data = match encode {
             true => STANDARD.encode(data),
             false => String::from_utf8(data).map_err(|_| {
-                Error::Invalid(
-                    "an archive that is no text needs version 1.25 of the API, or a later one".into(),
-                )
+                let reason = "an archive that is no text needs version 1.25 of the API, or a later one";
+                Error::invalid("encode_data", reason)
             })?,
         };
         Ok(json!([data, docker_stat(&stat)]))
     }
 
-    pub(super) async fn container_put_archive(
-        &self,
-        container: Container,
-        arguments: &Arguments,
-    ) -> Result<()> {
-        let path: String = arguments.get("path")?;
-        let decode = arguments.get::<Option<bool>>("decode_data")?.unwrap_or(false);
-        let data: String = arguments.get("data")?;
-        let data = match decode {
-            true => STANDARD.decode(data).map_err(|e| Error::Invalid(format!("data: {e}")))?,
-            false => data.into_bytes(),
-        };
+    /// `container_put_archive`.
+    pub async fn put(&self, row: &Container, path: &str, data: Vec<u8>) -> Result<()> {
         if data.len() as u64 > self.archive_bytes_max() {
-            return Err(Error::Invalid(format!(
-                "the archive is larger than {} bytes",
-                self.archive_bytes_max()
-            )));
+            let reason = format!("the archive is larger than {} bytes", self.archive_bytes_max());
+            return Err(Error::invalid("data", reason));
         }
-        let id = container.uuid.to_string();
+        let id = sandbox_name(row.uuid);
         let unpack = async |sandbox: &Sandbox| {
             let mut archive: File = sandbox.nameless_file()?;
             let written = archive.write_all(&data).and_then(|()| archive.seek(SeekFrom::Start(0)));
             written.map_err(Error::Archive)?;
-            Ok(sandbox.unpack(&id, &path, &archive).await?)
+            Ok(sandbox.unpack(&id, path, &archive).await?)
         };
-        self.with_files(container, unpack).await
+        self.with(row, unpack).await
     }
 
-    /// Does `work` on the files of a container. One that does not run gets a guest for as long as that takes.
-    pub(super) async fn with_files<T>(
+    /// Does `work` on the files of a container. One that runs is worked on beside whatever else is done to it. One that does not
+    /// run gets a guest for as long as that takes, and one that is paused goes on for a moment: both in its turn.
+    pub async fn with<T>(&self, row: &Container, work: impl AsyncFnOnce(&Sandbox) -> Result<T>) -> Result<T> {
+        require_created(row)?;
+        let sandbox = self.core.engine.sandbox(row.uuid);
+        let done = async {
+            if row.status != Status::Paused && sandbox.status().await.runs(sandbox.id()) {
+                return work(&sandbox).await;
+            }
+            let _turn = call_turn(&self.core.turns, row.uuid).await?;
+            let row = self.core.row(row.uuid).await?;
+            require_created(&row)?;
+            match sandbox.status().await {
+                status if row.status == Status::Paused && status.runs(sandbox.id()) => {
+                    sandbox.resume().await?;
+                    let done = work(&sandbox).await;
+                    sandbox.pause().await?;
+                    done
+                }
+                status if status.runs(sandbox.id()) => work(&sandbox).await,
+                status if status.may_live() => {
+                    Err(Error::Conflict(format!("the sandbox of container {} does not answer", row.uuid)))
+                }
+                _ => self.visit(&sandbox, &row, work).await,
+            }
+        };
+        timeout(WORK_TIMEOUT, done).await.unwrap_or_else(|_| {
+            Err(Error::Conflict(format!("container {} did not hand over its files in time", row.uuid)))
+        })
+    }
+
+    async fn visit<T>(
         &self,
-        container: Container,
+        sandbox: &Sandbox,
+        row: &Container,
         work: impl AsyncFnOnce(&Sandbox) -> Result<T>,
     ) -> Result<T> {
-        let turn = self.locks.lock(container.uuid).await;
-        let container = self.fresh(container).await?;
-        require_created(&container)?;
-        if container.status == Status::Paused {
-            let (action, status) = ("reach the files of", container.status);
-            return Err(Error::State { action, container: container.uuid, status });
-        }
-        let sandbox = self.sandbox(container.uuid);
-        if sandbox.situation().await.runs(&container.uuid.to_string()) {
-            drop(turn);
-            return work(&sandbox).await;
-        }
-        let record = self.record(container.uuid)?;
-        let spec = record.sandbox_spec(&self.options.kata).without_network();
-        let spec = self.with_volumes(spec, &container).await?;
+        let record = self.core.engine.record(row.uuid)?;
+        let main = record.member(sandbox.id())?;
+        let volumes = self.core.provision.disks(row, &record).await?;
+        let spec = SandboxSpec { volumes, ..record.sandbox_spec(&self.kata).without_network() };
         let visit = async || {
-            inject_files(&sandbox, &record).await?;
-            work(&sandbox).await
+            inject_files(sandbox, &record).await?;
+            work(sandbox).await
         };
-        sandbox.visit(&spec, &record.container, visit).await
+        sandbox.visit(&spec, &main.container, visit).await
     }
 
     fn archive_bytes_max(&self) -> u64 {
-        self.options.kata.archive_size_max * MEBIBYTE
+        self.kata.archive_size_max * MEBIBYTE
     }
+}
+
+fn read_all(mut archive: File) -> Result<Vec<u8>> {
+    let mut data = Vec::new();
+    archive.read_to_end(&mut data).map_err(Error::Archive)?;
+    Ok(data)
 }
 
 /// What Docker says of a path. Its modes are Go's: the type is in other bits than Linux's.

@@ -4,24 +4,26 @@ use model::Container;
 use sandbox::{Stats, TapCounters};
 use serde_json::{Value, json};
 
-use super::Manager;
-use super::steps::require_created;
+use super::require_running;
+use crate::engine::{Engine, HostEngine};
 use crate::error::Result;
+use crate::executor::require_created;
 use crate::host_facts;
+use crate::record::sandbox_name;
 
 const MEBIBYTE: f64 = (1 << 20) as f64;
 
-impl Manager {
-    pub(super) async fn container_stats(&self, container: Container) -> Result<Value> {
-        require_created(&container)?;
-        self.require_running("stats", &container).await?;
-        let stats = self.sandbox(container.uuid).stats(&container.uuid.to_string()).await?;
-        // The host's counters: a guest could say anything of its own.
-        let taps = self.attachments(container.uuid).into_iter().map(|attachment| attachment.nic.tap);
-        let network = taps.filter_map(|tap| TapCounters::read(&tap)).collect::<Vec<_>>();
-        let name = container.name.unwrap_or_default();
-        Ok(written(&name, &stats, &network, host_facts::cpu_time_ns()))
-    }
+/// What a container uses.
+pub async fn stats(engine: &HostEngine, row: &Container) -> Result<Value> {
+    require_created(row)?;
+    require_running(engine, row, "stats").await?;
+    let stats = engine.sandbox(row.uuid).stats(&sandbox_name(row.uuid)).await?;
+    // The host's counters: a guest could say anything of its own.
+    let attachments = engine.record(row.uuid)?.attachments;
+    let taps = attachments.into_iter().map(|attachment| attachment.nic.tap);
+    let network = taps.filter_map(|tap| TapCounters::read(&tap)).collect::<Vec<_>>();
+    let name = row.name.clone().unwrap_or_default();
+    Ok(written(&name, &stats, &network, host_facts::cpu_time_ns()))
 }
 
 /// Shares are of all the host's CPU time since it started, and of the memory that the container may use.

@@ -8,31 +8,31 @@ use sandbox::ContainerProcess;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::Manager;
-use super::dispatch::Arguments;
-use super::steps::require_created;
+use super::require_running;
+use crate::engine::{Engine, HostEngine};
 use crate::error::{Error, Result};
+use crate::executor::require_created;
+use crate::record::sandbox_name;
 
 const FULL: &str = "uid,pid,ppid,c,stime,tty,time,cmd";
 const AUX: &str = "user,pid,pcpu,pmem,vsz,rss,tty,stat,start,bsdtime,command";
 const DAY: i64 = 86_400;
 
-impl Manager {
-    pub(super) async fn container_top(&self, container: Container, arguments: &Arguments) -> Result<Value> {
-        require_created(&container)?;
-        let asked: Option<String> = arguments.get("ps_args")?;
-        let columns = columns(asked.as_deref().unwrap_or_default())?;
-        self.require_running("top", &container).await?;
-        let processes = self.sandbox(container.uuid).processes(&container.uuid.to_string()).await?;
-        let memory_kib = self.record(container.uuid)?.container.memory_mib.saturating_mul(1024);
-        let now = OffsetDateTime::now_utc();
-        let row = |process: &ContainerProcess| {
-            let view = View { process, now, memory_kib };
-            columns.iter().map(|column| (column.value)(&view)).collect::<Vec<_>>()
-        };
-        let titles: Vec<_> = columns.iter().map(|column| column.title).collect();
-        Ok(json!({ "Titles": titles, "Processes": processes.iter().map(row).collect::<Vec<_>>() }))
-    }
+/// The processes of a container, in the columns that `arguments` of ps(1) ask for.
+pub async fn top(engine: &HostEngine, row: &Container, arguments: &str) -> Result<Value> {
+    require_created(row)?;
+    let columns = columns(arguments)?;
+    require_running(engine, row, "top").await?;
+    let processes = engine.sandbox(row.uuid).processes(&sandbox_name(row.uuid)).await?;
+    let main = engine.record(row.uuid)?.main_process().map(|main| main.container.memory_mib);
+    let memory_kib = main.unwrap_or(0).saturating_mul(1024);
+    let now = OffsetDateTime::now_utc();
+    let values = |process: &ContainerProcess| {
+        let view = View { process, now, memory_kib };
+        columns.iter().map(|column| (column.value)(&view)).collect::<Vec<_>>()
+    };
+    let titles: Vec<_> = columns.iter().map(|column| column.title.as_str()).collect();
+    Ok(json!({ "Titles": titles, "Processes": processes.iter().map(values).collect::<Vec<_>>() }))
 }
 
 /// A process, and what its shares are of.
@@ -42,33 +42,57 @@ struct View<'a> {
     memory_kib: u64,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Column {
-    title: &'static str,
+    title: String,
     value: fn(&View<'_>) -> String,
 }
 
-/// The columns that arguments of ps(1) ask for. Which processes are listed is not theirs to say.
+/// The columns that arguments of ps(1) ask for: those of `-f`, `u` or any `-o`, which may come several times and name
+/// titles (`pid=ID`). Which processes are listed is not theirs to say.
 fn columns(arguments: &str) -> Result<Vec<Column>> {
-    let refused = || Error::Invalid(format!("ps arguments {arguments:?}: there are -ef, aux and -o COLUMNS"));
-    let words: Vec<&str> = arguments.split_whitespace().collect();
-    match words[..] {
-        [] | ["None" | "-ef" | "ef" | "-f"] => listed(FULL),
-        ["aux" | "-aux" | "axu" | "u"] => listed(AUX),
-        ["-o" | "-eo" | "o" | "eo" | "axo", names] => listed(names),
-        _ => Err(refused()),
+    let refused = |word: &str| {
+        let reason = format!(
+            "{arguments:?}: {word:?} is none that is known here; there are -e, -f, aux and -o COLUMNS"
+        );
+        Error::invalid("ps_args", reason)
+    };
+    let (mut named, mut format) = (Vec::new(), FULL);
+    let mut words = arguments.split_whitespace();
+    while let Some(word) = words.next() {
+        match word.trim_start_matches('-') {
+            "None" if word == "None" => {}
+            "e" | "A" | "ef" | "f" | "a" | "ax" | "x" => {}
+            "aux" | "axu" | "u" | "auxww" | "auxw" => format = AUX,
+            "w" | "ww" | "efww" | "efw" => {}
+            "o" | "eo" | "axo" | "ao" | "Ao" | "efo" => {
+                named.extend(listed(words.next().ok_or_else(|| refused(word))?)?);
+            }
+            glued => match glued.strip_prefix("eo").or(glued.strip_prefix('o')) {
+                Some(names) if !names.is_empty() => named.extend(listed(names)?),
+                _ => return Err(refused(word)),
+            },
+        }
     }
+    if named.is_empty() { listed(format) } else { Ok(named) }
 }
 
 fn listed(names: &str) -> Result<Vec<Column>> {
     names
         .split(',')
-        .map(|name| column(name).ok_or_else(|| Error::Invalid(format!("ps has no column {name:?} here"))))
+        .map(|given| {
+            let (name, title) =
+                given.split_once('=').map_or((given, None), |(name, title)| (name, Some(title)));
+            let (default, value) = column(name)
+                .ok_or_else(|| Error::invalid("ps_args", format!("ps has no column {name:?} here")))?;
+            Ok(Column { title: title.unwrap_or(default).to_owned(), value })
+        })
         .collect()
 }
 
-fn column(name: &str) -> Option<Column> {
-    let (title, value): (_, fn(&View<'_>) -> String) = match name {
+/// The title of a column, and what is in it.
+fn column(name: &str) -> Option<(&'static str, fn(&View<'_>) -> String)> {
+    let column: (_, fn(&View<'_>) -> String) = match name {
         "pid" => ("PID", |view| view.process.pid.to_string()),
         "ppid" => ("PPID", |view| view.process.ppid.to_string()),
         "uid" => ("UID", |view| user(view.process.uid)),
@@ -92,7 +116,7 @@ fn column(name: &str) -> Option<Column> {
         "command" | "args" => ("COMMAND", |view| view.process.command.clone()),
         _ => return None,
     };
-    Some(Column { title, value })
+    Some(column)
 }
 
 impl View<'_> {
@@ -168,7 +192,7 @@ mod tests {
         let now = OffsetDateTime::from_unix_timestamp(1_000_007_450).unwrap();
         let view = View { process: &process, now, memory_kib: 1024 };
         let columns = columns(arguments).unwrap();
-        let titles: Vec<_> = columns.iter().map(|column| column.title).collect();
+        let titles: Vec<_> = columns.iter().map(|column| column.title.clone()).collect();
         let values: Vec<_> = columns.iter().map(|column| (column.value)(&view)).collect();
         format!("{}\n{}", titles.join(" "), values.join(" "))
     }
@@ -182,6 +206,11 @@ mod tests {
         let aux = "USER PID %CPU %MEM VSZ RSS TTY STAT START TIME COMMAND\n33 7 50.0 50.0 4096 512 pts/1 S 01:46 62:05 sh -c x";
         assert_eq!(rows("aux"), aux);
         assert_eq!(rows("-o pid,comm,ni"), "PID COMMAND NI\n7 sh 5");
+        for arguments in
+            ["-e -o pid -o comm=NAME", "-eo pid,comm=NAME", "-opid,comm=NAME", "axo pid,comm=NAME"]
+        {
+            assert_eq!(rows(arguments), "PID NAME\n7 sh", "{arguments}");
+        }
     }
 
     #[test]

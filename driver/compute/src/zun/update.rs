@@ -1,100 +1,128 @@
-//! `container_update` and `resize_container`: how much a container may use, now if it runs, and at its next start.
+//! `container_update` and `resize_container`: how much a container may use, now if it runs, and at its next start; and what else
+//! of it can be changed.
 
-use model::{Changes, Container, ContainerUuid, Status, Usage};
-use sandbox::{Situation, Size};
+use std::sync::Arc;
+
+use model::{Changes, Container, Status, Usage};
+use sandbox::{SandboxStatus, Size};
 use serde::Deserialize;
-use serde_json::Value;
 
-use super::Manager;
-use super::dispatch::Arguments;
-use super::steps::require_created;
+use super::Zun;
+use crate::containers::Core;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::record::Record;
-use crate::resources;
+use crate::executor::require_created;
+use crate::options::Kata;
+use crate::record::{SandboxRecord, sandbox_name};
+use crate::resources::Resources;
+use crate::rows::Rows;
 
-/// What the API lets be changed.
-#[derive(Deserialize)]
+/// What the API lets be changed (`zun/api/controllers/v1/schemas/containers.py`).
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Patch {
+pub struct Patch {
     cpu: Option<f32>,
     memory: Option<String>,
     name: Option<String>,
+    auto_heal: Option<bool>,
 }
 
-impl Manager {
-    pub(super) async fn container_update(
-        &self,
-        container: Container,
-        arguments: &Arguments,
-    ) -> Result<Value> {
-        let patch: Patch = arguments.get("patch")?;
-        let _turn = self.locks.lock(container.uuid).await;
-        let mut container = self.fresh(container).await?;
-        require_created(&container)?;
-        if container.status == Status::Paused {
-            let status = container.status;
-            return Err(Error::State { action: "update", container: container.uuid, status });
-        }
-        self.resize(&mut container, patch).await?;
-        container.to_wire().map_err(|e| Error::Invalid(e.to_string()))
+/// Changes containers that are there.
+pub struct Updates {
+    core: Arc<Core<Zun>>,
+    resources: Resources,
+    kata: Arc<Kata>,
+}
+
+impl Updates {
+    /// Changes of the containers of `core`.
+    pub fn new(core: Arc<Core<Zun>>, resources: Resources, kata: Arc<Kata>) -> Self {
+        Self { core, resources, kata }
     }
 
-    /// All of it, or nothing.
-    async fn resize(&self, container: &mut Container, patch: Patch) -> Result<()> {
-        let had = self.record(container.uuid)?;
+    /// Changes all that the patch says, or nothing. The caller has the container's turn.
+    pub async fn update(&self, mut row: Container, patch: Patch) -> Result<Container> {
+        require_created(&row)?;
+        let had = self.core.engine.record(row.uuid)?;
         let mut record = had.clone();
-        if let Some(cpus) = patch.cpu {
-            if record.pinning.is_some() && cpus.to_bits() != record.container.cpus.to_bits() {
-                return Err(Error::Conflict(
-                    "a container with CPUs of its own keeps as many as it has".into(),
-                ));
-            }
-            record.container.cpus = cpus;
+        resize(&mut record, &row, &patch)?;
+        record.sandbox_spec(&self.kata).validate()?;
+        let before = Changes {
+            cpu: row.cpu,
+            memory: row.memory.clone(),
+            name: row.name.clone(),
+            auto_heal: row.auto_heal,
+            ..Changes::default()
+        };
+        let size = size_of(&record, &row)?;
+        self.claim(&mut row, patch, size).await?;
+        if let Err(e) = self.put_to_use(&row, &had, &record).await {
+            self.core.engine.write_record(row.uuid, &had)?;
+            self.core.executor.write(&mut row, before).await;
+            return Err(e);
         }
-        if let Some(memory) = &patch.memory {
-            let number = memory.parse();
-            record.container.memory_mib =
-                number.map_err(|_| Error::Invalid(format!("memory {memory:?} is no number of MiB")))?;
-        }
-        record.sandbox_spec(&self.options.kata).validate()?;
-        let name = container.name.clone();
-        self.claim_change(container, patch, size_of(&record)).await?;
-        let used = self.use_size(container.uuid, &had, &record).await;
-        if used.is_err() {
-            had.write(self.sandbox(container.uuid).path())?;
-            let Size { cpus, memory_mib } = size_of(&had);
-            let memory = Some(memory_mib.to_string());
-            self.save(container, Changes { cpu: Some(cpus), memory, name, ..Changes::default() }).await?;
-        }
-        used
+        Ok(row)
     }
 
-    /// Writes what is asked for into the row, which is the claim: one at a time, so that nothing is given twice.
-    async fn claim_change(&self, container: &mut Container, patch: Patch, size: Size) -> Result<()> {
-        let _turn = self.claims.lock().await;
+    /// Writes what is asked for into the row, which is the claim.
+    async fn claim(&self, row: &mut Container, patch: Patch, size: Size) -> Result<()> {
+        let _claiming = self.resources.claiming().await;
         let asked = Usage {
             cpu: size.cpus,
             memory: i32::try_from(size.memory_mib).unwrap_or(i32::MAX),
-            disk: container.usage().disk,
+            disk: row.usage().disk,
         };
-        resources::claim(&self.database, &self.options, container.uuid, container.usage(), asked).await?;
-        let Patch { cpu, memory, name } = patch;
-        self.save(container, Changes { cpu, memory, name, ..Changes::default() }).await
+        self.resources.claim(row.uuid, row.usage(), asked).await?;
+        let Patch { cpu, memory, name, auto_heal } = patch;
+        let changes = Changes { cpu, memory, name, auto_heal, ..Changes::default() };
+        self.core.executor.rows().save(row, changes).await
     }
 
-    /// A sandbox that lives gets its new size at once, another at its start.
-    async fn use_size(&self, uuid: ContainerUuid, had: &Record, record: &Record) -> Result<()> {
-        let sandbox = self.sandbox(uuid);
-        record.write(sandbox.path())?;
-        if let Situation::Live(_) = sandbox.situation().await {
-            sandbox.update(&record.container.id, size_of(had), size_of(record)).await?;
+    /// A sandbox that lives gets its new size at once, another at its start. One that is paused goes on for the moment that
+    /// takes.
+    async fn put_to_use(&self, row: &Container, had: &SandboxRecord, record: &SandboxRecord) -> Result<()> {
+        let (before, after) = (size_of(had, row)?, size_of(record, row)?);
+        self.core.engine.write_record(row.uuid, record)?;
+        let sandbox = self.core.engine.sandbox(row.uuid);
+        if before == after {
+            return Ok(());
         }
-        Ok(())
+        match sandbox.status().await {
+            SandboxStatus::Live(_) if row.status == Status::Paused => {
+                sandbox.resume().await?;
+                let updated = sandbox.update(sandbox.id(), before, after).await;
+                sandbox.pause().await?;
+                Ok(updated?)
+            }
+            SandboxStatus::Live(_) => Ok(sandbox.update(sandbox.id(), before, after).await?),
+            SandboxStatus::Unanswered => {
+                Err(Error::Conflict(format!("the sandbox of container {} does not answer", row.uuid)))
+            }
+            SandboxStatus::Over(_) | SandboxStatus::Absent => Ok(()),
+        }
     }
 }
 
-fn size_of(record: &Record) -> Size {
-    Size { cpus: record.container.cpus, memory_mib: record.container.memory_mib }
+fn resize(record: &mut SandboxRecord, row: &Container, patch: &Patch) -> Result<()> {
+    let is_pinned = record.pinning.is_some();
+    let spec = &mut record.member_mut(&sandbox_name(row.uuid))?.container;
+    if let Some(cpus) = patch.cpu {
+        if is_pinned && cpus.to_bits() != spec.cpus.to_bits() {
+            return Err(Error::Conflict("a container with CPUs of its own keeps as many as it has".into()));
+        }
+        spec.cpus = cpus;
+    }
+    if let Some(memory) = &patch.memory {
+        let number = memory.parse();
+        spec.memory_mib =
+            number.map_err(|_| Error::invalid("memory", format!("{memory:?} is no number of MiB")))?;
+    }
+    Ok(())
+}
+
+fn size_of(record: &SandboxRecord, row: &Container) -> Result<Size> {
+    let spec = &record.member(&sandbox_name(row.uuid))?.container;
+    Ok(Size { cpus: spec.cpus, memory_mib: spec.memory_mib })
 }
 
 #[cfg(test)]
@@ -105,8 +133,12 @@ mod tests {
 
     #[test]
     fn a_patch_is_what_the_api_sends_and_no_more() {
-        let patch: Patch = serde_json::from_value(json!({ "memory": "256", "cpu": 0.5 })).unwrap();
-        assert_eq!((patch.memory.as_deref(), patch.cpu), (Some("256"), Some(0.5)));
+        let patch: Patch =
+            serde_json::from_value(json!({ "memory": "256", "cpu": 0.5, "auto_heal": true })).unwrap();
+        assert_eq!(
+            (patch.memory.as_deref(), patch.cpu, patch.auto_heal),
+            (Some("256"), Some(0.5), Some(true))
+        );
         for bad in [json!({ "disk": 3 }), json!({ "memory": 256 }), json!({ "cpu": "much" })] {
             assert!(serde_json::from_value::<Patch>(bad.clone()).is_err(), "{bad} was taken");
         }

@@ -1,0 +1,247 @@
+//! What a container has on this host and elsewhere, and how it is given back. What a forced deletion could not give back is
+//! remembered as a debt, and paid later.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cloud::{Neutron, Placement};
+use model::{ContainerUuid, VolumeMapping};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::engine::{Engine, HostEngine};
+use crate::error::{Error, Result};
+use crate::networking::{self, Attachment, PortOwner, exposed_ports};
+use crate::pins::Pins;
+use crate::record::{read_json, write_json};
+use crate::volumes::{OwnedVolume, Volumes};
+
+const SUFFIX: &str = ".json";
+
+/// What a container or a capsule has. What has been given back is left out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Belongings {
+    /// Whose it is.
+    pub container: ContainerUuid,
+    /// Whether this host may have a sandbox of it.
+    pub sandbox: bool,
+    /// Its places on networks, as far as they are recorded.
+    pub attachments: Vec<Attachment>,
+    /// Whether Neutron may have ports of it.
+    pub ports: bool,
+    /// Whether Neutron may have a security group of its own.
+    pub security_group: bool,
+    /// Its volumes.
+    pub volumes: Vec<OwnedVolume>,
+    /// Whether Placement may have an allocation of it.
+    pub allocation: bool,
+}
+
+impl Belongings {
+    /// All that a container of these networks and volumes may have.
+    pub fn of(
+        container: ContainerUuid,
+        attachments: Vec<Attachment>,
+        mappings: &[VolumeMapping],
+    ) -> Result<Self> {
+        Ok(Self {
+            container,
+            sandbox: true,
+            attachments,
+            ports: true,
+            security_group: true,
+            volumes: OwnedVolume::each_once(mappings)?,
+            allocation: true,
+        })
+    }
+}
+
+/// What could not be given back of a container whose row is gone.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Debt {
+    /// What is left.
+    pub belongings: Belongings,
+    /// Since when.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+    /// Why it could not be given back when that was last tried.
+    pub reason: String,
+}
+
+/// The debts of this host, one file each.
+#[derive(Debug, Clone)]
+pub struct Debts(PathBuf);
+
+impl Debts {
+    /// Debts that are kept in `folder`.
+    pub fn new(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
+    /// All of them.
+    pub fn list(&self) -> Result<Vec<Debt>> {
+        let entries = match fs::read_dir(&self.0) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(Error::Debts)?,
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter(|name| name.ends_with(SUFFIX)).map(|name| read_json(&self.0, &name)).collect()
+    }
+
+    /// Remembers one, or what is left of it.
+    pub fn write(&self, debt: &Debt) -> Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0).map_err(Error::Debts)?;
+        write_json(&self.0, &self.name(debt.belongings.container), debt)
+    }
+
+    /// Forgets one that has been paid.
+    pub fn forget(&self, container: ContainerUuid) -> Result<()> {
+        match fs::remove_file(self.0.join(self.name(container))) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::Debts(e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn name(&self, container: ContainerUuid) -> String {
+        format!("{container}{SUFFIX}")
+    }
+}
+
+/// Gives back what containers have.
+#[derive(Clone)]
+pub struct GiveBack {
+    engine: HostEngine,
+    neutron: Neutron,
+    placement: Placement,
+    volumes: Volumes,
+    pins: Arc<Pins>,
+    debts: Debts,
+}
+
+impl GiveBack {
+    /// Gives back to these.
+    pub fn new(
+        engine: HostEngine,
+        neutron: Neutron,
+        placement: Placement,
+        volumes: Volumes,
+        pins: Arc<Pins>,
+        debts: Debts,
+    ) -> Self {
+        Self { engine, neutron, placement, volumes, pins, debts }
+    }
+
+    /// Gives all back, each part whatever became of the others, and tells the first failure. What was given back is left out of
+    /// `belongings`. While its guest may run, nothing is taken from under it.
+    pub async fn all(&self, belongings: &mut Belongings, owner: &PortOwner) -> Result<()> {
+        let uuid = belongings.container;
+        let sandbox = self.engine.sandbox(uuid);
+        if belongings.sandbox {
+            // What a guest has not written to its volumes yet would be lost with it.
+            let ended =
+                if belongings.volumes.is_empty() { sandbox.kill().await } else { sandbox.shut_down().await };
+            ended?;
+        }
+        let mut all = Ok(());
+        if belongings.ports {
+            let given = self.ports(&belongings.attachments, owner).await;
+            belongings.ports = given.is_err();
+            all = all.and(given);
+        }
+        if belongings.security_group {
+            let closed = exposed_ports::close(&self.neutron, uuid).await;
+            belongings.security_group = closed.is_err();
+            all = all.and(closed);
+        }
+        for volume in std::mem::take(&mut belongings.volumes) {
+            if let Err(e) = self.volumes.detach(uuid, &volume).await {
+                all = all.and(Err(e));
+                belongings.volumes.push(volume);
+            }
+        }
+        if belongings.allocation {
+            let deleted = self.placement.delete_allocations(&uuid.to_string()).await;
+            belongings.allocation = deleted.is_err();
+            all = all.and(deleted.map_err(Into::into));
+        }
+        // The folder names its ports: it stays while they do.
+        if belongings.sandbox && !belongings.ports {
+            let deleted = sandbox.delete().await;
+            belongings.sandbox = deleted.is_err();
+            all = all.and(deleted.map_err(Into::into));
+            self.pins.remove(uuid);
+        }
+        all
+    }
+
+    async fn ports(&self, attachments: &[Attachment], owner: &PortOwner) -> Result<()> {
+        networking::unplug(attachments).await;
+        networking::release(&self.neutron, attachments).await?;
+        // What was interrupted, or whose record is lost: Neutron knows whose its ports are.
+        let strays = networking::strays(&self.neutron, &owner.id, &[]).await?;
+        networking::reclaim(&self.neutron, owner, &strays).await
+    }
+
+    /// Remembers what could not be given back. The sandbox itself goes if it can: its row will not be there to name it.
+    pub async fn remember(&self, mut belongings: Belongings, reason: &Error) -> Result<()> {
+        let uuid = belongings.container;
+        if belongings.sandbox && self.engine.sandbox(uuid).delete().await.is_ok() {
+            belongings.sandbox = false;
+            self.pins.remove(uuid);
+        }
+        tracing::error!(error = %reason, "what could not be given back is given back later");
+        let since = OffsetDateTime::now_utc();
+        self.debts.write(&Debt { belongings, since, reason: reason.to_string() })
+    }
+
+    /// Pays what can be paid by now.
+    pub async fn pay(&self, owner_of: impl Fn(ContainerUuid) -> PortOwner) -> Result<()> {
+        for mut debt in self.debts.list()? {
+            let uuid = debt.belongings.container;
+            match self.all(&mut debt.belongings, &owner_of(uuid)).await {
+                Ok(()) => {
+                    tracing::info!(container = %uuid, "what was left of a deleted container has been given back");
+                    self.debts.forget(uuid)?;
+                }
+                Err(e) => {
+                    tracing::warn!(container = %uuid, error = %e, "something is still left of a deleted container");
+                    self.debts.write(&Debt { reason: e.to_string(), ..debt })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The networks of a sandbox, as far as they are recorded.
+    pub fn attachments(&self, uuid: ContainerUuid) -> Vec<Attachment> {
+        self.engine.record(uuid).map(|record| record.attachments).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_debt_is_remembered_until_it_is_paid() {
+        let folder = tempfile::tempdir().unwrap();
+        let debts = Debts::new(folder.path().join("debts"));
+        assert!(debts.list().unwrap().is_empty());
+        let container = ContainerUuid(Uuid::new_v4());
+        let belongings = Belongings::of(container, Vec::new(), &[]).unwrap();
+        let debt = Debt { belongings, since: OffsetDateTime::UNIX_EPOCH, reason: "Neutron is away".into() };
+        debts.write(&debt).unwrap();
+        debts.write(&Debt { reason: "still".into(), ..debt }).unwrap();
+        let listed = debts.list().unwrap();
+        assert_eq!((listed.len(), listed[0].reason.as_str()), (1, "still"));
+        assert!(listed[0].belongings.allocation);
+        debts.forget(container).unwrap();
+        debts.forget(container).unwrap();
+        assert!(debts.list().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,164 @@
+//! `container_create`: all that a container or a capsule needs and, where asked, the first start.
+
+use std::sync::Arc;
+
+use model::{Addresses, Changes, Container, Status};
+
+use super::capsule;
+use super::core::{Core, World};
+use super::provision::{Provision, Thoroughness, Wanted};
+use super::start::start_made;
+use crate::error::{Error, Result};
+use crate::executor::Begun;
+use crate::operation::{CREATE, CREATE_ONLY, FIRST_START};
+use crate::rows::Rows;
+use crate::turns::Turn;
+
+/// Makes a container, and starts it if `run` says so. One whose making fails leaves nothing; one whose first start fails stays,
+/// in error, as upstream has it.
+pub async fn create<W: World>(
+    core: &Arc<Core<W>>,
+    request: &str,
+    mut row: Container,
+    wanted: &Wanted,
+    run: bool,
+    turn: &Turn,
+) -> Result<()> {
+    if !is_new(core, &mut row).await? {
+        return Ok(());
+    }
+    tracing::info!("creating");
+    let operation = if run { &CREATE } else { &CREATE_ONLY };
+    let (begun, task) = core.executor.announce(request, row.uuid, operation);
+    let made = make(core, &mut row, wanted, task, turn).await;
+    let changes = match made {
+        Ok(changes) => changes,
+        Err(e) => return undo(core, request, begun, &mut row, e).await,
+    };
+    if run {
+        let begun = core.executor.proceed(begun, &mut row, changes, &FIRST_START).await?;
+        mark_made(core, &row);
+        start_made(core, begun, &mut row).await
+    } else {
+        core.executor.settle(begun, &mut row, Ok(changes)).await?;
+        mark_made(core, &row);
+        Ok(())
+    }
+}
+
+/// Makes a capsule, brings its sandbox up and runs its containers. The turn is given back before they run: those that end first
+/// may take their time, and in between the capsule can be deleted.
+pub async fn create_capsule<W: World>(
+    core: &Arc<Core<W>>,
+    request: &str,
+    mut row: Container,
+    wanted: &Wanted,
+    turn: Turn,
+) -> Result<()> {
+    if !is_new(core, &mut row).await? {
+        return Ok(());
+    }
+    tracing::info!("creating a capsule");
+    let (begun, task) = core.executor.announce(request, row.uuid, &CREATE);
+    let made = make(core, &mut row, wanted, task, &turn).await;
+    let changes = match made {
+        Ok(changes) => changes,
+        Err(e) => return undo(core, request, begun, &mut row, e).await,
+    };
+    let begun = core.executor.proceed(begun, &mut row, changes, &FIRST_START).await?;
+    mark_made(core, &row);
+    let started = super::start::bring_up(core, &row).await;
+    match started {
+        Ok(changes) => {
+            let up = Changes { status_detail: Some(None), ..changes };
+            core.executor.settle(begun, &mut row, Ok(up)).await?;
+        }
+        Err(e) => return undo(core, request, begun, &mut row, e).await,
+    }
+    drop(turn);
+    let ran = capsule::run_members(core, row.uuid).await;
+    if let Err(e) = &ran {
+        capsule::fail(core, row.uuid, e).await;
+    }
+    core.executor.finish(request, row.uuid, "create", &ran);
+    ran
+}
+
+/// A creation counts once: a message that comes twice must not undo what the first has made. One of which that cannot be known
+/// has failed, as no other host will make it.
+async fn is_new<W: World>(core: &Core<W>, row: &mut Container) -> Result<bool> {
+    let now = match core.executor.rows().find(row.uuid).await {
+        Ok(now) => now,
+        Err(e) => {
+            core.executor.write(row, Changes::error(e.to_string())).await;
+            return Err(e);
+        }
+    };
+    let is_new = now.is_some_and(|now| {
+        now.status == Status::Creating && now.task_state.is_none() && now.container_id.is_none()
+    });
+    if !is_new {
+        tracing::warn!(container = %row.uuid, "it is being made, or is no longer wanted: the request is dropped");
+    }
+    Ok(is_new)
+}
+
+async fn make<W: World>(
+    core: &Core<W>,
+    row: &mut Container,
+    wanted: &Wanted,
+    task: Changes,
+    turn: &Turn,
+) -> Result<Changes> {
+    core.provision.claim(row, task).await?;
+    Box::pin(core.provision.make(wanted, row, turn)).await
+}
+
+/// From here on its folder may hold what its user has written.
+fn mark_made<W: World>(core: &Core<W>, row: &Container) {
+    if let Err(e) = core.update_record(row.uuid, |record| !std::mem::replace(&mut record.is_made, true)) {
+        tracing::error!(error = %e, "that a container was made is not recorded");
+    }
+}
+
+/// A creation that failed leaves nothing on this host, in Neutron and in Placement. Where something is left all the same the row
+/// keeps its host: whoever deletes it comes here, and it is tried again.
+async fn undo<W: World>(
+    core: &Core<W>,
+    request: &str,
+    begun: Begun,
+    row: &mut Container,
+    error: Error,
+) -> Result<()> {
+    let changes = undone(core, row, &error).await;
+    let settled = core.executor.settle_with(begun, row, changes, Err(error)).await;
+    core.executor.finish(request, row.uuid, "create", &settled);
+    settled
+}
+
+/// Undoes a creation that was interrupted.
+pub async fn abandon<W: World>(core: &Core<W>, row: &mut Container) {
+    let error = Error::Conflict("Container failed to create correctly".into());
+    let changes = Changes::task(None).after(undone(core, row, &error).await);
+    core.executor.write(row, changes).await;
+}
+
+/// Takes away what there is of a container, and gives what its row says then.
+pub async fn undone<W: World>(core: &Core<W>, row: &Container, error: &Error) -> Changes {
+    let left = core.provision.unmake(row, Thoroughness::All).await;
+    if let Err(left) = &left {
+        tracing::error!(error = %left, "something of a creation is left behind");
+    }
+    let is_clean = left.is_ok();
+    if row.is_capsule() {
+        capsule::fail_members(core, row, error).await;
+    }
+    Changes {
+        host: is_clean.then_some(None),
+        container_id: Some(None),
+        addresses: is_clean.then(Addresses::new),
+        started_at: Some(None),
+        status_detail: Some(None),
+        ..Changes::error(error.to_string())
+    }
+}

@@ -1,0 +1,23 @@
+//! The lives of containers and capsules: what requests do to them, and what happens without being asked for. The world is behind
+//! seams: rows, sandboxes, and what provides for them.
+
+mod capsule;
+mod core;
+mod create;
+mod delete;
+mod events;
+pub mod inspect;
+mod provision;
+mod rebuild;
+mod recovery;
+mod requests;
+mod start;
+mod stop;
+mod sync;
+
+pub use self::core::{Core, CorePolicy, World, background_span};
+pub use events::handle_all;
+pub use provision::{Provision, Thoroughness, Wanted};
+pub use recovery::{Recovery, recover};
+pub use requests::{Lifecycle, Request, begin_change};
+pub use sync::synchronise;

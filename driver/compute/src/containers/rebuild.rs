@@ -1,0 +1,66 @@
+//! `container_rebuild`: the container is made anew from its image, and keeps its identifier, its ports and its volumes.
+
+use std::sync::Arc;
+
+use model::{Changes, Container};
+use oslo::RequestContext;
+
+use super::core::{Core, World};
+use super::provision::Provision;
+use super::start::start_made;
+use crate::error::{Error, Result};
+use crate::executor::require_created;
+use crate::lifecycle::Observed;
+use crate::operation::{REBUILD, REBUILD_ONLY, REBUILT_START};
+use crate::turns::Turn;
+
+/// Makes a container anew whose turn the caller has, and starts it if `run` says so.
+pub async fn rebuild<W: World>(
+    core: &Arc<Core<W>>,
+    context: &RequestContext,
+    mut row: Container,
+    run: bool,
+    turn: &Turn,
+) -> Result<()> {
+    let operation = if run { &REBUILD } else { &REBUILD_ONLY };
+    require_accounted(&row)?;
+    let begun = core.executor.begin(context.request(), &mut row, operation, Changes::default()).await?;
+    let rebuilt = core.provision.remake(context, &mut row, turn).await;
+    match rebuilt {
+        Ok(changes) if run => {
+            let begun = core.executor.proceed(begun, &mut row, changes, &REBUILT_START).await?;
+            mark_made(core, &row)?;
+            start_made(core, begun, &mut row).await
+        }
+        Ok(changes) => {
+            core.executor.settle(begun, &mut row, Ok(changes)).await?;
+            mark_made(core, &row)
+        }
+        Err(e) => {
+            let changes = as_it_was(core, &row, &e).await;
+            let settled = core.executor.settle_with(begun, &mut row, changes, Err(e)).await;
+            core.executor.finish(context.request(), row.uuid, "rebuild", &settled);
+            settled
+        }
+    }
+}
+
+/// What failed to be made has no ports and no share of this host: nobody would account for what was made of it.
+fn require_accounted(row: &Container) -> Result<()> {
+    require_created(row)?;
+    if row.host.is_some() { Ok(()) } else { Err(Error::NotCreated) }
+}
+
+/// A container that was not touched goes on, and says why it was not rebuilt.
+async fn as_it_was<W: World>(core: &Core<W>, row: &Container, error: &Error) -> Changes {
+    let observed = core.observe(row.uuid).await;
+    if !matches!(observed, Observed::Running { .. }) {
+        return Changes::error(error.to_string());
+    }
+    let reason = Some(Some(format!("it was not rebuilt: {error}")));
+    Changes { status_reason: reason, ..core.view(row.uuid, &observed) }
+}
+
+fn mark_made<W: World>(core: &Core<W>, row: &Container) -> Result<()> {
+    core.update_record(row.uuid, |record| !std::mem::replace(&mut record.is_made, true))
+}

@@ -1,0 +1,113 @@
+//! The event «this service has been started», for each container by itself. A container's operations wait for its own recovery
+//! only, and requests are served meanwhile.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use model::{Container, ContainerUuid};
+use sandbox::SandboxStatus;
+use tokio::sync::Semaphore;
+use tracing::Instrument;
+
+use super::core::{Core, World, background_span};
+use super::events::{decide_upon, follow};
+use super::provision::Provision;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::host_names::HostNames;
+use crate::lifecycle::Event;
+use crate::rows::Rows;
+use crate::turns::Ticket;
+
+/// Sandboxes that are looked at at one time. What follows from that is not counted: it may take its time.
+const LOOKS: usize = 32;
+
+/// What was found at start.
+pub struct Recovery {
+    rows: Vec<(Ticket, Container)>,
+    written: BTreeMap<ContainerUuid, SandboxStatus>,
+    /// Sandboxes of this host that no row has.
+    pub orphans: Vec<ContainerUuid>,
+    host: String,
+}
+
+impl Recovery {
+    /// Finds the containers of this host, and takes the first place in the line of each. Requests may be served from then on.
+    pub async fn begin<W: World>(core: &Core<W>, names: &HostNames) -> Result<Self> {
+        let written = core.engine.survey()?;
+        let mut rows = core.executor.rows().list().await?;
+        let here: Vec<ContainerUuid> = written.keys().copied().collect();
+        let hosts = core.executor.rows().hosts_of(&here).await?;
+        let orphans = here.iter().filter(|uuid| !hosts.contains_key(uuid)).copied().collect();
+        for (uuid, other) in elsewhere(&hosts, &names.now) {
+            let is_ours = names.former.contains(other) || !core.executor.rows().is_served(other).await?;
+            if !is_ours {
+                tracing::error!(sandbox = %uuid, host = other, "a sandbox of this host is a live other host's by its row: it is left alone");
+            } else if let Some(row) = core.executor.rows().find(uuid).await? {
+                rows.push(row);
+            }
+        }
+        let rows = rows.into_iter().map(|row| (core.turns.place(row.uuid), row)).collect();
+        Ok(Self { rows, written, orphans, host: names.now.clone() })
+    }
+
+    /// The containers that were found.
+    pub fn containers(&self) -> Vec<ContainerUuid> {
+        self.rows.iter().map(|(_, row)| row.uuid).collect()
+    }
+}
+
+/// Containers of which this host has the sandbox, and whose row names another host: this host had another name, and they are taken
+/// over. A row without a host is one whose creation failed.
+fn elsewhere<'a>(
+    hosts: &'a BTreeMap<ContainerUuid, Option<String>>,
+    own: &str,
+) -> Vec<(ContainerUuid, &'a str)> {
+    let named = hosts.iter().filter_map(|(uuid, host)| Some((*uuid, host.as_deref()?)));
+    named.filter(|(_, host)| *host != own).collect()
+}
+
+/// Does for each container what is due after this service was away, side by side. It does not wait for that.
+pub fn recover<W: World>(core: &Arc<Core<W>>, recovery: Recovery) {
+    let host: Arc<str> = recovery.host.into();
+    let looks = Arc::new(Semaphore::new(LOOKS));
+    for (ticket, row) in recovery.rows {
+        let uuid = row.uuid;
+        let written = recovery.written.get(&uuid).cloned().unwrap_or(SandboxStatus::Absent);
+        let (core, looks, host) = (Arc::clone(core), Arc::clone(&looks), Arc::clone(&host));
+        let work = async move {
+            if let Err(e) = recover_one(&core, ticket, row, written, &looks, &host).await {
+                tracing::error!(error = %e, "a container could not be recovered");
+            }
+        };
+        tokio::spawn(work.instrument(background_span(uuid)));
+    }
+}
+
+async fn recover_one<W: World>(
+    core: &Arc<Core<W>>,
+    ticket: Ticket,
+    mut row: Container,
+    written: SandboxStatus,
+    looks: &Semaphore,
+    host: &str,
+) -> Result<()> {
+    let turn = ticket.turn().await;
+    if row.host.as_deref() != Some(host) {
+        tracing::warn!(
+            from = row.host.as_deref().unwrap_or("-"),
+            "a container of this host is taken over from another name of it"
+        );
+        core.provision.adopt(&mut row).await?;
+    }
+    let (observed, decision) = {
+        let _look = looks.acquire().await;
+        // What has ended needs nobody to be asked.
+        let status = match written {
+            SandboxStatus::Live(_) | SandboxStatus::Unanswered => core.engine.status(row.uuid).await,
+            SandboxStatus::Over(_) | SandboxStatus::Absent => written,
+        };
+        decide_upon(core, &row, &status, Event::ServiceStarted)?
+    };
+    Box::pin(follow(core, row, &observed, decision, turn)).await
+}

@@ -1,0 +1,77 @@
+//! Starts: a user's, those of restart policies, those that were interrupted.
+
+use std::sync::Arc;
+
+use model::{Changes, Container};
+
+use super::core::{Core, World, running};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::lifecycle::{Observed, Restarts};
+use crate::operation::{Operation, START};
+
+use super::provision::Provision;
+
+/// Starts a container whose turn the caller has.
+pub async fn start<W: World>(core: &Arc<Core<W>>, request: &str, mut row: Container) -> Result<()> {
+    let begun = core.executor.begin(request, &mut row, &START, Changes::default()).await?;
+    let started = async {
+        forget_restarts(core, &row)?;
+        bring_up(core, &row).await
+    };
+    let started = started.await;
+    core.executor.settle(begun, &mut row, started).await?;
+    core.watch(&row);
+    Ok(())
+}
+
+/// The same of a container that an operation has just made, with that operation's names.
+pub async fn start_made<W: World>(
+    core: &Arc<Core<W>>,
+    begun: crate::executor::Begun,
+    row: &mut Container,
+) -> Result<()> {
+    let started = bring_up(core, row).await;
+    core.executor.settle(begun, row, started).await?;
+    core.watch(row);
+    Ok(())
+}
+
+/// Starts a container again for which nobody asks now. Its restarts go on being counted.
+pub async fn start_again<W: World>(core: &Arc<Core<W>>, mut row: Container) -> Result<()> {
+    const NOBODY: &str = "";
+    const AGAIN: &Operation = &START;
+    let begun = core.executor.begin(NOBODY, &mut row, AGAIN, Changes::default()).await?;
+    let started = bring_up(core, &row).await;
+    core.executor.settle(begun, &mut row, started).await?;
+    core.watch(&row);
+    Ok(())
+}
+
+/// Brings its sandbox up and, if it is a container, runs its process. Gives what its row says then.
+pub async fn bring_up<W: World>(core: &Core<W>, row: &Container) -> Result<Changes> {
+    let uuid = row.uuid;
+    let record = core.engine.record(uuid)?;
+    match core.observe(uuid).await {
+        Observed::Running { .. } => return Ok(running()),
+        Observed::Unanswered => {
+            return Err(Error::Conflict(format!("the sandbox of container {uuid} does not answer")));
+        }
+        // A start that was interrupted left a guest without its process.
+        Observed::Partial => core.engine.release(uuid).await?,
+        Observed::Lost | Observed::Idle | Observed::Ended(_) => {}
+    }
+    tracing::info!("starting");
+    let disks = core.provision.disks(row, &record).await?;
+    core.engine.start(uuid, &record, disks).await?;
+    Ok(running())
+}
+
+/// A user has started it: its policy counts from here, and holds again.
+fn forget_restarts<W: World>(core: &Core<W>, row: &Container) -> Result<()> {
+    core.update_record(row.uuid, |record| {
+        let changes = record.restarts != Restarts::default() || record.is_stopped;
+        (record.restarts, record.is_stopped) = (Restarts::default(), false);
+        changes
+    })
+}

@@ -1,0 +1,44 @@
+//! State synchronisation: the rows of this host's containers against what its sandboxes have written. One query, and no call to a
+//! sandbox whose row is right.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use model::ContainerUuid;
+use sandbox::SandboxStatus;
+use tracing::Instrument;
+
+use super::core::{Core, World, background_span};
+use super::events::handle;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::lifecycle::{Decision, Event, decide};
+use crate::rows::Rows;
+
+/// Compares all, and lets what differs be mended, each in its turn. A container on which somebody works is left for the next time.
+pub async fn synchronise<W: World>(core: &Arc<Core<W>>) -> Result<()> {
+    let began = Instant::now();
+    let rows = core.executor.rows().list().await?;
+    let written = core.engine.survey()?;
+    let count = rows.len();
+    let mut differing = 0;
+    for row in rows {
+        let status = written.get(&row.uuid).unwrap_or(&SandboxStatus::Absent);
+        let observed = core.observed(row.uuid, status);
+        if decide(&core.facts(&row)?, &observed, Event::Looked) == Decision::Keep {
+            continue;
+        }
+        differing += 1;
+        mend(core, row.uuid);
+    }
+    tracing::debug!(count, differing, "states compared in {} us", began.elapsed().as_micros());
+    Ok(())
+}
+
+/// What was seen may have changed in the meantime: it is looked at again in the container's turn.
+fn mend<W: World>(core: &Arc<Core<W>>, uuid: ContainerUuid) {
+    let Some(turn) = core.turns.if_idle(uuid) else { return };
+    let core = Arc::clone(core);
+    let work = async move { handle(&core, uuid, Event::Looked, turn).await };
+    tokio::spawn(work.instrument(background_span(uuid)));
+}

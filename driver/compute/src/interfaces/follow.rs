@@ -1,0 +1,108 @@
+//! Ports that others have changed: what Neutron has of them, against what guests have been told. One call for all.
+
+use std::collections::HashMap;
+
+use cloud::Port;
+use model::{Changes, ContainerUuid};
+use sandbox::{Phase, SandboxStatus};
+
+use super::Interfaces;
+use super::plug::addresses;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::networking::{self, Attachment};
+
+/// What has become of the port of an attachment.
+enum Fate {
+    Same,
+    /// It has other addresses.
+    Changed(Box<Attachment>),
+    /// It is gone, or somebody else's.
+    Gone,
+}
+
+impl Interfaces {
+    /// The containers whose ports are not what their guests have been told.
+    pub async fn differing(&self) -> Result<Vec<ContainerUuid>> {
+        let listed = self.neutron.ports_on(self.engine.hostname()).await?;
+        let listed: HashMap<String, Port> = listed.into_iter().map(|port| (port.id.clone(), port)).collect();
+        let mut differing = Vec::new();
+        for id in self.engine.survey()?.into_keys() {
+            let Ok(record) = self.engine.record(id) else { continue };
+            let is_same = |attachment: &Attachment| {
+                let port = listed.get(&attachment.port);
+                port.is_some_and(|port| port.device_id == id.to_string() && attachment.has_addresses_of(port))
+            };
+            if !record.attachments.iter().all(is_same) {
+                differing.push(id);
+            }
+        }
+        Ok(differing)
+    }
+}
+
+/// Brings a container's networks to what its ports are now, and tells what its row is to say; nothing where they are the same.
+/// Between what was listed and this turn they may have come and gone, so that each is looked at again.
+pub async fn follow_changes(interfaces: &Interfaces, uuid: ContainerUuid) -> Result<Option<Changes>> {
+    let sandbox = interfaces.sandbox(uuid);
+    let Ok(mut record) = interfaces.engine.record(uuid) else { return Ok(None) };
+    let status = sandbox.status().await;
+    match &status {
+        SandboxStatus::Unanswered => return Ok(None),
+        SandboxStatus::Live(state) if state.phase == Phase::Paused => {
+            tracing::debug!("its ports are followed once it goes on");
+            return Ok(None);
+        }
+        SandboxStatus::Live(_) | SandboxStatus::Over(_) | SandboxStatus::Absent => {}
+    }
+    let (mut gone, mut has_changed) = (Vec::new(), false);
+    for attachment in std::mem::take(&mut record.attachments) {
+        match fate(interfaces, uuid, &attachment).await? {
+            Fate::Same => record.attachments.push(attachment),
+            Fate::Changed(now) => {
+                tracing::info!(port = now.port, "the addresses of a port have changed");
+                has_changed = true;
+                record.attachments.push(*now);
+            }
+            Fate::Gone => {
+                tracing::warn!(port = attachment.port, "a port is gone: its interface is taken away");
+                gone.push(attachment);
+            }
+        }
+    }
+    if gone.is_empty() && !has_changed {
+        return Ok(None);
+    }
+    if let SandboxStatus::Live(_) = status {
+        for attachment in &gone {
+            sandbox.detach(&attachment.nic.mac).await?;
+        }
+        interfaces.tell_guest(uuid, &record).await?;
+    }
+    networking::unplug(&gone).await;
+    interfaces.engine.write_record(uuid, &record)?;
+    Ok(Some(addresses(&record)))
+}
+
+/// A port that is this sandbox's, and bound to another name of a host, is left alone: it is about to be bound again.
+async fn fate(interfaces: &Interfaces, uuid: ContainerUuid, attachment: &Attachment) -> Result<Fate> {
+    let neutron = &interfaces.neutron;
+    let port = match neutron.port(&attachment.port).await {
+        Err(e) if e.is_not_found() => return Ok(Fate::Gone),
+        port => port?,
+    };
+    if port.device_id == uuid.to_string()
+        && !port.host.is_empty()
+        && port.host != interfaces.engine.hostname()
+    {
+        return Ok(Fate::Same);
+    }
+    if !networking::is_owned_by(&port, &uuid.to_string(), interfaces.engine.hostname()) {
+        return Ok(Fate::Gone);
+    }
+    if attachment.has_addresses_of(&port) {
+        return Ok(Fate::Same);
+    }
+    let now = networking::describe_again(neutron, attachment, &port).await?;
+    Ok(Fate::Changed(Box::new(now)))
+}

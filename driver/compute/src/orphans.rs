@@ -1,0 +1,72 @@
+//! What this host has and no row of Zun's database: sandboxes, whose row may be gone because the database was restored or is
+//! another one, and taps that a crash has left. A sandbox is never removed because its row is missing; an operator may.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use model::ContainerUuid;
+
+use crate::containers::Core;
+use crate::engine::Engine;
+use crate::zun::Zun;
+
+/// Says loudly which sandboxes have no row.
+pub fn tell(orphans: &[ContainerUuid]) {
+    for uuid in orphans {
+        tracing::error!(
+            sandbox = %uuid,
+            "an orphan: Zun's database has no container of this sandbox; it is kept, see «zun-kata-compute sandbox orphans»"
+        );
+    }
+}
+
+/// Ports that are plugged on this host and belong to no sandbox whose guest may run. To be looked for before anything is started:
+/// what is plugged later is somebody's.
+pub async fn leftover_taps(core: &Core<Zun>) -> BTreeSet<String> {
+    let plugged = match network::plugged().await {
+        Ok(plugged) => plugged,
+        Err(e) => {
+            tracing::error!(error = %e, "taps may be left behind");
+            return BTreeSet::new();
+        }
+    };
+    let live = match core.engine.survey() {
+        Ok(all) => all.into_iter().filter(|(_, status)| status.may_live()).map(|(uuid, _)| uuid),
+        Err(e) => {
+            tracing::error!(error = %e, "taps may be left behind");
+            return BTreeSet::new();
+        }
+    };
+    let records = live.filter_map(|uuid| core.engine.record(uuid).ok());
+    let used: BTreeSet<_> = records.flat_map(|record| record.attachments).map(|one| one.port).collect();
+    plugged.difference(&used).cloned().collect()
+}
+
+/// Takes them away. One that a sandbox of this host has is looked at again in that one's turn: it may be about to run.
+pub async fn remove_taps(core: Arc<Core<Zun>>, ports: BTreeSet<String>) {
+    let owners = owners_of_ports(&core);
+    for port in ports {
+        let _turn = match owners.get(&port) {
+            Some(owner) => {
+                let turn = core.turns.internal(*owner).await;
+                if core.engine.status(*owner).await.may_live() {
+                    continue;
+                }
+                Some(turn)
+            }
+            None => None,
+        };
+        match network::unplug(&port).await {
+            Ok(()) => tracing::warn!(port, "a tap was left behind, and is removed"),
+            Err(e) => tracing::error!(port, error = %e, "a tap is left behind"),
+        }
+    }
+}
+
+fn owners_of_ports(core: &Core<Zun>) -> BTreeMap<String, ContainerUuid> {
+    let all = core.engine.survey().unwrap_or_default().into_keys();
+    let records = all.filter_map(|uuid| Some((uuid, core.engine.record(uuid).ok()?)));
+    let ports =
+        records.flat_map(|(uuid, record)| record.attachments.into_iter().map(move |one| (one.port, uuid)));
+    ports.collect()
+}

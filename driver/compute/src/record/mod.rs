@@ -1,0 +1,226 @@
+//! What this host keeps of a sandbox between its starts: which containers are in it, on which networks it is, and how often
+//! its policy has started it again. A container is a capsule of one.
+
+mod legacy;
+mod member;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use model::ContainerUuid;
+use sandbox::{CpuPinning, SandboxSpec, write_atomically};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+pub use member::{InjectedFile, Member, NewMember};
+
+use crate::error::{Error, Result};
+use crate::lifecycle::Restarts;
+use crate::networking::{self, Attachment};
+use crate::options::Kata;
+
+const NAME: &str = "record.json";
+
+/// What differs between a container and a capsule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// One container, whose end ends the sandbox.
+    Container,
+    /// Containers that come and go while the sandbox runs.
+    Capsule,
+}
+
+/// A sandbox of this host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SandboxRecord {
+    /// Whether it is a container's or a capsule's.
+    pub kind: Kind,
+    /// Whose it is: with other owners it shares no template, unless the operator lets all share them.
+    pub owner: String,
+    /// The host name of all its containers.
+    pub hostname: String,
+    /// Containers that end, one after the other, before the others begin.
+    pub init: Vec<Member>,
+    /// Its other containers, which run together.
+    pub members: Vec<Member>,
+    /// Its networks.
+    pub attachments: Vec<Attachment>,
+    /// How often its policy has started it again.
+    pub restarts: Restarts,
+    /// The host's CPUs that it has to itself.
+    pub pinning: Option<CpuPinning>,
+    /// Whether its creation had come to its end: from then on it may hold what its user has written.
+    #[serde(default)]
+    pub is_made: bool,
+    /// Whether somebody has asked it to end: its restart policy has no say in that end.
+    #[serde(default)]
+    pub is_stopped: bool,
+    /// The security groups of its ports before a change of them that has not come to its end.
+    #[serde(default)]
+    pub regrouping: Option<BTreeMap<String, Vec<String>>>,
+}
+
+impl SandboxRecord {
+    /// The record of one container, before it has networks.
+    pub fn of_container(owner: String, member: Member) -> Self {
+        Self {
+            kind: Kind::Container,
+            owner,
+            hostname: member.container.hostname.clone(),
+            init: Vec::new(),
+            members: vec![member],
+            attachments: Vec::new(),
+            restarts: Restarts::default(),
+            pinning: None,
+            is_made: false,
+            is_stopped: false,
+            regrouping: None,
+        }
+    }
+
+    /// The sandbox that its containers need: as large as those that run together, or as the largest of those before them.
+    pub fn sandbox_spec(&self, kata: &Kata) -> SandboxSpec {
+        let cpus = |member: &Member| member.container.cpus;
+        let memory = |member: &Member| member.container.memory_mib;
+        SandboxSpec {
+            cpus: self.init.iter().map(cpus).fold(self.members.iter().map(cpus).sum(), f32::max),
+            memory_mib: self.init.iter().map(memory).fold(self.members.iter().map(memory).sum(), u64::max),
+            hostname: self.hostname.clone(),
+            containers: u8::try_from(self.members.len().max(1)).unwrap_or(u8::MAX),
+            network: networking::guest_network(&self.attachments),
+            volumes: Vec::new(),
+            ends_with: match self.kind {
+                Kind::Container => self.members.first().map(|member| member.container.id.clone()),
+                Kind::Capsule => None,
+            },
+            template_group: kata.template_scope.group(&self.owner),
+            nic_limit: kata.nic_limit(),
+            pinning: self.pinning.clone(),
+        }
+    }
+
+    /// All its containers.
+    pub fn all(&self) -> impl Iterator<Item = &Member> {
+        self.init.iter().chain(&self.members)
+    }
+
+    /// The container of this identifier.
+    pub fn member(&self, id: &str) -> Result<&Member> {
+        self.all().find(|member| member.container.id == id).ok_or_else(|| self.no_member(id))
+    }
+
+    /// The container of this identifier, to be changed.
+    pub fn member_mut(&mut self, id: &str) -> Result<&mut Member> {
+        let missing = self.no_member(id);
+        let found = self.init.iter_mut().chain(&mut self.members).find(|member| member.container.id == id);
+        found.ok_or(missing)
+    }
+
+    /// The process whose end ends the sandbox, if it is one's.
+    pub fn main_process(&self) -> Option<&Member> {
+        match self.kind {
+            Kind::Container => self.members.first(),
+            Kind::Capsule => None,
+        }
+    }
+
+    /// Whether a container of it mounts a volume of Cinder's.
+    pub fn has_volumes(&self) -> bool {
+        self.all().any(|member| !member.container.mounts.is_empty())
+    }
+
+    fn no_member(&self, id: &str) -> Error {
+        Error::Record {
+            container: id.to_owned(),
+            what: "found",
+            reason: "the sandbox has no such container".into(),
+        }
+    }
+
+    /// Reads the record in a sandbox's folder, in the form of an earlier version too.
+    pub fn read(folder: &Path) -> Result<Self> {
+        match read_json(folder, NAME) {
+            Err(e) => legacy::read(folder).unwrap_or(Err(e)),
+            read => read,
+        }
+    }
+
+    /// Writes the record.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        write_json(folder, NAME, self)
+    }
+}
+
+/// Reads a file of a sandbox's folder.
+pub fn read_json<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<T> {
+    let read = || -> std::io::Result<T> { Ok(serde_json::from_slice(&std::fs::read(folder.join(name))?)?) };
+    read().map_err(|e| failure(folder, "read", &e))
+}
+
+/// Writes one: a crash leaves the old one or the new.
+pub fn write_json(folder: &Path, name: &str, value: &impl Serialize) -> Result<()> {
+    let write = || write_atomically(&folder.join(name), &serde_json::to_vec(value)?);
+    write().map_err(|e| failure(folder, "written", &e))
+}
+
+/// A sandbox's folder has its container's identifier for a name.
+fn failure(folder: &Path, what: &'static str, error: &std::io::Error) -> Error {
+    let container = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Error::Record { container, what, reason: error.to_string() }
+}
+
+/// The sandbox's name for a container's or a capsule's identifier.
+pub fn sandbox_name(uuid: ContainerUuid) -> String {
+    uuid.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Records as version 0.1.0 wrote them before a container was a capsule of one.
+    fn legacy(name: &str, content: &str) -> SandboxRecord {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(name), content).unwrap();
+        SandboxRecord::read(folder.path()).unwrap()
+    }
+
+    #[test]
+    fn a_containers_record_of_an_earlier_version_is_read() {
+        let record = legacy("container.json", include_str!("../../tests/records/container.json"));
+        assert_eq!((record.kind, record.owner.as_str(), record.is_made), (Kind::Container, "p1", true));
+        assert_eq!((record.members.len(), record.init.len(), record.restarts.all), (1, 0, 3));
+        let main = record.main_process().unwrap();
+        assert_eq!((main.stop_signal, main.container.hostname.as_str()), (3, "web"));
+        assert_eq!(main.files.len(), 1);
+        assert_eq!(record.attachments[0].port, "port-1");
+        assert_eq!(record.hostname, "web");
+        let folder = tempfile::tempdir().unwrap();
+        record.write(folder.path()).unwrap();
+        assert_eq!(SandboxRecord::read(folder.path()).unwrap().restarts, record.restarts);
+    }
+
+    #[test]
+    fn a_capsules_record_of_an_earlier_version_is_read() {
+        let record = legacy("capsule.json", include_str!("../../tests/records/capsule.json"));
+        assert_eq!((record.kind, record.init.len(), record.members.len()), (Kind::Capsule, 1, 2));
+        assert_eq!(record.members[1].restarts.all, 2);
+        assert!(record.main_process().is_none());
+        let spec = record.sandbox_spec(&Kata::default());
+        assert_eq!(
+            (spec.cpus, spec.memory_mib, spec.containers),
+            (2.0, 640, 2),
+            "an init container runs alone"
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = SandboxRecord::read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("cannot be read"), "{error}");
+        let record = legacy("capsule.json", include_str!("../../tests/records/capsule.json"));
+        assert!(record.member("x").unwrap_err().to_string().contains('x'));
+    }
+}

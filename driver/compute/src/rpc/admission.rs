@@ -1,0 +1,81 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+
+/// Calls of one project that are under way at one time.
+const CALLS_MAX: usize = 64;
+/// Operations of one project that wait or are under way.
+const OPERATIONS_MAX: usize = 512;
+
+/// Bounds what each project has under way, so that none has all that this service can do at one time.
+#[derive(Debug, Clone, Default)]
+pub struct Admission(Arc<Mutex<HashMap<(String, Kind), usize>>>);
+
+/// What is counted by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Something whose answer is waited for.
+    Call,
+    /// Something that is queued.
+    Operation,
+}
+
+impl Kind {
+    fn most(self) -> usize {
+        match self {
+            Self::Call => CALLS_MAX,
+            Self::Operation => OPERATIONS_MAX,
+        }
+    }
+}
+
+/// The right to be under way, until it is dropped.
+#[derive(Debug)]
+pub struct Admitted {
+    admission: Admission,
+    key: (String, Kind),
+}
+
+impl Admission {
+    /// Lets one more of `project` be under way.
+    pub fn admit(&self, project: &str, kind: Kind) -> Result<Admitted> {
+        let key = (project.to_owned(), kind);
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(key.clone()).or_default();
+        if *count >= kind.most() {
+            return Err(Error::TooManyCalls(project.to_owned()));
+        }
+        *count += 1;
+        Ok(Admitted { admission: self.clone(), key })
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut counts = self.admission.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_is_bounded_and_no_other_notices() {
+        let admission = Admission::default();
+        let all: Vec<_> = (0..CALLS_MAX).map(|_| admission.admit("a", Kind::Call).unwrap()).collect();
+        let refused = admission.admit("a", Kind::Call).unwrap_err().to_string();
+        assert_eq!(refused, "project a has too many calls under way");
+        assert!(admission.admit("b", Kind::Call).is_ok() && admission.admit("a", Kind::Operation).is_ok());
+        drop(all);
+        assert!(admission.admit("a", Kind::Call).is_ok());
+        assert!(admission.0.lock().unwrap().is_empty());
+    }
+}

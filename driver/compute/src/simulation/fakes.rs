@@ -1,0 +1,312 @@
+//! The seams of the service, in the simulated world.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use model::{Changes, Container, ContainerUuid, Record, VolumeMapping};
+use oslo::RequestContext;
+use sandbox::{ContainerExit, SandboxStatus, VolumeDisk};
+use tokio::time::{Instant, sleep};
+
+use super::world::{FakeWorld, Run};
+use crate::containers::{Provision, Thoroughness, Wanted, World};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::health::Health;
+use crate::record::{Kind, Member, SandboxRecord};
+use crate::rows::Rows;
+use crate::turns::Turn;
+
+pub const HOST: &str = "host";
+const SIGKILL: u32 = 9;
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a process ends by itself, of a thousand, and within what time.
+const ENDS: u64 = 300;
+const LIFE_MAX: Duration = Duration::from_secs(600);
+
+impl World for FakeWorld {
+    type Rows = Self;
+    type Engine = Self;
+    type Provision = Self;
+}
+
+impl Rows for FakeWorld {
+    async fn find(&self, uuid: ContainerUuid) -> Result<Option<Container>> {
+        self.call(|state| state.rows.get(&uuid).cloned()).await
+    }
+
+    async fn list(&self) -> Result<Vec<Container>> {
+        let own = |row: &&Container| row.host.as_deref() == Some(HOST);
+        self.call(|state| state.rows.values().filter(own).cloned().collect()).await
+    }
+
+    async fn hosts_of(&self, uuids: &[ContainerUuid]) -> Result<BTreeMap<ContainerUuid, Option<String>>> {
+        self.call(|state| {
+            uuids.iter().filter_map(|uuid| Some((*uuid, state.rows.get(uuid)?.host.clone()))).collect()
+        })
+        .await
+    }
+
+    async fn is_served(&self, _: &str) -> Result<bool> {
+        Ok(false)
+    }
+
+    async fn members(&self, _: &Container) -> Result<Vec<Container>> {
+        Ok(Vec::new())
+    }
+
+    async fn save(&self, container: &mut Container, changes: Changes) -> Result<()> {
+        let uuid = container.uuid;
+        let found = self.call(|state| {
+            let row = state.rows.get_mut(&uuid);
+            row.map(|row| changes.clone().apply(row))
+        });
+        found.await?.ok_or(Error::Database(model::Error::NoContainer(uuid)))?;
+        changes.apply(container);
+        Ok(())
+    }
+
+    async fn destroy(&self, container: &Container) -> Result<()> {
+        self.call(|state| {
+            state.rows.remove(&container.uuid);
+        })
+        .await
+    }
+
+    async fn volumes(&self, _: ContainerUuid) -> Result<Vec<VolumeMapping>> {
+        Ok(Vec::new())
+    }
+
+    fn record(&self, record: Record) {
+        if !self.is_over() && !record.request_id.is_empty() {
+            self.state().records.push(record);
+        }
+    }
+}
+
+impl Engine for FakeWorld {
+    fn record(&self, id: ContainerUuid) -> Result<SandboxRecord> {
+        let state = self.state();
+        state.sandboxes.get(&id).and_then(|sandbox| sandbox.record.clone()).ok_or(Error::Lost(id))
+    }
+
+    fn write_record(&self, id: ContainerUuid, record: &SandboxRecord) -> Result<()> {
+        if self.is_over() {
+            return Err(Error::Lost(id));
+        }
+        match self.state().sandboxes.get_mut(&id) {
+            Some(sandbox) => sandbox.record = Some(record.clone()),
+            None => return Err(Error::Lost(id)),
+        }
+        Ok(())
+    }
+
+    fn survey(&self) -> Result<BTreeMap<ContainerUuid, SandboxStatus>> {
+        let mut state = self.state();
+        let all: Vec<_> = state.sandboxes.keys().copied().collect();
+        Ok(all.into_iter().map(|uuid| (uuid, state.status(uuid))).collect())
+    }
+
+    async fn status(&self, id: ContainerUuid) -> SandboxStatus {
+        if self.state().is_silent(id) {
+            sleep(ANSWER_TIMEOUT).await;
+            self.unless_over().await;
+            return SandboxStatus::Unanswered;
+        }
+        sleep(self.pause(Duration::from_millis(5))).await;
+        self.unless_over().await;
+        self.state().status(id)
+    }
+
+    async fn glance(&self, id: ContainerUuid) -> SandboxStatus {
+        self.status(id).await
+    }
+
+    async fn start(&self, id: ContainerUuid, _: &SandboxRecord, _: Vec<VolumeDisk>) -> Result<()> {
+        sleep(self.pause(Duration::from_secs(2))).await;
+        self.call(|state| {
+            let ends = state.random.happens(ENDS).then(|| {
+                let status = i32::from(state.random.happens(500));
+                (Instant::now() + state.random.duration(LIFE_MAX), status)
+            });
+            let ignores_term = state.random.happens(100);
+            if let Some(sandbox) = state.sandboxes.get_mut(&id) {
+                sandbox.run = Some(Run { is_paused: false, ends, ignores_term });
+            }
+        })
+        .await
+        .inspect_err(|_| self.state().kill(id))
+    }
+
+    async fn run_member(&self, _: ContainerUuid, _: &SandboxRecord, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn end_member(&self, _: ContainerUuid, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn wait(&self, id: ContainerUuid, process: &str) -> Result<ContainerExit> {
+        loop {
+            self.unless_over().await;
+            match self.state().status(id) {
+                SandboxStatus::Over(state) => {
+                    let exit = state.containers.get(process).cloned().flatten();
+                    return exit.ok_or(Error::Lost(id));
+                }
+                SandboxStatus::Absent => return Err(Error::Lost(id)),
+                SandboxStatus::Live(_) | SandboxStatus::Unanswered => {}
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn signal(&self, id: ContainerUuid, _: &str, number: u32) -> Result<()> {
+        if self.state().is_silent(id) {
+            sleep(Duration::from_secs(30)).await;
+            self.unless_over().await;
+            return Err(Error::Conflict("the shim is silent".into()));
+        }
+        self.call(|state| {
+            let pause = state.random.duration(Duration::from_secs(8));
+            let Some(run) = state.sandboxes.get_mut(&id).and_then(|sandbox| sandbox.run.as_mut()) else {
+                return;
+            };
+            if number == SIGKILL {
+                state.kill(id);
+            } else if !run.ignores_term {
+                run.ends = Some((Instant::now() + pause, 143));
+            }
+        })
+        .await
+    }
+
+    async fn pause(&self, id: ContainerUuid) -> Result<()> {
+        self.stand_still(id, true).await
+    }
+
+    async fn resume(&self, id: ContainerUuid) -> Result<()> {
+        self.stand_still(id, false).await
+    }
+
+    async fn release(&self, id: ContainerUuid) -> Result<()> {
+        sleep(FakeWorld::pause(self, Duration::from_secs(1))).await;
+        self.unless_over().await;
+        self.state().kill(id);
+        Ok(())
+    }
+}
+
+impl FakeWorld {
+    async fn stand_still(&self, id: ContainerUuid, stands: bool) -> Result<()> {
+        let changed = self.call(|state| {
+            state.let_time_pass(id);
+            let run = state.sandboxes.get_mut(&id).and_then(|sandbox| sandbox.run.as_mut());
+            run.map(|run| run.is_paused = stands)
+        });
+        changed.await?.ok_or(Error::Lost(id))
+    }
+
+    fn new_record(row: &Container) -> SandboxRecord {
+        let member: Member = serde_json::from_value(serde_json::json!({
+            "container": {
+                "id": row.uuid.to_string(), "arguments": ["sh"], "environment": [], "directory": "/",
+                "user": { "user": "0", "group": "" }, "hostname": "h", "cpus": 1.0, "memory_mib": 128,
+                "terminal": false, "interactive": false, "image": "/i", "volumes": [], "shares": [],
+                "disk_limit": { "bytes": 0, "burst_bytes": 0, "operations": 0, "burst_operations": 0 },
+                "privileged": false, "oci": null,
+            },
+            "image_source": null, "stop_signal": 15, "restarts": { "all": 0, "in_a_row": 0 }, "files": [],
+        }))
+        .unwrap();
+        let record = SandboxRecord::of_container("p".into(), member);
+        assert_eq!(record.kind, Kind::Container);
+        record
+    }
+
+    /// Gives back what a deleted container has left, as the service does from time to time.
+    pub async fn pay_debts(&self) {
+        let debts: Vec<_> = self.state().debts.iter().copied().collect();
+        for uuid in debts {
+            if self.give_back(uuid).await.is_ok() {
+                self.state().debts.remove(&uuid);
+            }
+        }
+    }
+
+    async fn give_back(&self, uuid: ContainerUuid) -> Result<()> {
+        self.release(uuid).await?;
+        let ports = self.call(|state| state.ports.remove(&uuid)).await.map(drop);
+        let allocation = self.call(|state| state.allocations.remove(&uuid)).await.map(drop);
+        ports.and(allocation)?;
+        self.call(|state| state.sandboxes.remove(&uuid)).await.map(drop)
+    }
+}
+
+impl Provision for FakeWorld {
+    type Health = Health;
+
+    async fn claim(&self, row: &mut Container, changes: Changes) -> Result<()> {
+        let host = Changes { host: Some(Some(HOST.into())), ..changes };
+        self.save(row, host).await
+    }
+
+    async fn make(&self, _: &Wanted, row: &mut Container, turn: &Turn) -> Result<Changes> {
+        let uuid = row.uuid;
+        tokio::select! {
+            biased;
+            () = sleep(FakeWorld::pause(self, Duration::from_secs(30))) => self.unless_over().await,
+            () = turn.hurried() => return Err(Error::GivenUp { subject: "a pull" }),
+        }
+        self.call(|state| state.allocations.insert(uuid)).await?;
+        self.call(|state| state.ports.insert(uuid)).await?;
+        let record = Self::new_record(row);
+        self.call(|state| state.sandboxes.entry(uuid).or_default().record = Some(record)).await?;
+        let made = Changes::status(model::Status::Created);
+        Ok(Changes { container_id: Some(Some(uuid.to_string())), ..made })
+    }
+
+    async fn remake(&self, _: &RequestContext, row: &mut Container, _: &Turn) -> Result<Changes> {
+        let uuid = row.uuid;
+        sleep(FakeWorld::pause(self, Duration::from_secs(10))).await;
+        self.release(uuid).await?;
+        let record = Self::new_record(row);
+        self.call(|state| {
+            let sandbox = state.sandboxes.entry(uuid).or_default();
+            (sandbox.record, sandbox.last) = (Some(record), None);
+        })
+        .await?;
+        Ok(Changes { container_id: Some(Some(uuid.to_string())), ..Changes::status(model::Status::Created) })
+    }
+
+    async fn unmake(&self, row: &Container, thoroughness: Thoroughness) -> Result<()> {
+        match (self.give_back(row.uuid).await, thoroughness) {
+            (Err(_), Thoroughness::Debts) => {
+                self.unless_over().await;
+                self.state().debts.insert(row.uuid);
+                Ok(())
+            }
+            (given, _) => given,
+        }
+    }
+
+    async fn disks(&self, _: &Container, _: &SandboxRecord) -> Result<Vec<VolumeDisk>> {
+        Ok(Vec::new())
+    }
+
+    async fn mend_networks(&self, _: &Container) -> Result<Changes> {
+        Ok(Changes::default())
+    }
+
+    async fn adopt(&self, _: &mut Container) -> Result<()> {
+        Ok(())
+    }
+
+    async fn accompany(&self, _: &Container) {
+        std::future::pending().await
+    }
+
+    fn health(&self, _: ContainerUuid) -> Option<Health> {
+        None
+    }
+}
