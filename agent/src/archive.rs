@@ -9,6 +9,7 @@ use nix::unistd::{chdir, chroot};
 use serde_json::{Value, json};
 
 use crate::layer;
+use crate::named::named;
 use crate::packer::Packer;
 use crate::unpacker::unpack;
 
@@ -91,11 +92,6 @@ fn describe(path: &Path, name: &Path, metadata: &Metadata) -> io::Result<Value> 
         "mtime_nanoseconds": metadata.mtime_nsec(),
         "link_target": link_target,
     }))
-}
-
-/// Says of which path an error is.
-pub fn named(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
-    move |e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod files;
 mod identity;
 mod init;
 mod layer;
+mod named;
 mod network;
 mod packer;
 mod process;

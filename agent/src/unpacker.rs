@@ -11,7 +11,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::syncfs;
 use tar::{Archive, Entry, EntryType};
 
-use crate::archive::named;
+use crate::named::named;
 use crate::packer::{OVERLAY_XATTRS, PAX_XATTRS};
 
 /// Unpacks an archive into a directory.

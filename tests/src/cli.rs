@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-use crate::cloud::Said;
+use crate::said::Said;
 use crate::{python, top};
 
 /// The program that runs commands.

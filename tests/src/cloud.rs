@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub use crate::said::Said;
 use crate::{cli, devstack, eventually, top};
 
 /// Tests look for what is left behind in the whole cloud, so that only one at a time may use it.
@@ -43,35 +44,6 @@ SELECT CONCAT('security group ', name) FROM neutron.securitygroups WHERE name LI
 /// The cloud, in the hands of one test.
 pub struct Cloud {
     _turn: MutexGuard<'static, ()>,
-}
-
-/// What one command printed.
-#[derive(Debug)]
-pub struct Said {
-    /// Its exit status.
-    pub status: i32,
-    /// Standard output.
-    pub out: String,
-    /// Standard error.
-    pub err: String,
-}
-
-impl From<Output> for Said {
-    fn from(output: Output) -> Self {
-        Self {
-            status: output.status.code().unwrap_or(-1),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-}
-
-impl Said {
-    /// Standard output of a command that must have succeeded.
-    pub fn ok(self) -> String {
-        assert_eq!(self.status, 0, "{}{}", self.out, self.err);
-        self.out
-    }
 }
 
 /// Runs `test` and then sees to it that nothing is left that was not there before. A lab may die of a fault in QEMU's

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::cloud::Said;
+use crate::said::Said;
 use crate::{Process, devstack, eventually};
 
 /// What `dockerd` and the containerd that it starts need no file of the machine's for.

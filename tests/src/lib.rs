@@ -8,6 +8,7 @@ pub mod cloud;
 pub mod docker;
 pub mod oddities;
 pub mod registry;
+mod said;
 pub mod sandboxes;
 pub mod throttled;
 pub mod tls;

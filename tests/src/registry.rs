@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cloud::Said;
+use crate::said::Said;
 use crate::{Process, devstack, python, wait_for_port};
 
 /// A registry process on loopback.

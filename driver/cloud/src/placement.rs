@@ -108,11 +108,21 @@ impl Placement {
         Ok(versions.into_iter().next().map_or_else(|| "unknown".into(), |version| version.max_version))
     }
 
-    /// Makes the provider `uuid` named `name`, if there is none.
+    /// Makes the provider `uuid` named `name`, if there is none. One of another name gets this one: its host was renamed.
     pub async fn ensure_provider(&self, uuid: Uuid, name: &str) -> Result<()> {
-        match self.0.call::<Value>(Method::GET, &format!("/resource_providers/{uuid}"), NOTHING).await {
+        #[derive(Deserialize)]
+        struct Provider {
+            name: String,
+        }
+        let path = format!("/resource_providers/{uuid}");
+        match self.0.call::<Provider>(Method::GET, &path, NOTHING).await {
             Err(e) if e.is_not_found() => {}
-            other => return other.map(|_| ()),
+            Err(e) => return Err(e),
+            Ok(provider) if provider.name == name => return Ok(()),
+            Ok(_) => {
+                let renamed = json!({ "name": name });
+                return self.0.call::<Value>(Method::PUT, &path, Some(&renamed)).await.map(|_| ());
+            }
         }
         let provider = json!({ "uuid": uuid, "name": name });
         self.0.call::<Value>(Method::POST, "/resource_providers", Some(&provider)).await.map(|_| ())

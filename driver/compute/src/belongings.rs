@@ -88,7 +88,10 @@ impl Debts {
             entries => entries.map_err(Error::Debts)?,
         };
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        names.filter(|name| name.ends_with(SUFFIX)).map(|name| read_json(&self.0, &name)).collect()
+        let read = names.filter(|name| name.ends_with(SUFFIX)).map(|name| read_json(&self.0, &name));
+        // One that cannot be read keeps none of the others from being paid.
+        let readable = read.filter_map(|debt| debt.inspect_err(|e| tracing::error!("{e}")).ok());
+        Ok(readable.collect())
     }
 
     /// Remembers one, or what is left of it.
@@ -197,22 +200,24 @@ impl GiveBack {
         self.debts.write(&Debt { belongings, since, reason: reason.to_string() })
     }
 
-    /// Pays what can be paid by now.
-    pub async fn pay(&self, owner_of: impl Fn(ContainerUuid) -> PortOwner) -> Result<()> {
-        for mut debt in self.debts.list()? {
-            let uuid = debt.belongings.container;
-            match self.all(&mut debt.belongings, &owner_of(uuid)).await {
-                Ok(()) => {
-                    tracing::info!(container = %uuid, "what was left of a deleted container has been given back");
-                    self.debts.forget(uuid)?;
-                }
-                Err(e) => {
-                    tracing::warn!(container = %uuid, error = %e, "something is still left of a deleted container");
-                    self.debts.write(&Debt { reason: e.to_string(), ..debt })?;
-                }
+    /// Pays a debt as far as that is possible by now. The caller has the container's turn, and knows that it has no row.
+    pub async fn pay(&self, mut debt: Debt, owner: &PortOwner) -> Result<()> {
+        let uuid = debt.belongings.container;
+        match self.all(&mut debt.belongings, owner).await {
+            Ok(()) => {
+                tracing::info!("what was left of a deleted container has been given back");
+                self.debts.forget(uuid)
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "something is still left of a deleted container");
+                self.debts.write(&Debt { reason: e.to_string(), ..debt })
             }
         }
-        Ok(())
+    }
+
+    /// What this host owes.
+    pub fn debts(&self) -> &Debts {
+        &self.debts
     }
 
     /// The networks of a sandbox, as far as they are recorded.

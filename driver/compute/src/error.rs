@@ -46,8 +46,8 @@ pub enum Error {
     Lost(ContainerUuid),
     #[error("{subject} was given up: its container is to be killed or deleted")]
     GivenUp { subject: &'static str },
-    #[error("init container {id} ended with status {status}")]
-    InitFailed { id: String, status: i32 },
+    #[error("init container {id} {reason}")]
+    InitFailed { id: String, reason: String },
     #[error("init container {0} has not ended within an hour")]
     InitTimeout(String),
     #[error("Cannot {action} container {container} in {status} state")]

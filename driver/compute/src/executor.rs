@@ -163,9 +163,8 @@ impl<R: Rows> Executor<R> {
 
     fn tell(&self, begun: &Begun, uuid: ContainerUuid, result: &Result<()>) {
         self.event_finished(&begun.request, uuid, begun.operation.event, result);
-        match (begun.operation.action, result) {
-            (Some(action), _) => self.finish(&begun.request, uuid, action, result),
-            (None, _) => {}
+        if let Some(action) = begun.operation.action {
+            self.finish(&begun.request, uuid, action, result);
         }
     }
 

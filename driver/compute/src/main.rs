@@ -9,6 +9,7 @@ mod engine;
 mod error;
 mod executor;
 mod health;
+mod heartbeat;
 mod host_facts;
 mod host_names;
 mod images;

@@ -12,12 +12,12 @@ use tracing::Instrument;
 use crate::belongings::GiveBack;
 use crate::containers::{Core, background_span, synchronise};
 use crate::error::{Error, Result};
+use crate::heartbeat::beat;
 use crate::images::{Images, admin};
 use crate::interfaces::{self, Interfaces};
 use crate::options::Options;
 use crate::resources::Resources;
 use crate::rows::Rows;
-use crate::service::beat;
 use crate::zun::Zun;
 use crate::zun::provisioner::port_owner_of;
 
@@ -30,90 +30,86 @@ const REPORT_MAX: Duration = Duration::from_secs(60);
 /// Longest run of a task: one that takes longer is given up, and done anew when it is due.
 const RUN_MAX: Duration = Duration::from_secs(600);
 
-/// Starts them all.
-#[allow(clippy::too_many_arguments)]
-pub fn start(
-    options: &Arc<Options>,
-    beats: Database,
-    core: &Arc<Core<Zun>>,
-    resources: &Resources,
-    give_back: &GiveBack,
-    interfaces: &Interfaces,
-    images: &Images,
-    stop: &watch::Receiver<bool>,
-) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    let report = Duration::from_secs(options.default.periodic_interval_max.max(1)).min(REPORT_MAX);
-    let mut every = |name, period, work: Work| tasks.spawn(repeat(name, period, stop.clone(), work));
+/// Whom the tasks are for.
+pub struct Periodic {
+    /// The options.
+    pub options: Arc<Options>,
+    /// A connection for the heartbeat alone.
+    pub beats: Database,
+    /// The lives of containers.
+    pub core: Arc<Core<Zun>>,
+    /// What this host has.
+    pub resources: Resources,
+    /// What containers give back.
+    pub give_back: GiveBack,
+    /// The interfaces of containers.
+    pub interfaces: Interfaces,
+    /// Images.
+    pub images: Images,
+}
 
-    let of = Arc::clone(options);
-    every(
-        "the heartbeat",
-        report,
-        work(move || {
-            let (beats, options) = (beats.clone(), Arc::clone(&of));
-            async move { Ok(beat(&beats, &options).await?) }
-        }),
-    );
-    let of = resources.clone();
-    every(
-        "the report of resources",
-        report,
-        work(move || {
-            let resources = of.clone();
-            async move {
-                give_memory_back();
-                resources.report().await
+impl Periodic {
+    /// Starts them all. They end when the service stops, or with what is returned.
+    pub fn start(self, stop: &watch::Receiver<bool>) -> JoinSet<()> {
+        let tasks = Arc::new(self);
+        let default = &tasks.options.default;
+        let report = Duration::from_secs(default.periodic_interval_max.max(1)).min(REPORT_MAX);
+        let compare = default.sync_interval(report);
+        let all: [(Task, Option<Duration>); 6] = [
+            (Task::Heartbeat, Some(report)),
+            (Task::Report, Some(report)),
+            (Task::States, compare),
+            (Task::Ports, compare),
+            (Task::Debts, Some(DEBTS_INTERVAL)),
+            (Task::Images, Some(COLLECTION_INTERVAL)),
+        ];
+        let mut running = JoinSet::new();
+        for (task, period) in all {
+            if let Some(period) = period {
+                running.spawn(repeat(Arc::clone(&tasks), task, period, stop.clone()));
             }
-        }),
-    );
-    if let Some(period) = options.default.sync_interval(report) {
-        let of = Arc::clone(core);
-        every(
-            "the comparison of states",
-            period,
-            work(move || {
-                let core = Arc::clone(&of);
-                async move { synchronise(&core).await }
-            }),
-        );
-        let (of, with) = (Arc::clone(core), interfaces.clone());
-        every("the comparison of ports", period, work(move || follow_ports(Arc::clone(&of), with.clone())));
+        }
+        running
     }
-    let of = give_back.clone();
-    every(
-        "the return of what deleted containers had",
-        DEBTS_INTERVAL,
-        work(move || {
-            let give_back = of.clone();
-            async move { give_back.pay(port_owner_of).await }
-        }),
-    );
-    let of = images.clone();
-    every(
-        "the removal of images",
-        COLLECTION_INTERVAL,
-        work(move || {
-            let images = of.clone();
-            async move {
+
+    async fn run(&self, task: Task) -> Result<()> {
+        match task {
+            Task::Heartbeat => Ok(beat(&self.beats, &self.options).await?),
+            Task::Report => {
+                give_memory_back();
+                self.resources.report().await
+            }
+            Task::States => synchronise(&self.core).await,
+            Task::Ports => follow_ports(&self.core, &self.interfaces).await,
+            Task::Debts => pay_debts(&self.core, &self.give_back).await,
+            Task::Images => {
+                let images = self.images.clone();
                 let collected = tokio::task::spawn_blocking(move || admin::collect(&images)).await;
                 collected.map_err(|e| Error::Conflict(e.to_string()))?
             }
-        }),
-    );
-    tasks
+        }
+    }
 }
 
-type Work = Box<dyn Fn() -> futures::future::BoxFuture<'static, Result<()>> + Send + Sync>;
-
-fn work<F: Future<Output = Result<()>> + Send + 'static>(
-    run: impl Fn() -> F + Send + Sync + 'static,
-) -> Work {
-    Box::new(move || Box::pin(run()))
+/// What is done from time to time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Task {
+    /// This service says that it is alive.
+    Heartbeat,
+    /// It tells what this host has.
+    Report,
+    /// Rows are compared with sandboxes.
+    States,
+    /// Ports are compared with what guests know.
+    Ports,
+    /// What deleted containers have left is given back.
+    Debts,
+    /// Images that nobody uses are removed.
+    Images,
 }
 
 /// Runs a task at each tick until the service stops. It does not overlap with itself.
-async fn repeat(name: &'static str, period: Duration, mut stop: watch::Receiver<bool>, work: Work) {
+async fn repeat(tasks: Arc<Periodic>, task: Task, period: Duration, mut stop: watch::Receiver<bool>) {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -121,21 +117,19 @@ async fn repeat(name: &'static str, period: Duration, mut stop: watch::Receiver<
             _ = ticks.tick() => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        match timeout(RUN_MAX, work()).await {
+        match timeout(RUN_MAX, tasks.run(task)).await {
             Ok(Ok(())) => {}
-            Ok(Err(e)) => tracing::error!(task = name, error = %e, "a periodic task failed"),
-            Err(_) => {
-                tracing::error!(task = name, "a periodic task took longer than {} s", RUN_MAX.as_secs())
-            }
+            Ok(Err(e)) => tracing::error!(?task, error = %e, "a periodic task failed"),
+            Err(_) => tracing::error!(?task, "a periodic task took longer than {} s", RUN_MAX.as_secs()),
         }
     }
 }
 
 /// Lets each container whose ports have changed follow them, in its turn. One on which somebody works is left for the next time.
-async fn follow_ports(core: Arc<Core<Zun>>, interfaces: Interfaces) -> Result<()> {
+async fn follow_ports(core: &Arc<Core<Zun>>, interfaces: &Interfaces) -> Result<()> {
     for uuid in interfaces.differing().await? {
         let Some(turn) = core.turns.if_idle(uuid) else { continue };
-        let (core, interfaces) = (Arc::clone(&core), interfaces.clone());
+        let (core, interfaces) = (Arc::clone(core), interfaces.clone());
         let follow = async move {
             let _turn = turn;
             if let Err(e) = follow_one(&core, &interfaces, uuid).await {
@@ -156,6 +150,30 @@ async fn follow_one(core: &Core<Zun>, interfaces: &Interfaces, uuid: model::Cont
         Some(changes) => core.executor.rows().save(&mut row, changes).await,
         None => Ok(()),
     }
+}
+
+/// Lets each debt be paid by itself, in the turn of its container: that of one cannot keep others waiting. While a row is there, what
+/// it has is not a debt.
+async fn pay_debts(core: &Arc<Core<Zun>>, give_back: &GiveBack) -> Result<()> {
+    for debt in give_back.debts().list()? {
+        let uuid = debt.belongings.container;
+        let Some(turn) = core.turns.if_idle(uuid) else { continue };
+        let (core, give_back) = (Arc::clone(core), give_back.clone());
+        let pay = async move {
+            let _turn = turn;
+            let paid = async {
+                match core.executor.rows().find(uuid).await? {
+                    Some(_) => Ok(()),
+                    None => give_back.pay(debt, &port_owner_of(uuid)).await,
+                }
+            };
+            if let Err(e) = paid.await {
+                tracing::error!(error = %e, "what a deleted container has left is not given back");
+            }
+        };
+        tokio::spawn(pay.instrument(background_span(uuid)));
+    }
+    Ok(())
 }
 
 /// What a burst of requests took, and is free again, goes back to the host.

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::host_facts;
+use crate::host_names::HostNames;
 use crate::options::Options;
 use crate::pins::{self, Pins};
 use crate::rows::{BINARY, OWNERS};
@@ -41,6 +42,14 @@ impl Resources {
     /// CPUs that containers have to themselves.
     pub fn pins(&self) -> &Pins {
         &self.pins
+    }
+
+    /// Takes over what the database and Placement have of this host under its former names.
+    pub async fn adopt_names(&self, names: &HostNames) -> Result<()> {
+        for former in &names.former {
+            ComputeNode::rename(&self.database, former, &names.now).await?;
+        }
+        Ok(())
     }
 
     /// Tells the database and Placement what the host has and uses.

@@ -20,6 +20,8 @@ pub trait Rows: Clone + Send + Sync + 'static {
     fn find(&self, uuid: ContainerUuid) -> impl Future<Output = Result<Option<Container>>> + Send;
     /// All of this host.
     fn list(&self) -> impl Future<Output = Result<Vec<Container>>> + Send;
+    /// All of the host of another name.
+    fn list_on(&self, host: &str) -> impl Future<Output = Result<Vec<Container>>> + Send;
     /// On which host each of these is; one that has no row is not in the answer.
     fn hosts_of(
         &self,
@@ -65,7 +67,11 @@ impl Rows for ZunRows {
     }
 
     async fn list(&self) -> Result<Vec<Container>> {
-        Ok(Container::list_by_host(&self.database, &OWNERS, &self.host).await?)
+        self.list_on(&self.host).await
+    }
+
+    async fn list_on(&self, host: &str) -> Result<Vec<Container>> {
+        Ok(Container::list_by_host(&self.database, &OWNERS, host).await?)
     }
 
     async fn hosts_of(&self, uuids: &[ContainerUuid]) -> Result<BTreeMap<ContainerUuid, Option<String>>> {

@@ -1,11 +1,14 @@
 //! The service's life: wait for what it needs, register, serve and recover side by side, end.
 
+use std::fs::{self, File};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cloud::Keystone;
-use model::{ActionQueue, Database, heartbeat};
+use model::{ActionQueue, Database};
+use nix::fcntl::{Flock, FlockArg};
 use oslo::{Endpoint, Served, Target, Version};
 use sandbox::{Host, prove_kvm};
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,11 +18,12 @@ use tokio::time::sleep;
 use crate::assembly::{Assembled, Parts, assemble};
 use crate::console::{self, Sessions};
 use crate::containers::{Recovery, handle_all, recover};
+use crate::heartbeat::beat;
 use crate::host_names::HostNames;
 use crate::options::{ConfigError, Options};
-use crate::rows::BINARY;
+use crate::periodic::Periodic;
 use crate::services::Services;
-use crate::{metrics, orphans, periodic};
+use crate::{metrics, orphans};
 
 const RETRY: Duration = Duration::from_secs(2);
 /// How long the database may take to take what is left to be recorded when this service ends.
@@ -63,6 +67,7 @@ async fn serve(options: Options) -> Result<(), StartError> {
     }
     let options = Arc::new(options);
     let stop = stop_on_signal()?;
+    let _only = only_one(&options.kata.state_path)?;
     let host = Host::new(options.host()).map_err(StartError::Sandboxes)?;
     host.gather_shims();
     let took = prove_kvm(&host).await.map_err(StartError::Kvm)?;
@@ -100,6 +105,7 @@ async fn serve(options: Options) -> Result<(), StartError> {
     let names = HostNames::open(&options.kata.state_path, &options.default.host)?;
     let leftovers = orphans::leftover_taps(&core).await;
     let recovery = until_done("the containers of this host cannot be listed", async || {
+        resources.adopt_names(&names).await?;
         Recovery::begin(&*core, &names).await
     });
     let recovery = tokio::select! {
@@ -111,14 +117,24 @@ async fn serve(options: Options) -> Result<(), StartError> {
     commits_of(&commits, &recovery);
     recover(&core, recovery);
     tokio::spawn(orphans::remove_taps(Arc::clone(&core), leftovers));
-    let mut tasks =
-        periodic::start(&options, beats, &core, &resources, &give_back, &interfaces, &images, &stop);
+    let tasks =
+        Periodic { options: Arc::clone(&options), beats, core, resources, give_back, interfaces, images };
+    let mut tasks = tasks.start(&stop);
     rpc(&options)?.run(Arc::new(server), stop).await;
     tasks.abort_all();
-    drop(core);
-    actions.close(RECORD_TIMEOUT).await;
+    actions.flush(RECORD_TIMEOUT).await;
     tracing::info!("stopped; sandboxes go on");
     Ok(())
+}
+
+/// Two services would take each other's work for interrupted: there is one for each state path.
+fn only_one(state_path: &Path) -> Result<Flock<File>, StartError> {
+    let path = state_path.join("lock");
+    let opened = fs::create_dir_all(state_path).and_then(|()| File::create(&path));
+    let file =
+        opened.map_err(|e| ConfigError::of("[kata] state_path", format!("{}: {e}", path.display())))?;
+    let taken = |_| ConfigError::of("[kata] state_path", format!("another service holds {}", path.display()));
+    Ok(Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| taken(e))?)
 }
 
 /// Commits that were under way when this service ended are taken back beside everything else.
@@ -185,10 +201,4 @@ async fn until_done<T>(failure: &str, work: impl AsyncFn() -> crate::error::Resu
         }
         sleep(RETRY).await;
     }
-}
-
-/// Says that this service is alive.
-pub async fn beat(database: &Database, options: &Options) -> model::Result<()> {
-    let default = &options.default;
-    heartbeat(database, &default.host, BINARY, &default.default_availability_zone).await
 }

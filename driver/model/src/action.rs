@@ -1,5 +1,5 @@
-use crate::container::ContainerUuid;
 use crate::database::{Database, Result, idempotent, now};
+use crate::uuid::ContainerUuid;
 
 /// How an action went.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,6 @@
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::action::Record;
 use crate::database::Database;
@@ -15,21 +13,29 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Writes the history of actions in the order in which it is told, beside the work that it is about.
 #[derive(Debug, Clone)]
-pub struct ActionQueue {
-    sender: mpsc::Sender<Record>,
-    writer: Arc<Mutex<Option<JoinHandle<()>>>>,
+pub struct ActionQueue(mpsc::Sender<Entry>);
+
+#[derive(Debug)]
+enum Entry {
+    Record(Record),
+    /// All that was taken before has been written.
+    Mark(oneshot::Sender<()>),
 }
 
 impl ActionQueue {
-    /// A queue whose writer runs until [`Self::close`].
+    /// A queue whose writer runs as long as somebody has the queue.
     pub fn start(database: Database) -> Self {
-        let (sender, mut records) = mpsc::channel::<Record>(CAPACITY);
-        let writer = tokio::spawn(async move {
-            while let Some(record) = records.recv().await {
-                write(&record, &database).await;
+        let (sender, mut entries) = mpsc::channel(CAPACITY);
+        tokio::spawn(async move {
+            while let Some(entry) = entries.recv().await {
+                match entry {
+                    Entry::Record(record) => write(&record, &database).await,
+                    // Whoever waited may have given up.
+                    Entry::Mark(written) => drop(written.send(())),
+                }
             }
         });
-        Self { sender, writer: Arc::new(Mutex::new(Some(writer))) }
+        Self(sender)
     }
 
     /// Takes a record, and does not wait. What nobody asked for has no action; what a database that is away for too long leaves
@@ -38,23 +44,23 @@ impl ActionQueue {
         if record.request_id.is_empty() {
             return;
         }
-        if let Err(e) = self.sender.try_send(record) {
-            let record = match e {
-                mpsc::error::TrySendError::Full(record) | mpsc::error::TrySendError::Closed(record) => record,
-            };
+        if let Err(e) = self.0.try_send(Entry::Record(record))
+            && let Entry::Record(record) = e.into_inner()
+        {
             tracing::error!(container = %record.container, request_id = record.request_id, what = ?record.what,
                 "an action's record is lost: too many wait for the database");
         }
     }
 
     /// Waits until all has been written that was taken before, or the deadline has passed.
-    pub async fn close(self, deadline: Duration) {
-        let Self { sender, writer } = self;
-        drop(sender);
-        let writer = writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(writer) = writer
-            && tokio::time::timeout(deadline, writer).await.is_err()
-        {
+    pub async fn flush(&self, deadline: Duration) {
+        let (mark, written) = oneshot::channel();
+        let flushed = async {
+            // The writer is there as long as this queue.
+            let _ = self.0.send(Entry::Mark(mark)).await;
+            let _ = written.await;
+        };
+        if tokio::time::timeout(deadline, flushed).await.is_err() {
             tracing::error!(
                 "records of actions are lost: the database did not take them within {deadline:?}"
             );

@@ -2,8 +2,9 @@ use sqlx::types::Json;
 use sqlx::{MySql, QueryBuilder};
 use time::PrimitiveDateTime;
 
-use crate::container::{Addresses, Container, ContainerUuid, Status, TaskState};
+use crate::container::{Addresses, Container, Status, TaskState};
 use crate::database::{Database, Error, Result, idempotent, now};
+use crate::uuid::ContainerUuid;
 
 /// Longest text of `status_detail`.
 const STATUS_DETAIL_MAX: usize = 50;
@@ -44,8 +45,8 @@ macro_rules! changes {
             /// Puts them into `container`.
             pub fn apply(self, container: &mut Container) {
                 $(
+                    let apply: fn($type) -> _ = $apply;
                     if let Some(value) = self.$column {
-                        let apply: fn($type) -> _ = $apply;
                         container.$column = apply(value);
                     }
                 )+
@@ -109,7 +110,7 @@ impl Changes {
         self
     }
 
-    pub(crate) async fn write(&self, database: &Database, uuid: ContainerUuid) -> Result<()> {
+    async fn write(&self, database: &Database, uuid: ContainerUuid) -> Result<()> {
         idempotent(|| async {
             let mut query: QueryBuilder<MySql> = QueryBuilder::new("UPDATE container SET updated_at = ");
             query.push_bind(now());
@@ -122,6 +123,15 @@ impl Changes {
             }
         })
         .await
+    }
+}
+
+impl Container {
+    /// Writes `changes` to the row and to `self`. It is an error if the row is gone.
+    pub async fn save(&mut self, database: &Database, changes: Changes) -> Result<()> {
+        changes.write(database, self.uuid).await?;
+        changes.apply(self);
+        Ok(())
     }
 }
 

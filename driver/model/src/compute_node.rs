@@ -1,8 +1,8 @@
+use ::uuid::Uuid;
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
-use uuid::Uuid;
 
-use crate::database::{Database, Result, now};
+use crate::database::{Database, Result, idempotent, now};
 
 /// A host's row in `compute_node`. Memory is in MiB, disk in GiB.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
@@ -62,6 +62,23 @@ impl ComputeNode {
             .fetch_optional(database)
             .await?;
         Ok(uuid.and_then(|uuid| uuid.parse().ok()))
+    }
+
+    /// Gives the row of a host that was renamed its new name, if there is none of that yet: the host's resource provider, and with
+    /// it what its containers have of it, stays the same.
+    pub async fn rename(database: &Database, from: &str, to: &str) -> Result<()> {
+        if Self::uuid_of(database, to).await?.is_some() {
+            return Ok(());
+        }
+        idempotent(|| async {
+            sqlx::query("UPDATE compute_node SET hostname = ? WHERE hostname = ?")
+                .bind(to)
+                .bind(from)
+                .execute(database)
+                .await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Writes the row, made if there is none.

@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -8,11 +7,10 @@ use sqlx::mysql::MySqlRow;
 use sqlx::types::Json;
 use sqlx::{MySql, QueryBuilder};
 use time::PrimitiveDateTime;
-use uuid::Uuid;
 
-use crate::changes::Changes;
 use crate::cpuset::Cpuset;
 use crate::database::{Database, Error, Result, idempotent};
+use crate::uuid::ContainerUuid;
 use crate::{versioned, wire_cpu, wire_json, wire_time};
 
 /// Identifiers that one statement asks for.
@@ -35,33 +33,6 @@ impl ContainerType {
     fn of_number(number: i32) -> Option<Self> {
         let all = [Self::Container, Self::Capsule, Self::CapsuleContainer, Self::CapsuleInitContainer];
         all.into_iter().find(|kind| *kind as i32 == number)
-    }
-}
-
-/// A container's identifier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ContainerUuid(pub Uuid);
-
-impl fmt::Display for ContainerUuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.hyphenated().fmt(f)
-    }
-}
-
-impl FromStr for ContainerUuid {
-    type Err = uuid::Error;
-
-    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
-}
-
-impl TryFrom<String> for ContainerUuid {
-    type Error = uuid::Error;
-
-    fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
-        text.parse()
     }
 }
 
@@ -149,7 +120,7 @@ type JsonMap = Json<BTreeMap<String, String>>;
 #[allow(missing_docs)]
 pub struct Container {
     pub id: i32,
-    /// See [`ContainerType`]; only rows have it.
+    /// See [`ContainerType`]; a message has it in its object's name.
     #[serde(skip)]
     pub container_type: i32,
     #[sqlx(try_from = "String")]
@@ -235,7 +206,8 @@ impl Container {
 
     /// Reads a capsule from a message. Its containers are read from their rows, by [`Self::list_of_capsule`].
     pub fn capsule_from_wire(value: &Value) -> std::result::Result<Self, versioned::DecodeError> {
-        versioned::decode(Self::CAPSULE, Self::MAJOR, value)
+        let capsule: Self = versioned::decode(Self::CAPSULE, Self::MAJOR, value)?;
+        Ok(Self { container_type: ContainerType::Capsule as i32, ..capsule })
     }
 
     /// Reads a container from a message.
@@ -344,13 +316,6 @@ impl Container {
         .await
     }
 
-    /// Writes `changes` to the row and to `self`. It is an error if the row is gone.
-    pub async fn save(&mut self, database: &Database, changes: Changes) -> Result<()> {
-        changes.write(database, self.uuid).await?;
-        changes.apply(self);
-        Ok(())
-    }
-
     /// Removes the row, and with it the actions and, of a capsule, its containers.
     pub async fn destroy(&self, database: &Database) -> Result<()> {
         idempotent(|| async {
@@ -406,6 +371,17 @@ mod tests {
         assert_eq!(container.status, Status::Creating);
         assert_eq!(container.usage(), Usage { cpu: 1.0, memory: 128, disk: 0 });
         assert_eq!(container.to_wire().unwrap(), captured);
+    }
+
+    #[test]
+    fn a_capsule_is_known_as_one() {
+        let mut value = captured();
+        assert!(
+            !Container::is_capsule_on_wire(&value) && !Container::from_wire(&value).unwrap().is_capsule()
+        );
+        value["zun_object.name"] = json!("Capsule");
+        assert!(Container::is_capsule_on_wire(&value));
+        assert!(Container::capsule_from_wire(&value).unwrap().is_capsule());
     }
 
     #[test]

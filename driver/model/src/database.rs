@@ -29,7 +29,7 @@ pub enum Error {
     #[error("Zun's database did not answer within {} s", ANSWER_TIMEOUT.as_secs())]
     Timeout,
     #[error("container {0} could not be found")]
-    NoContainer(crate::ContainerUuid),
+    NoContainer(crate::uuid::ContainerUuid),
     #[error("registry {0} could not be found")]
     NoRegistry(i32),
     #[error("the password of registry {0} cannot be decrypted with [DEFAULT] auth_encryption_key")]

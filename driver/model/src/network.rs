@@ -1,6 +1,6 @@
+use ::uuid::Uuid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use uuid::Uuid;
 
 use crate::database::{Database, Result, now};
 use crate::versioned;

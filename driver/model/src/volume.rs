@@ -1,9 +1,9 @@
+use ::uuid::Uuid;
 use serde::Deserialize;
 use serde_json::Value;
-use uuid::Uuid;
 
-use crate::ContainerUuid;
 use crate::database::{Database, Result, idempotent, now, once};
+use crate::uuid::ContainerUuid;
 use crate::versioned;
 
 /// A place in a container that a message asks for a volume. What the volume is stands in its row, which the API has

@@ -70,10 +70,9 @@ impl Cgroups {
         Ok(Some(Self { parent }))
     }
 
-    /// Makes the group of sandbox `id`, or changes its limits.
-    pub fn limit(&self, id: &str, limits: &Limits) -> Result<PathBuf> {
-        let group = self.group(id);
-        fs::create_dir_all(&group).map_err(Error::io("make", &group))?;
+    /// Makes a group, or changes its limits.
+    pub fn limit(&self, group: &Path, limits: &Limits) -> Result<()> {
+        fs::create_dir_all(group).map_err(Error::io("make", group))?;
         // What was promised to one container must not be left to chance.
         for (file, value) in limits.pinning.iter().flat_map(CpuPinning::settings) {
             let path = group.join(file);
@@ -91,43 +90,41 @@ impl Cgroups {
                 written => written.map_err(Error::io("write", path))?,
             }
         }
-        Ok(group)
+        Ok(())
     }
 
-    /// Memory in MiB that the guest of sandbox `id` may have; 0 if that is not known.
-    pub fn memory_mib(&self, id: &str) -> u64 {
-        let bytes = fs::read_to_string(self.group(id).join("memory.max")).unwrap_or_default();
+    /// Memory in MiB that the guest in a group may have; 0 if that is not known.
+    pub fn memory_mib(&self, group: &Path) -> u64 {
+        let bytes = fs::read_to_string(group.join("memory.max")).unwrap_or_default();
         bytes.trim().parse::<u64>().map_or(0, |bytes| (bytes / MEBIBYTE).saturating_sub(OWN_MEMORY_MIB))
     }
 
-    /// Processes of sandbox `id`, as this process numbers them: its shim, once that has begun. A process that was killed is
+    /// Processes in a group, as this process numbers them: a shim, once that has begun. A process that was killed is
     /// among them until its last thread has ended.
-    pub fn processes(&self, id: &str) -> Vec<Pid> {
-        let listed = fs::read_to_string(self.group(id).join("cgroup.procs")).unwrap_or_default();
+    pub fn processes(&self, group: &Path) -> Vec<Pid> {
+        let listed = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
         listed.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw).collect()
     }
 
-    /// Whether sandbox `id` has a process.
-    pub fn is_populated(&self, id: &str) -> bool {
-        let events = fs::read_to_string(self.group(id).join("cgroup.events")).unwrap_or_default();
+    /// Whether there is a process in a group.
+    pub fn is_populated(&self, group: &Path) -> bool {
+        let events = fs::read_to_string(group.join("cgroup.events")).unwrap_or_default();
         events.lines().any(|line| line == "populated 1")
     }
 
-    /// Brings a process into the group of sandbox `id`, which is made if there is none.
-    pub fn admit(&self, id: &str, process: Pid) -> Result<()> {
-        let group = self.group(id);
-        fs::create_dir_all(&group).map_err(Error::io("make", &group))?;
+    /// Brings a process into a group, which has been limited when the process was started.
+    pub fn admit(&self, group: &Path, process: Pid) -> Result<()> {
         let path = group.join("cgroup.procs");
         fs::write(&path, process.to_string()).map_err(Error::io("write", path))
     }
 
-    /// Kills all processes of sandbox `id`, without waiting for their end. Idempotent: succeeds if it has none.
-    pub fn kill(&self, id: &str) -> Result<()> {
-        let path = self.group(id).join("cgroup.kill");
+    /// Kills all processes in a group, without waiting for their end. Idempotent: succeeds if there is none.
+    pub fn kill(&self, group: &Path) -> Result<()> {
+        let path = group.join("cgroup.kill");
         match fs::write(&path, "1") {
             // Kernels before 5.14 have no such file.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                for process in self.processes(id) {
+                for process in self.processes(group) {
                     // One that has ended meanwhile needs no signal.
                     let _ = kill(process, Signal::SIGKILL);
                 }
@@ -138,12 +135,11 @@ impl Cgroups {
     }
 
     /// Removes the group of a sandbox whose shim has ended.
-    pub async fn remove(&self, id: &str) -> Result<()> {
-        let group = self.group(id);
+    pub async fn remove(&self, group: &Path) -> Result<()> {
         let deadline = tokio::time::Instant::now() + EMPTY_TIMEOUT;
         let mut pause = PAUSE;
         loop {
-            match fs::remove_dir(&group) {
+            match fs::remove_dir(group) {
                 Err(e)
                     if e.kind() == io::ErrorKind::ResourceBusy && tokio::time::Instant::now() < deadline =>
                 {
@@ -156,7 +152,8 @@ impl Cgroups {
         }
     }
 
-    fn group(&self, id: &str) -> PathBuf {
+    /// Where the group of sandbox `id` is made.
+    pub fn group(&self, id: &str) -> PathBuf {
         self.parent.join(id)
     }
 }
@@ -207,12 +204,12 @@ mod tests {
     fn a_guests_bound_is_read_as_it_was_written() {
         let parent = tempfile::tempdir().unwrap();
         let cgroups = Cgroups { parent: parent.path().to_owned() };
-        assert_eq!(cgroups.memory_mib("a"), 0, "there is no such group");
+        assert_eq!(cgroups.memory_mib(&cgroups.group("a")), 0, "there is no such group");
         let limits = Limits { cpus: 1.0, cpu_limit: CpuLimit::Weight, memory_mib: 192, pinning: None };
         fs::create_dir(parent.path().join("a")).unwrap();
         for (content, seen) in [(limits.settings()[4].1.as_str(), 192), ("max\n", 0)] {
             fs::write(parent.path().join("a/memory.max"), content).unwrap();
-            assert_eq!(cgroups.memory_mib("a"), seen);
+            assert_eq!(cgroups.memory_mib(&cgroups.group("a")), seen);
         }
     }
 
@@ -236,11 +233,12 @@ mod tests {
     fn a_group_tells_whether_anybody_is_in_it() {
         let parent = tempfile::tempdir().unwrap();
         let cgroups = Cgroups { parent: parent.path().to_owned() };
-        assert!(!cgroups.is_populated("a") && cgroups.processes("a").is_empty());
+        let group = cgroups.group("a");
+        assert!(!cgroups.is_populated(&group) && cgroups.processes(&group).is_empty());
         fs::create_dir(parent.path().join("a")).unwrap();
         fs::write(parent.path().join("a/cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
         fs::write(parent.path().join("a/cgroup.procs"), "7\n9\n").unwrap();
-        assert!(cgroups.is_populated("a"));
-        assert_eq!(cgroups.processes("a"), [7, 9].map(Pid::from_raw));
+        assert!(cgroups.is_populated(&group));
+        assert_eq!(cgroups.processes(&group), [7, 9].map(Pid::from_raw));
     }
 }

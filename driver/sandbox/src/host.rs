@@ -1,18 +1,13 @@
-use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use shim_control::SandboxDir;
 use tokio::sync::Semaphore;
 
 use crate::cgroup::Cgroups;
 use crate::error::{Error, Result};
 use crate::host_options::HostOptions;
-use crate::sandbox::Sandbox;
-use crate::shims;
-use crate::status::{SandboxStatus, Silent};
+use crate::status::Silent;
 use crate::templates::Templates;
 use crate::users::Users;
 
@@ -52,66 +47,11 @@ impl Host {
         Ok(Self { options, templates, users, cgroups, silent: Silent::default(), turns })
     }
 
-    /// The sandbox `id`, whether it exists or not.
-    pub fn sandbox(&self, id: &str) -> Sandbox {
-        Sandbox::new(id, self.clone())
-    }
-
     /// Identifiers of all sandboxes that have a folder.
     pub fn list(&self) -> Result<Vec<String>> {
         let folder = &self.options.folder;
         let entries = fs::read_dir(folder).map_err(Error::io("read", folder))?;
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         Ok(names.collect())
-    }
-
-    /// What has become of each sandbox that has a folder, by what the shims have written. Nobody is asked.
-    pub fn survey(&self) -> Result<BTreeMap<String, SandboxStatus>> {
-        let running = Running::of(self);
-        let all = self.list()?.into_iter().map(|id| {
-            let folder = self.sandbox(&id).folder().clone();
-            let status = SandboxStatus::written(folder.run().read_state(), running.has(&id, &folder));
-            (id, status)
-        });
-        Ok(all.collect())
-    }
-
-    /// Brings shims into their control groups that were started and have not entered them yet: a service that was killed at
-    /// that moment would not find them by their groups.
-    pub fn gather_shims(&self) {
-        let Some(cgroups) = &self.cgroups else { return };
-        for (pid, folder) in shims::running(&self.options.shim) {
-            if folder.parent() != Some(self.options.folder.as_path()) {
-                continue;
-            }
-            let Some(id) = folder.file_name().and_then(|name| name.to_str()) else { continue };
-            if !cgroups.processes(id).contains(&pid)
-                && let Err(e) = cgroups.admit(id, pid)
-            {
-                tracing::error!(sandbox = id, error = %e, "a shim is outside of its control group");
-            }
-        }
-    }
-}
-
-/// The sandboxes whose shims run. Where there are no control groups the host's processes are looked at, once.
-enum Running<'a> {
-    Groups(&'a Cgroups),
-    Processes(HashSet<PathBuf>),
-}
-
-impl<'a> Running<'a> {
-    fn of(host: &'a Host) -> Self {
-        match &host.cgroups {
-            Some(cgroups) => Self::Groups(cgroups),
-            None => Self::Processes(shims::running(&host.options.shim).map(|(_, folder)| folder).collect()),
-        }
-    }
-
-    fn has(&self, id: &str, folder: &SandboxDir) -> bool {
-        match self {
-            Self::Groups(cgroups) => cgroups.is_populated(id),
-            Self::Processes(folders) => folders.contains(folder.path()),
-        }
     }
 }

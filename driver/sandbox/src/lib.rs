@@ -25,6 +25,7 @@ mod signals;
 mod size;
 mod spec;
 mod status;
+mod survey;
 #[allow(unsafe_code)]
 mod tap;
 mod templates;

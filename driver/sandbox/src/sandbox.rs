@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal as UnixSignal, kill};
 use nix::unistd::Pid;
 use shim_control::{Client, ClientError, DiskSlot, Origin, SandboxDir, SandboxPlan, SandboxState};
 
-use crate::cgroup::Limits;
+use crate::cgroup::{Cgroups, Limits};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host_options::HostOptions;
@@ -35,12 +35,15 @@ pub struct Sandbox {
     host: Host,
 }
 
-impl Sandbox {
-    pub(crate) fn new(id: &str, host: Host) -> Self {
-        let folder = SandboxDir::new(host.options.folder.join(id));
-        Self { id: id.to_owned(), folder, host }
+impl Host {
+    /// The sandbox `id`, whether it exists or not.
+    pub fn sandbox(&self, id: &str) -> Sandbox {
+        let folder = SandboxDir::new(self.options.folder.join(id));
+        Sandbox { id: id.to_owned(), folder, host: self.clone() }
     }
+}
 
+impl Sandbox {
     /// Makes the folder.
     pub fn create(&self) -> Result<()> {
         let path = self.folder.path();
@@ -119,24 +122,33 @@ impl Sandbox {
     /// What it has for itself on this host; the same at each start.
     fn resources(&self, spec: &SandboxSpec) -> Result<HostResources> {
         let size = Size { cpus: spec.cpus, memory_mib: spec.memory_mib };
-        let cgroup = self.limit(size, spec.pinning.clone())?;
+        let cgroup = self.host.cgroups.as_ref().map(|cgroups| cgroups.group(&self.id));
+        if let (Some(cgroups), Some(group)) = (&self.host.cgroups, &cgroup) {
+            cgroups.limit(group, &self.limits(size, spec.pinning.clone()))?;
+        }
         Ok(HostResources { user: self.host.users.claim(self.folder.path())?, cgroup })
     }
 
-    /// Bounds what its shim takes to what containers of this size need.
-    fn limit(&self, size: Size, pinning: Option<CpuPinning>) -> Result<Option<PathBuf>> {
-        let Host { options, cgroups, .. } = &self.host;
+    /// What its shim may take, for containers of this size.
+    fn limits(&self, size: Size, pinning: Option<CpuPinning>) -> Limits {
+        let options = &self.host.options;
         let memory_mib = size.memory_mib + options.memory_overhead_mib;
-        let limits = Limits { cpus: size.cpus, cpu_limit: options.cpu_limit, memory_mib, pinning };
-        cgroups.as_ref().map(|cgroups| cgroups.limit(&self.id, &limits)).transpose()
+        Limits { cpus: size.cpus, cpu_limit: options.cpu_limit, memory_mib, pinning }
     }
 
-    /// As [`Self::limit`], but the bound of memory is never lowered: a guest gives memory back when it can, and would be
+    /// The control group of its shim: the one that it was started in, wherever new ones are made by now.
+    pub(crate) fn group(&self, cgroups: &Cgroups) -> PathBuf {
+        self.plan().ok().and_then(|plan| plan.cgroup).unwrap_or_else(|| cgroups.group(&self.id))
+    }
+
+    /// Bounds a shim that runs. The bound of memory is never lowered: a guest gives memory back when it can, and would be
     /// killed for what it still has.
     pub(crate) fn limit_running(&self, size: Size) -> Result<()> {
-        let bound = self.host.cgroups.as_ref().map_or(0, |cgroups| cgroups.memory_mib(&self.id));
-        let least = bound.saturating_sub(self.host.options.memory_overhead_mib);
-        self.limit(Size { memory_mib: size.memory_mib.max(least), ..size }, None).map(|_| ())
+        let Some(cgroups) = &self.host.cgroups else { return Ok(()) };
+        let group = self.group(cgroups);
+        let least = cgroups.memory_mib(&group).saturating_sub(self.host.options.memory_overhead_mib);
+        let size = Size { memory_mib: size.memory_mib.max(least), ..size };
+        cgroups.limit(&group, &self.limits(size, None))
     }
 
     /// What it was last started with.
@@ -234,7 +246,7 @@ impl Sandbox {
 
     fn end_shim(&self) -> Result<()> {
         match &self.host.cgroups {
-            Some(cgroups) => cgroups.kill(&self.id),
+            Some(cgroups) => cgroups.kill(&self.group(cgroups)),
             None => self.shim_pid().map_or(Ok(()), |pid| self.end_process(pid)),
         }
     }
@@ -247,9 +259,9 @@ impl Sandbox {
     }
 
     /// Whether its shim has a thread that has not ended.
-    fn shim_runs(&self) -> bool {
+    pub(crate) fn shim_runs(&self) -> bool {
         match &self.host.cgroups {
-            Some(cgroups) => cgroups.is_populated(&self.id),
+            Some(cgroups) => cgroups.is_populated(&self.group(cgroups)),
             None => self.shim_pid().is_some(),
         }
     }
@@ -258,7 +270,7 @@ impl Sandbox {
     pub async fn delete(&self) -> Result<()> {
         self.kill().await?;
         if let Some(cgroups) = &self.host.cgroups {
-            cgroups.remove(&self.id).await?;
+            cgroups.remove(&self.group(cgroups)).await?;
         }
         self.host.users.release(self.folder.path())?;
         self.host.silent.forget(&self.id);
@@ -268,7 +280,7 @@ impl Sandbox {
     /// The shim's process, as long as one of its threads is there.
     pub fn shim_pid(&self) -> Option<Pid> {
         match &self.host.cgroups {
-            Some(cgroups) => cgroups.processes(&self.id).first().copied(),
+            Some(cgroups) => cgroups.processes(&self.group(cgroups)).first().copied(),
             None => shims::find(&self.host.options.shim, self.folder.path()),
         }
     }

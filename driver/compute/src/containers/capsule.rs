@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Changes, Container, ContainerUuid, Status};
+use model::{Changes, Container, ContainerType, ContainerUuid, Status};
 use sandbox::ContainerExit;
 use time::{OffsetDateTime, PrimitiveDateTime};
 use tokio::time::{sleep, timeout};
 use tracing::Instrument;
 
 use super::core::{Core, World, background_span, restarting, running};
-use super::create::undone;
+use super::undo::undone;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::lifecycle::{AfterEnd, End, Event, Observed, RestartPolicy, decide_member, view};
@@ -52,19 +52,29 @@ pub async fn run_members<W: World>(core: &Arc<Core<W>>, capsule: ContainerUuid) 
 }
 
 async fn run_init<W: World>(core: &Arc<Core<W>>, capsule: ContainerUuid, id: &str) -> Result<()> {
-    if member_row(core, capsule, id).await?.status == Status::Stopped {
-        return Ok(());
+    let row = member_row(core, capsule, id).await?;
+    match row.status {
+        Status::Stopped => return Ok(()),
+        Status::Error => {
+            let reason = row.status_reason.unwrap_or_default();
+            return Err(Error::InitFailed { id: id.to_owned(), reason });
+        }
+        _ => {}
     }
     let mut next = Next::Restart(Duration::ZERO);
     while let Next::Restart(pause) = next {
         sleep(pause).await;
         run_member(core, capsule, id).await?;
-        let exit = core.engine.wait(capsule, id).await?;
+        let ended = core.await_process(capsule, id).await;
+        let exit = ended.ok_or_else(|| Error::Conflict("the capsule's sandbox has ended".into()))?;
         next = member_ended(core, capsule, id, exit).await?;
     }
     match next {
         Next::Stay(exit) if exit.status == 0 => core.engine.end_member(capsule, id).await,
-        Next::Stay(exit) => Err(Error::InitFailed { id: id.to_owned(), status: exit.status }),
+        Next::Stay(exit) => {
+            let reason = format!("ended with status {}", exit.status);
+            Err(Error::InitFailed { id: id.to_owned(), reason })
+        }
         Next::Restart(_) | Next::Gone => Err(Error::Conflict("the capsule is being deleted".into())),
     }
 }
@@ -109,7 +119,12 @@ async fn member_ended<W: World>(
     match next {
         AfterEnd::Stay | AfterEnd::Remove => {
             let end = End { exit: Some(exit.clone()), failure: None, ran: Duration::ZERO };
-            let changes = view(&Observed::Ended(end), None, OffsetDateTime::now_utc()).unwrap_or_default();
+            let mut changes =
+                view(&Observed::Ended(end), None, OffsetDateTime::now_utc()).unwrap_or_default();
+            if exit.status != 0 && row.kind() == Some(ContainerType::CapsuleInitContainer) {
+                // It is not done: those after it must not begin, whoever looks next.
+                changes = Changes::error(format!("ended with status {}", exit.status)).after(changes);
+            }
             core.executor.write(&mut row, changes).await;
             Ok(Next::Stay(exit))
         }
@@ -126,7 +141,7 @@ async fn member_ended<W: World>(
 fn watch_member<W: World>(core: &Arc<Core<W>>, capsule: ContainerUuid, id: String) {
     let core = Arc::clone(core);
     let watch = async move {
-        while let Ok(exit) = core.engine.wait(capsule, &id).await {
+        while let Some(exit) = core.await_process(capsule, &id).await {
             match after_end(&core, capsule, &id, exit).await {
                 Ok(true) => {}
                 Ok(false) => break,
@@ -174,16 +189,6 @@ pub async fn fail<W: World>(core: &Arc<Core<W>>, capsule: ContainerUuid, error: 
     tracing::error!(error = %error, "a capsule is undone");
     let changes = undone(core, &row, error).await;
     core.executor.write(&mut row, changes).await;
-}
-
-/// The containers of a capsule that failed to be made, or to be brought to run, are in error with it.
-pub async fn fail_members<W: World>(core: &Core<W>, capsule: &Container, error: &Error) {
-    for mut member in core.executor.rows().members(capsule).await.unwrap_or_default() {
-        if member.status != Status::Stopped {
-            let changes = Changes { container_id: Some(None), ..Changes::error(error.to_string()) };
-            core.executor.write(&mut member, changes).await;
-        }
-    }
 }
 
 /// The containers of a capsule whose sandbox has ended have ended with it.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use model::{Changes, Container, ContainerUuid, Status};
-use sandbox::SandboxStatus;
+use sandbox::{ContainerExit, SandboxStatus};
 use time::OffsetDateTime;
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::Instrument;
@@ -14,8 +14,8 @@ use super::provision::Provision;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::executor::Executor;
-use crate::lifecycle::{Event, Facts, Observed, RestartPolicy, view};
-use crate::record::{Kind, SandboxRecord};
+use crate::lifecycle::{Event, Facts, Kind, Observed, RestartPolicy, view};
+use crate::record::SandboxRecord;
 use crate::rows::Rows;
 use crate::turns::Turns;
 
@@ -91,7 +91,13 @@ impl<W: World> Core<W> {
 
     /// What `status` says of it.
     pub fn observed(&self, uuid: ContainerUuid, status: &SandboxStatus) -> Observed {
-        let record = self.engine.record(uuid).ok();
+        let record = match self.engine.find_record(uuid) {
+            Ok(record) => record,
+            Err(e) => {
+                tracing::error!(container = %uuid, error = %e, "what is kept of a container cannot be read");
+                return Observed::Unanswered;
+            }
+        };
         let main = record.as_ref().and_then(SandboxRecord::main_process);
         let process = main.map(|member| member.container.id.as_str());
         Observed::of(status, record.is_some(), process, OffsetDateTime::now_utc())
@@ -106,7 +112,7 @@ impl<W: World> Core<W> {
 
     /// What is decided upon, of a container whose turn the caller has.
     pub fn facts(&self, row: &Container) -> Result<Facts> {
-        let record = self.engine.record(row.uuid).ok();
+        let record = self.engine.find_record(row.uuid)?;
         let is_stopped = record.as_ref().is_some_and(|record| record.is_stopped);
         let policy = if is_stopped { RestartPolicy::No } else { RestartPolicy::of(row)? };
         Ok(Facts {
@@ -173,15 +179,23 @@ impl<W: World> Core<W> {
     /// A sandbox that cannot be asked is waited for on and on: it is not taken for dead.
     async fn await_end(&self, uuid: ContainerUuid) {
         let Ok(record) = self.engine.record(uuid) else { return };
-        let Some(main) = record.main_process().map(|member| member.container.id.clone()) else {
-            return std::future::pending().await;
-        };
-        let mut pause = FIRST_PAUSE;
-        while let Err(e) = self.engine.wait(uuid, &main).await {
-            if !self.engine.status(uuid).await.may_live() {
-                return;
+        match record.main_process().map(|member| member.container.id.clone()) {
+            Some(main) => {
+                self.await_process(uuid, &main).await;
             }
-            tracing::warn!(error = %e, "a container's end cannot be waited for");
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for the end of a process; none where its sandbox has ended without a word of it.
+    pub async fn await_process(&self, uuid: ContainerUuid, process: &str) -> Option<ContainerExit> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.engine.wait(uuid, process).await {
+                Ok(exit) => return Some(exit),
+                Err(_) if !self.engine.status(uuid).await.may_live() => return None,
+                Err(e) => tracing::warn!(error = %e, "the end of a process cannot be waited for"),
+            }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use model::{Addresses, Changes, Container, Status};
+use model::{Changes, Container, Status};
 
 use super::capsule;
 use super::core::{Core, World};
-use super::provision::{Provision, Thoroughness, Wanted};
+use super::provision::{Provision, Wanted};
 use super::start::start_made;
+use super::undo::undone;
 use crate::error::{Error, Result};
 use crate::executor::Begun;
 use crate::operation::{CREATE, CREATE_ONLY, FIRST_START};
@@ -38,7 +39,7 @@ pub async fn create<W: World>(
     if run {
         let begun = core.executor.proceed(begun, &mut row, changes, &FIRST_START).await?;
         mark_made(core, &row);
-        start_made(core, begun, &mut row).await
+        start_made(core, begun, &mut row, turn).await
     } else {
         core.executor.settle(begun, &mut row, Ok(changes)).await?;
         mark_made(core, &row);
@@ -67,7 +68,7 @@ pub async fn create_capsule<W: World>(
     };
     let begun = core.executor.proceed(begun, &mut row, changes, &FIRST_START).await?;
     mark_made(core, &row);
-    let started = super::start::bring_up(core, &row).await;
+    let started = super::start::bring_up(core, &row, &turn).await;
     match started {
         Ok(changes) => {
             let up = Changes { status_detail: Some(None), ..changes };
@@ -141,24 +142,4 @@ pub async fn abandon<W: World>(core: &Core<W>, row: &mut Container) {
     let error = Error::Conflict("Container failed to create correctly".into());
     let changes = Changes::task(None).after(undone(core, row, &error).await);
     core.executor.write(row, changes).await;
-}
-
-/// Takes away what there is of a container, and gives what its row says then.
-pub async fn undone<W: World>(core: &Core<W>, row: &Container, error: &Error) -> Changes {
-    let left = core.provision.unmake(row, Thoroughness::All).await;
-    if let Err(left) = &left {
-        tracing::error!(error = %left, "something of a creation is left behind");
-    }
-    let is_clean = left.is_ok();
-    if row.is_capsule() {
-        capsule::fail_members(core, row, error).await;
-    }
-    Changes {
-        host: is_clean.then_some(None),
-        container_id: Some(None),
-        addresses: is_clean.then(Addresses::new),
-        started_at: Some(None),
-        status_detail: Some(None),
-        ..Changes::error(error.to_string())
-    }
 }

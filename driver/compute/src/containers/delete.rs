@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use super::core::{Core, World};
 use super::provision::{Provision, Thoroughness};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::operation::DELETE;
 use crate::rows::Rows;
@@ -24,11 +25,24 @@ pub async fn delete<W: World>(
     thoroughness: Thoroughness,
 ) -> Result<()> {
     tracing::info!(?thoroughness, "deleting");
+    if thoroughness == Thoroughness::Debts {
+        // What a deletion that is interrupted is resumed as. One of which nothing is here has nothing to be remembered.
+        let _ = core.update_record(row.uuid, |record| !std::mem::replace(&mut record.is_forced, true));
+    }
     let deleting = Changes::status(Status::Deleting);
     let begun = core.executor.begin(request, &mut row, &DELETE, deleting).await?;
     match core.provision.unmake(&row, thoroughness).await {
         Ok(()) => destroy(core, &row).await,
         Err(e) => core.executor.settle(begun, &mut row, Err(e)).await,
+    }
+}
+
+/// How thorough the deletion is that was begun.
+pub fn begun_thoroughness<W: World>(core: &Core<W>, row: &Container) -> Thoroughness {
+    let is_forced = core.engine.find_record(row.uuid).ok().flatten().is_some_and(|record| record.is_forced);
+    match is_forced || row.auto_remove.unwrap_or(false) {
+        true => Thoroughness::Debts,
+        false => Thoroughness::All,
     }
 }
 

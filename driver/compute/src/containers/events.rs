@@ -1,6 +1,8 @@
 //! What happens without being asked for: each event is decided upon in its container's turn, and carried out.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use model::{Changes, Container, ContainerUuid, Status, TaskState};
 use oslo::RequestContext;
@@ -21,20 +23,38 @@ use crate::lifecycle::{AfterEnd, Decision, Event, Observed, decide};
 use crate::rows::Rows;
 use crate::turns::Turn;
 
+/// Before the database is asked again that did not answer; doubled up to the longest pause.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Between two looks at a capsule whose sandbox does not answer.
+const ANSWER_PAUSE: Duration = Duration::from_secs(30);
+
 /// Handles events as they are told, each beside the others, until nobody can tell any more.
 pub async fn handle_all<W: World>(
     core: Arc<Core<W>>,
     mut happened: UnboundedReceiver<(ContainerUuid, Event)>,
 ) {
+    let waiting = Arc::new(Mutex::new(HashSet::new()));
     while let Some((uuid, event)) = happened.recv().await {
-        let core = Arc::clone(&core);
+        // What has happened twice before anybody could look has happened once.
+        if !locked(&waiting).insert((uuid, event)) {
+            continue;
+        }
+        let (core, waiting) = (Arc::clone(&core), Arc::clone(&waiting));
         let span = background_span(uuid);
         let handle = async move {
             let turn = core.turns.internal(uuid).await;
+            locked(&waiting).remove(&(uuid, event));
             handle(&core, uuid, event, turn).await;
         };
         tokio::spawn(handle.instrument(span));
     }
+}
+
+type Waiting = HashSet<(ContainerUuid, Event)>;
+
+fn locked(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Handles an event in its container's turn.
@@ -50,10 +70,25 @@ async fn decide_and_do<W: World>(
     event: Event,
     turn: Turn,
 ) -> Result<()> {
-    let Some(row) = core.executor.rows().find(uuid).await? else { return Ok(()) };
+    let Some(row) = find(core, uuid).await? else { return Ok(()) };
     let status = core.engine.status(uuid).await;
     let (observed, decision) = decide_upon(core, &row, &status, event)?;
     Box::pin(follow(core, row, &observed, decision, turn)).await
+}
+
+/// The row, however long the database takes: what has happened is told once.
+async fn find<W: World>(core: &Core<W>, uuid: ContainerUuid) -> Result<Option<Container>> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match core.executor.rows().find(uuid).await {
+            Err(Error::Database(e)) if e.is_transient() => {
+                tracing::warn!(error = %e, "what has happened is followed once the database answers");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            found => return found,
+        }
+    }
 }
 
 /// What is seen of a container whose sandbox has come to `status`, and what to do.
@@ -92,7 +127,7 @@ pub async fn follow<W: World>(
         }
         Decision::Resume(task) => Box::pin(resume(core, row, task, turn)).await,
         Decision::Start if row.is_capsule() => start_capsule_again(core, row, turn).await,
-        Decision::Start => start_again(core, row).await,
+        Decision::Start => start_again(core, row, &turn).await,
         Decision::StartLater(restarts) => {
             core.tell_later(row.uuid, Event::RestartDue(restarts.all), restarts.pause());
             Ok(())
@@ -137,11 +172,13 @@ async fn adopt<W: World>(
     if !observed.may_run() {
         return Ok(());
     }
-    if row.is_capsule() {
-        drop(turn);
-        go_on(core, uuid).await;
-    } else {
-        core.watch(&row);
+    match (row.is_capsule(), observed) {
+        (false, _) => core.watch(&row),
+        (true, Observed::Unanswered) => core.tell_later(uuid, Event::ServiceStarted, ANSWER_PAUSE),
+        (true, _) => {
+            drop(turn);
+            go_on(core, uuid).await;
+        }
     }
     Ok(())
 }
@@ -149,6 +186,9 @@ async fn adopt<W: World>(
 /// Runs what does not run yet of a capsule whose sandbox is up.
 async fn go_on<W: World>(core: &Arc<Core<W>>, capsule: ContainerUuid) {
     if let Err(e) = capsule::run_members(core, capsule).await {
+        if let Error::InitFailed { .. } | Error::InitTimeout(_) = e {
+            return capsule::fail(core, capsule, &e).await;
+        }
         let _turn = core.turns.internal(capsule).await;
         match core.row(capsule).await {
             Ok(mut row) if row.task_state.is_none() => {
@@ -163,7 +203,7 @@ async fn start_capsule_again<W: World>(core: &Arc<Core<W>>, mut row: Container, 
     let uuid = row.uuid;
     let started = async {
         capsule::begin_anew(core, &row).await?;
-        bring_up(core, &row).await
+        bring_up(core, &row, &turn).await
     };
     match started.await {
         Ok(_) => {
@@ -243,8 +283,11 @@ async fn resume<W: World>(
             create::abandon(core, &mut row).await;
             return Ok(());
         }
-        TaskState::ContainerDeleting => return delete::delete(core, NOBODY, row, Thoroughness::All).await,
-        TaskState::ContainerStarting => start(core, NOBODY, row).await,
+        TaskState::ContainerDeleting => {
+            let thoroughness = delete::begun_thoroughness(core, &row);
+            return delete::delete(core, NOBODY, row, thoroughness).await;
+        }
+        TaskState::ContainerStarting => start(core, NOBODY, row, &turn).await,
         TaskState::ContainerStopping => stop(core, NOBODY, row, grace, &turn).await,
         TaskState::ContainerRebooting => reboot(core, NOBODY, row, grace, &turn).await,
         TaskState::ContainerPausing => pause(core, NOBODY, row).await,

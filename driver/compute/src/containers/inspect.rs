@@ -43,9 +43,12 @@ fn seen<W: World>(core: &Core<W>, row: &Container, observed: &Observed) -> Chang
             Changes { status_detail: Some(None), ..Changes::error(Error::Lost(row.uuid).to_string()) }
         }
         (Observed::Running { .. }, _) => core.view(row.uuid, observed),
-        (Observed::Ended(_), Status::Running | Status::Paused | Status::Stopped) => {
-            core.view(row.uuid, observed)
+        // How it ended stands in the row; only its age grows.
+        (Observed::Ended(_), Status::Stopped) => {
+            let status_detail = core.view(row.uuid, observed).status_detail;
+            Changes { status_detail, ..Changes::default() }
         }
+        (Observed::Ended(_), Status::Running | Status::Paused) => core.view(row.uuid, observed),
         (Observed::Idle, Status::Running | Status::Paused) => core.view(row.uuid, observed),
         (Observed::Idle | Observed::Ended(_) | Observed::Partial, _) => Changes::default(),
     }

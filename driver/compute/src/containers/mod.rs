@@ -14,6 +14,7 @@ mod requests;
 mod start;
 mod stop;
 mod sync;
+mod undo;
 
 pub use self::core::{Core, CorePolicy, World, background_span};
 pub use events::handle_all;

@@ -23,14 +23,17 @@ pub async fn rebuild<W: World>(
     turn: &Turn,
 ) -> Result<()> {
     let operation = if run { &REBUILD } else { &REBUILD_ONLY };
-    require_accounted(&row)?;
+    if let Err(e) = require_accounted(&row) {
+        core.executor.write(&mut row, Changes::error(e.to_string())).await;
+        return Err(e);
+    }
     let begun = core.executor.begin(context.request(), &mut row, operation, Changes::default()).await?;
     let rebuilt = core.provision.remake(context, &mut row, turn).await;
     match rebuilt {
         Ok(changes) if run => {
             let begun = core.executor.proceed(begun, &mut row, changes, &REBUILT_START).await?;
             mark_made(core, &row)?;
-            start_made(core, begun, &mut row).await
+            start_made(core, begun, &mut row, turn).await
         }
         Ok(changes) => {
             core.executor.settle(begun, &mut row, Ok(changes)).await?;

@@ -1,8 +1,9 @@
 //! The event «this service has been started», for each container by itself. A container's operations wait for its own recovery
 //! only, and requests are served meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::{Container, ContainerUuid};
 use sandbox::SandboxStatus;
@@ -21,6 +22,9 @@ use crate::turns::Ticket;
 
 /// Sandboxes that are looked at at one time. What follows from that is not counted: it may take its time.
 const LOOKS: usize = 32;
+/// Before a container is taken over again whose row or ports could not be; doubled up to the longest pause.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What was found at start.
 pub struct Recovery {
@@ -45,6 +49,14 @@ impl Recovery {
                 tracing::error!(sandbox = %uuid, host = other, "a sandbox of this host is a live other host's by its row: it is left alone");
             } else if let Some(row) = core.executor.rows().find(uuid).await? {
                 rows.push(row);
+            }
+        }
+        for former in &names.former {
+            // Interrupted creations, and what was lost: of these there is nothing here.
+            let known: BTreeSet<_> = rows.iter().map(|row| row.uuid).collect();
+            if !core.executor.rows().is_served(former).await? {
+                let others = core.executor.rows().list_on(former).await?;
+                rows.extend(others.into_iter().filter(|row| !known.contains(&row.uuid)));
             }
         }
         let rows = rows.into_iter().map(|row| (core.turns.place(row.uuid), row)).collect();
@@ -98,7 +110,12 @@ async fn recover_one<W: World>(
             from = row.host.as_deref().unwrap_or("-"),
             "a container of this host is taken over from another name of it"
         );
-        core.provision.adopt(&mut row).await?;
+        let mut pause = FIRST_PAUSE;
+        while let Err(e) = core.provision.adopt(&mut row).await {
+            tracing::error!(error = %e, "it is not taken over yet");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
     }
     let (observed, decision) = {
         let _look = looks.acquire().await;

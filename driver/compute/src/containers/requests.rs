@@ -15,6 +15,7 @@ use super::start::start;
 use super::stop::{kill, pause, reboot, stop, unpause};
 use crate::error::Result;
 use crate::executor::{Begun, require_created};
+use crate::lifecycle::Event;
 use crate::operation::Operation;
 use crate::turns::{Turn, Urgency};
 
@@ -105,6 +106,16 @@ impl Lifecycle {
 impl Request {
     /// Does it, in the container's turn.
     pub async fn perform<W: World>(self, core: &Arc<Core<W>>, turn: Turn) -> Result<()> {
+        let (uuid, is_rebuild) = (self.uuid, matches!(self.what, Lifecycle::Rebuild { .. }));
+        let done = Box::pin(self.work(core, turn)).await;
+        if is_rebuild && done.is_err() {
+            // The API has said already that it is being rebuilt.
+            core.tell(uuid, Event::Looked);
+        }
+        done
+    }
+
+    async fn work<W: World>(self, core: &Arc<Core<W>>, turn: Turn) -> Result<()> {
         let id = self.context.request();
         if let Lifecycle::Create { row, wanted, run } = self.what {
             return match row.is_capsule() {
@@ -113,12 +124,12 @@ impl Request {
             };
         }
         let row = core.row(self.uuid).await?;
-        if !matches!(self.what, Lifecycle::Delete(_)) {
+        if !matches!(self.what, Lifecycle::Delete(_) | Lifecycle::Rebuild { .. }) {
             require_created(&row)?;
         }
         match self.what {
             Lifecycle::Create { .. } => Ok(()),
-            Lifecycle::Start => start(core, id, row).await,
+            Lifecycle::Start => start(core, id, row, &turn).await,
             Lifecycle::Stop { grace } => stop(core, id, row, grace, &turn).await,
             Lifecycle::Kill { signal } => kill(core, id, row, signal).await,
             Lifecycle::Reboot { grace } => reboot(core, id, row, grace, &turn).await,

@@ -5,19 +5,24 @@ use std::sync::Arc;
 use model::{Changes, Container};
 
 use super::core::{Core, World, running};
+use super::provision::Provision;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::lifecycle::{Observed, Restarts};
-use crate::operation::{Operation, START};
-
-use super::provision::Provision;
+use crate::operation::START;
+use crate::turns::Turn;
 
 /// Starts a container whose turn the caller has.
-pub async fn start<W: World>(core: &Arc<Core<W>>, request: &str, mut row: Container) -> Result<()> {
+pub async fn start<W: World>(
+    core: &Arc<Core<W>>,
+    request: &str,
+    mut row: Container,
+    turn: &Turn,
+) -> Result<()> {
     let begun = core.executor.begin(request, &mut row, &START, Changes::default()).await?;
     let started = async {
         forget_restarts(core, &row)?;
-        bring_up(core, &row).await
+        bring_up(core, &row, turn).await
     };
     let started = started.await;
     core.executor.settle(begun, &mut row, started).await?;
@@ -30,26 +35,26 @@ pub async fn start_made<W: World>(
     core: &Arc<Core<W>>,
     begun: crate::executor::Begun,
     row: &mut Container,
+    turn: &Turn,
 ) -> Result<()> {
-    let started = bring_up(core, row).await;
+    let started = bring_up(core, row, turn).await;
     core.executor.settle(begun, row, started).await?;
     core.watch(row);
     Ok(())
 }
 
 /// Starts a container again for which nobody asks now. Its restarts go on being counted.
-pub async fn start_again<W: World>(core: &Arc<Core<W>>, mut row: Container) -> Result<()> {
+pub async fn start_again<W: World>(core: &Arc<Core<W>>, mut row: Container, turn: &Turn) -> Result<()> {
     const NOBODY: &str = "";
-    const AGAIN: &Operation = &START;
-    let begun = core.executor.begin(NOBODY, &mut row, AGAIN, Changes::default()).await?;
-    let started = bring_up(core, &row).await;
+    let begun = core.executor.begin(NOBODY, &mut row, &START, Changes::default()).await?;
+    let started = bring_up(core, &row, turn).await;
     core.executor.settle(begun, &mut row, started).await?;
     core.watch(&row);
     Ok(())
 }
 
 /// Brings its sandbox up and, if it is a container, runs its process. Gives what its row says then.
-pub async fn bring_up<W: World>(core: &Core<W>, row: &Container) -> Result<Changes> {
+pub async fn bring_up<W: World>(core: &Core<W>, row: &Container, turn: &Turn) -> Result<Changes> {
     let uuid = row.uuid;
     let record = core.engine.record(uuid)?;
     match core.observe(uuid).await {
@@ -63,12 +68,12 @@ pub async fn bring_up<W: World>(core: &Core<W>, row: &Container) -> Result<Chang
     }
     tracing::info!("starting");
     let disks = core.provision.disks(row, &record).await?;
-    core.engine.start(uuid, &record, disks).await?;
+    core.engine.start(uuid, &record, disks, turn).await?;
     Ok(running())
 }
 
 /// A user has started it: its policy counts from here, and holds again.
-fn forget_restarts<W: World>(core: &Core<W>, row: &Container) -> Result<()> {
+pub fn forget_restarts<W: World>(core: &Core<W>, row: &Container) -> Result<()> {
     core.update_record(row.uuid, |record| {
         let changes = record.restarts != Restarts::default() || record.is_stopped;
         (record.restarts, record.is_stopped) = (Restarts::default(), false);

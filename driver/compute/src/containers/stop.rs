@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::core::{Core, World};
 use super::delete::delete_ended;
-use super::start::bring_up;
+use super::start::{bring_up, forget_restarts};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::lifecycle::{End, Observed, view};
@@ -47,7 +47,8 @@ pub async fn reboot<W: World>(
     let begun = core.executor.begin(request, &mut row, &REBOOT, Changes::default()).await?;
     let rebooted = async {
         stop_process(core, &row, grace, turn).await?;
-        bring_up(core, &row).await
+        forget_restarts(core, &row)?;
+        bring_up(core, &row, turn).await
     };
     let rebooted = rebooted.await;
     core.executor.settle(begun, &mut row, rebooted).await?;
@@ -134,7 +135,13 @@ async fn send_signal<W: World>(core: &Core<W>, row: &Container, signal: u32) -> 
             tracing::warn!(error = %e, "a process cannot be killed: its sandbox is ended");
             return record_end(core, row).await;
         }
-        sent => sent?,
+        Err(e) => {
+            if asks_to_end {
+                core.update_record(uuid, |record| std::mem::replace(&mut record.is_stopped, false))?;
+            }
+            return Err(e);
+        }
+        Ok(()) => {}
     }
     let patience = if signal == SIGKILL { KILL_TIMEOUT } else { SIGNAL_TIMEOUT };
     match tokio::time::timeout(patience, core.engine.wait(uuid, id)).await {

@@ -7,10 +7,11 @@ use model::ContainerUuid;
 use sandbox::{ContainerExit, Host, Sandbox, SandboxStatus, VolumeDisk};
 
 use super::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::networking::{self, Plugging};
 use crate::options::Kata;
 use crate::record::{SandboxRecord, sandbox_name};
+use crate::turns::Turn;
 use crate::volumes::inject_files;
 
 /// The sandboxes of this host, on Neutron's networks.
@@ -52,6 +53,7 @@ impl HostEngine {
         sandbox: &Sandbox,
         record: &SandboxRecord,
         disks: Vec<VolumeDisk>,
+        turn: &Turn,
     ) -> Result<()> {
         let spec = sandbox::SandboxSpec { volumes: disks, ..record.sandbox_spec(&self.kata) };
         let owner = sandbox.id();
@@ -65,7 +67,13 @@ impl HostEngine {
             Ok(())
         };
         // Meanwhile Neutron wires the ports: no process runs before it can be reached.
-        let active = networking::wait_active(&self.neutron, &record.attachments, self.plugging());
+        let active = async {
+            tokio::select! {
+                biased;
+                active = networking::wait_active(&self.neutron, &record.attachments, self.plugging()) => active,
+                () = turn.hurried() => Err(Error::GivenUp { subject: "the wait for ports" }),
+            }
+        };
         let (made, active) = tokio::join!(made, active);
         made.and(active)?;
         match record.main_process() {
@@ -78,6 +86,10 @@ impl HostEngine {
 impl Engine for HostEngine {
     fn record(&self, id: ContainerUuid) -> Result<SandboxRecord> {
         SandboxRecord::read(self.sandbox(id).path())
+    }
+
+    fn find_record(&self, id: ContainerUuid) -> Result<Option<SandboxRecord>> {
+        SandboxRecord::find(self.sandbox(id).path())
     }
 
     fn write_record(&self, id: ContainerUuid, record: &SandboxRecord) -> Result<()> {
@@ -97,9 +109,15 @@ impl Engine for HostEngine {
         self.sandbox(id).glance().await
     }
 
-    async fn start(&self, id: ContainerUuid, record: &SandboxRecord, disks: Vec<VolumeDisk>) -> Result<()> {
+    async fn start(
+        &self,
+        id: ContainerUuid,
+        record: &SandboxRecord,
+        disks: Vec<VolumeDisk>,
+        turn: &Turn,
+    ) -> Result<()> {
         let (sandbox, began) = (self.sandbox(id), SystemTime::now());
-        match Box::pin(self.bring_up(&sandbox, record, disks)).await {
+        match Box::pin(self.bring_up(&sandbox, record, disks, turn)).await {
             Ok(()) => {
                 log_stages(&sandbox, began).await;
                 Ok(())

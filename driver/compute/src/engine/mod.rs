@@ -12,11 +12,14 @@ pub use host_engine::HostEngine;
 
 use crate::error::Result;
 use crate::record::SandboxRecord;
+use crate::turns::Turn;
 
 /// The sandboxes of a host, behind a seam: tests put a world of their own there.
 pub trait Engine: Clone + Send + Sync + 'static {
     /// What is kept of a sandbox.
     fn record(&self, id: ContainerUuid) -> Result<SandboxRecord>;
+    /// The same, if anything is. What cannot be read is an error, and is not taken for nothing.
+    fn find_record(&self, id: ContainerUuid) -> Result<Option<SandboxRecord>>;
     /// Keeps it.
     fn write_record(&self, id: ContainerUuid, record: &SandboxRecord) -> Result<()>;
     /// All sandboxes that have a folder, and what their shims have written. Nobody is asked.
@@ -25,13 +28,14 @@ pub trait Engine: Clone + Send + Sync + 'static {
     fn status(&self, id: ContainerUuid) -> impl Future<Output = SandboxStatus> + Send;
     /// The same, where a shim that has just not answered is not asked again.
     fn glance(&self, id: ContainerUuid) -> impl Future<Output = SandboxStatus> + Send;
-    /// Brings the guest up with these disks on its networks, and runs its main process if it has one. If that fails, nothing
-    /// runs.
+    /// Brings the guest up with these disks on its networks, and runs its main process if it has one. If that fails, or is
+    /// given up once `turn` is hurried, nothing runs.
     fn start(
         &self,
         id: ContainerUuid,
         record: &SandboxRecord,
         disks: Vec<VolumeDisk>,
+        turn: &Turn,
     ) -> impl Future<Output = Result<()>> + Send;
     /// Runs a container of a sandbox whose guest is up, unless it runs.
     fn run_member(

@@ -119,7 +119,8 @@ fn file_systems_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in entries {
         let sandbox = entry.map_err(Error::Sandboxes)?.path();
-        if let Ok(record) = SandboxRecord::read(&sandbox) {
+        // The image of one that cannot be read may be in use: none is removed then.
+        if let Some(record) = SandboxRecord::find(&sandbox)? {
             found.extend(record.all().map(|member| member.container.image.clone()));
         }
     }

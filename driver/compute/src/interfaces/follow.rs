@@ -7,6 +7,7 @@ use model::{Changes, ContainerUuid};
 use sandbox::{Phase, SandboxStatus};
 
 use super::Interfaces;
+use super::groups::restore_groups;
 use super::plug::addresses;
 use crate::engine::Engine;
 use crate::error::Result;
@@ -33,7 +34,7 @@ impl Interfaces {
                 let port = listed.get(&attachment.port);
                 port.is_some_and(|port| port.device_id == id.to_string() && attachment.has_addresses_of(port))
             };
-            if !record.attachments.iter().all(is_same) {
+            if !record.attachments.iter().all(is_same) || record.regrouping.is_some() {
                 differing.push(id);
             }
         }
@@ -46,6 +47,7 @@ impl Interfaces {
 pub async fn follow_changes(interfaces: &Interfaces, uuid: ContainerUuid) -> Result<Option<Changes>> {
     let sandbox = interfaces.sandbox(uuid);
     let Ok(mut record) = interfaces.engine.record(uuid) else { return Ok(None) };
+    restore_groups(interfaces, uuid, &mut record).await?;
     let status = sandbox.status().await;
     match &status {
         SandboxStatus::Unanswered => return Ok(None),

@@ -35,7 +35,7 @@ pub async fn mend(interfaces: &Interfaces, uuid: ContainerUuid, owner: &PortOwne
 /// Binds a container's ports to this host that are bound to it under another name.
 pub async fn rebind(interfaces: &Interfaces, uuid: ContainerUuid, owner: &PortOwner) -> Result<()> {
     let (engine, neutron) = (&interfaces.engine, &interfaces.neutron);
-    let record = engine.record(uuid)?;
+    let Some(record) = engine.find_record(uuid)? else { return Ok(()) };
     let ports: Vec<_> = record.attachments.iter().map(|one| one.port.clone()).collect();
     for port in neutron.ports_by_ids(&ports).await? {
         if port.device_id == owner.id && port.host != engine.hostname() {

@@ -16,10 +16,14 @@
 //! here, by one pure function, [`decide`]: the end of a process, the start of this service, a look at what differs. A capsule
 //! has the same life; its containers have lives of their own within it ([`decide_member`]).
 
+#[cfg(test)]
+mod cases;
+mod kind;
 mod observed;
 mod restarts;
 mod transition;
 
+pub use kind::Kind;
 pub use observed::{End, Observed, view};
 pub use restarts::{RestartPolicy, Restarts};
 pub use transition::{AfterEnd, Decision, Event, Facts, decide, decide_member};

@@ -6,12 +6,16 @@ use image::ImageSource;
 use sandbox::{ContainerSpec, CpuPinning};
 use serde::Deserialize;
 
-use super::{InjectedFile, Kind, Member, SandboxRecord, read_json};
+use super::{InjectedFile, Member, SandboxRecord, read_json};
 use crate::error::Result;
-use crate::lifecycle::Restarts;
+use crate::lifecycle::{Kind, Restarts};
 use crate::networking::Attachment;
 
 const SIGTERM: u32 = 15;
+const CONTAINER: &str = "container.json";
+const CAPSULE: &str = "capsule.json";
+/// What records were called.
+pub const NAMES: [&str; 2] = [CONTAINER, CAPSULE];
 
 #[derive(Deserialize)]
 struct ContainerRecord {
@@ -49,10 +53,10 @@ struct CapsuleMember {
 /// Reads the record of either form that a folder holds, if it holds one.
 pub fn read(folder: &Path) -> Option<Result<SandboxRecord>> {
     let holds = |name| folder.join(name).exists();
-    if holds("container.json") {
-        Some(read_json::<ContainerRecord>(folder, "container.json").map(Into::into))
-    } else if holds("capsule.json") {
-        Some(read_json::<CapsuleRecord>(folder, "capsule.json").map(Into::into))
+    if holds(CONTAINER) {
+        Some(read_json::<ContainerRecord>(folder, CONTAINER).map(Into::into))
+    } else if holds(CAPSULE) {
+        Some(read_json::<CapsuleRecord>(folder, CAPSULE).map(Into::into))
     } else {
         None
     }
@@ -91,6 +95,7 @@ impl From<CapsuleRecord> for SandboxRecord {
             pinning: None,
             is_made: true,
             is_stopped: false,
+            is_forced: false,
             regrouping: None,
         }
     }

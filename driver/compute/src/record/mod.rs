@@ -15,21 +15,11 @@ use serde::{Deserialize, Serialize};
 pub use member::{InjectedFile, Member, NewMember};
 
 use crate::error::{Error, Result};
-use crate::lifecycle::Restarts;
+use crate::lifecycle::{Kind, Restarts};
 use crate::networking::{self, Attachment};
 use crate::options::Kata;
 
 const NAME: &str = "record.json";
-
-/// What differs between a container and a capsule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// One container, whose end ends the sandbox.
-    Container,
-    /// Containers that come and go while the sandbox runs.
-    Capsule,
-}
 
 /// A sandbox of this host.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -56,6 +46,9 @@ pub struct SandboxRecord {
     /// Whether somebody has asked it to end: its restart policy has no say in that end.
     #[serde(default)]
     pub is_stopped: bool,
+    /// Whether it is being deleted by force.
+    #[serde(default)]
+    pub is_forced: bool,
     /// The security groups of its ports before a change of them that has not come to its end.
     #[serde(default)]
     pub regrouping: Option<BTreeMap<String, Vec<String>>>,
@@ -75,6 +68,7 @@ impl SandboxRecord {
             pinning: None,
             is_made: false,
             is_stopped: false,
+            is_forced: false,
             regrouping: None,
         }
     }
@@ -136,6 +130,12 @@ impl SandboxRecord {
             what: "found",
             reason: "the sandbox has no such container".into(),
         }
+    }
+
+    /// Reads the record in a sandbox's folder, if it holds one. One that cannot be read is an error: it is not taken for none.
+    pub fn find(folder: &Path) -> Result<Option<Self>> {
+        let is_there = [NAME].iter().chain(&legacy::NAMES).any(|name| folder.join(name).exists());
+        if is_there { Self::read(folder).map(Some) } else { Ok(None) }
     }
 
     /// Reads the record in a sandbox's folder, in the form of an earlier version too.
@@ -220,6 +220,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = SandboxRecord::read(folder.path()).unwrap_err().to_string();
         assert!(error.contains("cannot be read"), "{error}");
+        assert!(SandboxRecord::find(folder.path()).unwrap().is_none());
+        std::fs::write(folder.path().join(NAME), "{").unwrap();
+        assert!(SandboxRecord::find(folder.path()).is_err(), "it is not taken for none");
         let record = legacy("capsule.json", include_str!("../../tests/records/capsule.json"));
         assert!(record.member("x").unwrap_err().to_string().contains('x'));
     }

@@ -12,6 +12,7 @@ use crate::engine::HostEngine;
 use crate::error::{Error, Result};
 use crate::images::{Images, admin};
 use crate::interfaces::{self, GroupChange, Interfaces};
+use crate::lifecycle::Event;
 use crate::operation::{ADD_GROUP, ATTACH, DETACH, REMOVE_GROUP};
 use crate::turns::{Ticket, Turn, Urgency};
 use crate::zun::commit::Commits;
@@ -23,6 +24,8 @@ use crate::zun::{Zun, call_turn, networks, stats, top};
 
 /// The action that makes a container.
 const CREATE: &str = "create";
+/// The action that makes one anew.
+const REBUILD: &str = "rebuild";
 
 /// Whom requests are for.
 pub struct Server {
@@ -93,8 +96,11 @@ impl Server {
         let placed = request.and_then(|request| self.place(&call.context, request));
         if let (Err(e), Some(uuid), Some(action)) = (&placed, uuid, action_of(&call.method)) {
             self.core.executor.refuse(call.context.request(), uuid, action, e);
-            if action == CREATE {
-                self.refuse_creation(uuid, e.to_string());
+            match action {
+                CREATE => self.refuse_creation(uuid, e.to_string()),
+                // The API has said already that it is being rebuilt.
+                REBUILD => self.core.tell(uuid, Event::Looked),
+                _ => {}
             }
         }
         placed

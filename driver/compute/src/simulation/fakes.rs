@@ -13,7 +13,8 @@ use crate::containers::{Provision, Thoroughness, Wanted, World};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::health::Health;
-use crate::record::{Kind, Member, SandboxRecord};
+use crate::lifecycle::Kind;
+use crate::record::{Member, SandboxRecord};
 use crate::rows::Rows;
 use crate::turns::Turn;
 
@@ -38,6 +39,10 @@ impl Rows for FakeWorld {
     async fn list(&self) -> Result<Vec<Container>> {
         let own = |row: &&Container| row.host.as_deref() == Some(HOST);
         self.call(|state| state.rows.values().filter(own).cloned().collect()).await
+    }
+
+    async fn list_on(&self, _: &str) -> Result<Vec<Container>> {
+        Ok(Vec::new())
     }
 
     async fn hosts_of(&self, uuids: &[ContainerUuid]) -> Result<BTreeMap<ContainerUuid, Option<String>>> {
@@ -90,6 +95,10 @@ impl Engine for FakeWorld {
         state.sandboxes.get(&id).and_then(|sandbox| sandbox.record.clone()).ok_or(Error::Lost(id))
     }
 
+    fn find_record(&self, id: ContainerUuid) -> Result<Option<SandboxRecord>> {
+        Ok(self.state().sandboxes.get(&id).and_then(|sandbox| sandbox.record.clone()))
+    }
+
     fn write_record(&self, id: ContainerUuid, record: &SandboxRecord) -> Result<()> {
         if self.is_over() {
             return Err(Error::Lost(id));
@@ -122,7 +131,7 @@ impl Engine for FakeWorld {
         self.status(id).await
     }
 
-    async fn start(&self, id: ContainerUuid, _: &SandboxRecord, _: Vec<VolumeDisk>) -> Result<()> {
+    async fn start(&self, id: ContainerUuid, _: &SandboxRecord, _: Vec<VolumeDisk>, _: &Turn) -> Result<()> {
         sleep(self.pause(Duration::from_secs(2))).await;
         self.call(|state| {
             let ends = state.random.happens(ENDS).then(|| {

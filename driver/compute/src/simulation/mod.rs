@@ -26,8 +26,9 @@ use crate::containers::{
 };
 use crate::executor::Executor;
 use crate::host_names::HostNames;
+use crate::lifecycle::Event;
 
-/// Containers of the world: of two tenants, one of whom only looks.
+/// Containers of the world.
 const CONTAINERS: u64 = 6;
 /// Steps of one world; then it comes to rest, and is looked at.
 const STEPS_OF_A_WORLD: u64 = 500;
@@ -207,13 +208,20 @@ impl Simulation {
     }
 
     fn submit(&mut self, uuid: ContainerUuid, what: Lifecycle) {
+        if let (Lifecycle::Rebuild { .. }, Some(row)) = (&what, self.world.state().rows.get_mut(&uuid)) {
+            // As Zun's API does before it asks.
+            row.status = Status::Rebuilding;
+        }
         self.requests += 1;
         let id = format!("req-{}", self.requests);
         let mut context = RequestContext::default();
         context.request_id = Some(id.clone());
         let action = what.action();
         match self.core.turns.enter(uuid, what.urgency()) {
-            Err(full) => self.core.executor.refuse(&id, uuid, action, &full.into()),
+            Err(full) => {
+                self.core.executor.refuse(&id, uuid, action, &full.into());
+                self.core.tell(uuid, Event::Looked);
+            }
             Ok(ticket) => {
                 let core = Arc::clone(&self.core);
                 self.taken.insert((uuid, id.clone()));
@@ -296,7 +304,9 @@ impl Simulation {
                         Status::Error => !runs,
                         Status::Restarting => true,
                         // Its message was lost with a life of the service: no host has it, and its user may delete it.
-                        Status::Creating => row.host.is_none() && has == (false, false, false),
+                        Status::Creating | Status::Rebuilding => {
+                            row.host.is_none() && has == (false, false, false)
+                        }
                         _ => false,
                     };
                     if !is_right {
@@ -356,6 +366,74 @@ async fn live_through(seed: u64, steps: u64) {
 fn run(seed: u64, steps: u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.unwrap().block_on(live_through(seed, steps));
+}
+
+/// One tenant stalls all that it has; another's container is made, started, looked at and deleted meanwhile.
+async fn beside_a_hundred_stalled(stalled: u64) -> Duration {
+    const STOPS_EACH: u64 = 16;
+    let mut simulation = Simulation::start(FakeWorld::new(7)).await;
+    let (stallers, neighbour) = ((0..stalled).map(uuid).collect::<Vec<_>>(), uuid(1_000));
+    for staller in &stallers {
+        let created = simulation.creation(*staller);
+        simulation.submit(*staller, created);
+    }
+    while simulation.under_way.join_next().await.is_some() {}
+    for staller in &stallers {
+        if let Some(run) =
+            simulation.world.state().sandboxes.get_mut(staller).and_then(|one| one.run.as_mut())
+        {
+            (run.ignores_term, run.ends) = (true, None);
+        }
+        for _ in 0..STOPS_EACH {
+            simulation.submit(*staller, Lifecycle::Stop { grace: FOR_EVER });
+        }
+    }
+    let began = Instant::now();
+    let created = simulation.creation(neighbour);
+    simulation.submit(neighbour, created);
+    simulation.wait_for(neighbour, Status::Running).await;
+    let row = simulation.world.state().rows[&neighbour].clone();
+    assert_eq!(inspect::show(&simulation.core, row).await.unwrap().status, Status::Running);
+    simulation.submit(neighbour, Lifecycle::Delete(Thoroughness::All));
+    while simulation.world.state().rows.contains_key(&neighbour) {
+        sleep(Duration::from_millis(50)).await;
+    }
+    let took = began.elapsed();
+    assert!(
+        !stallers.iter().any(|staller| simulation.core.turns.if_idle(*staller).is_some()),
+        "they are stalled"
+    );
+    took
+}
+
+impl Simulation {
+    /// Asks for a container that runs, without anything else about it.
+    fn creation(&self, uuid: ContainerUuid) -> Lifecycle {
+        let row = row(uuid, false, false, false);
+        self.world.state().rows.insert(uuid, row.clone());
+        Lifecycle::Create { row: Box::new(row), wanted: Box::new(Wanted::default()), run: true }
+    }
+
+    async fn wait_for(&self, uuid: ContainerUuid, status: Status) {
+        while self.world.state().rows.get(&uuid).is_none_or(|row| row.status != status) {
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[test]
+fn no_tenants_delay_grows_with_what_another_stalls() {
+    /// The longest that a creation, a start and a deletion take in this world by themselves.
+    const ALONE_MAX: Duration = Duration::from_secs(40);
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    for stalled in [0, 7, 64] {
+        let took = runtime().unwrap().block_on(beside_a_hundred_stalled(stalled));
+        assert!(
+            took < ALONE_MAX,
+            "beside {stalled} containers, {} operations stalled: {took:?}",
+            stalled * 16
+        );
+    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ use crate::rows::ZunRows;
 const DEFAULT_TAG: &str = "latest";
 const GIBIBYTE: u64 = 1 << 30;
 
-const EVENT: &str = "_do_container_commit";
+const EVENT: &str = "compute__do_container_commit";
 const ACTION: &str = "commit";
 
 /// What a container's folder holds while it is committed: if this service ends before that, its image shall not stay.

@@ -79,11 +79,22 @@ impl Files {
     pub async fn with<T>(&self, row: &Container, work: impl AsyncFnOnce(&Sandbox) -> Result<T>) -> Result<T> {
         require_created(row)?;
         let sandbox = self.core.engine.sandbox(row.uuid);
-        let done = async {
+        let work = async |sandbox: &Sandbox| {
+            timeout(WORK_TIMEOUT, work(sandbox)).await.unwrap_or_else(|_| {
+                Err(Error::Conflict(format!("container {} did not hand over its files in time", row.uuid)))
+            })
+        };
+        {
             if row.status != Status::Paused && sandbox.status().await.runs(sandbox.id()) {
                 return work(&sandbox).await;
             }
-            let _turn = call_turn(&self.core.turns, row.uuid).await?;
+            let turn = call_turn(&self.core.turns, row.uuid).await?;
+            let work = async |sandbox: &Sandbox| {
+                tokio::select! {
+                    done = work(sandbox) => done,
+                    () = turn.hurried() => Err(Error::GivenUp { subject: "the work on files" }),
+                }
+            };
             let row = self.core.row(row.uuid).await?;
             require_created(&row)?;
             match sandbox.status().await {
@@ -99,10 +110,7 @@ impl Files {
                 }
                 _ => self.visit(&sandbox, &row, work).await,
             }
-        };
-        timeout(WORK_TIMEOUT, done).await.unwrap_or_else(|_| {
-            Err(Error::Conflict(format!("container {} did not hand over its files in time", row.uuid)))
-        })
+        }
     }
 
     async fn visit<T>(

@@ -12,6 +12,7 @@ pub mod update;
 use std::time::Duration;
 
 use model::{Container, ContainerUuid};
+use sandbox::SandboxStatus;
 use tokio::time::timeout;
 
 use crate::containers::World;
@@ -42,10 +43,16 @@ pub async fn call_turn(turns: &Turns, uuid: ContainerUuid) -> Result<Turn> {
     timeout(CALL_TIMEOUT, ticket.turn()).await.map_err(late)
 }
 
+/// What keeps a container from being worked on whose shim is silent.
+pub fn unanswered(row: &Container) -> Error {
+    Error::Conflict(format!("the sandbox of container {} does not answer", row.uuid))
+}
+
 /// Refuses what only a container can do whose process runs.
 pub async fn require_running(engine: &HostEngine, row: &Container, action: &'static str) -> Result<()> {
-    if engine.glance(row.uuid).await.runs(&sandbox_name(row.uuid)) {
-        return Ok(());
+    match engine.glance(row.uuid).await {
+        status if status.runs(&sandbox_name(row.uuid)) => Ok(()),
+        SandboxStatus::Unanswered => Err(unanswered(row)),
+        _ => Err(Error::State { action, container: row.uuid, status: row.status }),
     }
-    Err(Error::State { action, container: row.uuid, status: row.status })
 }

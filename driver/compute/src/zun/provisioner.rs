@@ -19,12 +19,12 @@ use crate::error::{Error, Result};
 use crate::health::{Health, HealthCheck, HealthChecks};
 use crate::images::Images;
 use crate::interfaces::{self, Interfaces};
-use crate::lifecycle::{RestartPolicy, Restarts};
+use crate::lifecycle::{Kind, RestartPolicy, Restarts};
 use crate::networking::exposed_ports::{self, ExposedPort};
 use crate::networking::{self, Attachment, PortOwner};
 use crate::options::Options;
 use crate::pins;
-use crate::record::{Kind, Member, NewMember, SandboxRecord};
+use crate::record::{Member, NewMember, SandboxRecord};
 use crate::resources::Resources;
 use crate::rows::{Rows, ZunRows};
 use crate::turns::Turn;
@@ -163,9 +163,9 @@ impl Provision for Provisioner {
     }
 
     async fn adopt(&self, row: &mut Container) -> Result<()> {
-        interfaces::rebind(&self.interfaces, row.uuid, &port_owner(row)).await?;
         let host = Changes { host: Some(Some(self.options.default.host.clone())), ..Changes::default() };
-        self.rows.save(row, host).await
+        self.rows.save(row, host).await?;
+        interfaces::rebind(&self.interfaces, row.uuid, &port_owner(row)).await
     }
 
     async fn accompany(&self, row: &Container) {
@@ -204,6 +204,7 @@ impl Provisioner {
             pinning: None,
             is_made: false,
             is_stopped: false,
+            is_forced: false,
             regrouping: None,
         };
         let (mut all, mut exposed) = (Vec::new(), BTreeSet::new());

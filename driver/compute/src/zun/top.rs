@@ -45,7 +45,7 @@ struct View<'a> {
 #[derive(Clone)]
 struct Column {
     title: String,
-    value: fn(&View<'_>) -> String,
+    value: Content,
 }
 
 /// The columns that arguments of ps(1) ask for: those of `-f`, `u` or any `-o`, which may come several times and name
@@ -90,9 +90,12 @@ fn listed(names: &str) -> Result<Vec<Column>> {
         .collect()
 }
 
+/// What is in a column.
+type Content = fn(&View<'_>) -> String;
+
 /// The title of a column, and what is in it.
-fn column(name: &str) -> Option<(&'static str, fn(&View<'_>) -> String)> {
-    let column: (_, fn(&View<'_>) -> String) = match name {
+fn column(name: &str) -> Option<(&'static str, Content)> {
+    let column: (_, Content) = match name {
         "pid" => ("PID", |view| view.process.pid.to_string()),
         "ppid" => ("PPID", |view| view.process.ppid.to_string()),
         "uid" => ("UID", |view| user(view.process.uid)),

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::connection::{Broking, RabbitOptions};
 use super::envelope;
 use super::error::RemoteError;
-use super::server::publish;
+use super::publish::publish;
 use super::topology::{declare_topic_exchange, declare_transient_queue};
 use super::transport_url::TransportUrl;
 use crate::context::RequestContext;

@@ -5,6 +5,7 @@ mod client;
 mod connection;
 mod envelope;
 mod error;
+mod publish;
 mod replies;
 mod server;
 mod topology;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::call::ReplyTo;
 use super::envelope;
 use super::error::RemoteError;
-use super::server::publish;
+use super::publish::publish;
 
 const RETRY: Duration = Duration::from_millis(250);
 

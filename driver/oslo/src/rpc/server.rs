@@ -3,12 +3,10 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::select_all;
+use lapin::Connection;
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
 use tracing::{Instrument, Span};
@@ -186,20 +184,4 @@ impl<D: Dispatch> Worker<D> {
 fn span_of(call: &Call) -> Span {
     let request_id = call.context.request_id.as_deref().unwrap_or("-");
     tracing::info_span!("rpc", method = call.method, request_id)
-}
-
-/// Publishes so that the broker says whether anybody gets it.
-pub(super) async fn publish(
-    channel: &Channel,
-    exchange: &str,
-    key: &str,
-    body: &[u8],
-) -> lapin::Result<Confirmation> {
-    let properties = BasicProperties::default()
-        .with_content_type("application/json".into())
-        .with_content_encoding("utf-8".into())
-        .with_delivery_mode(2)
-        .with_priority(0);
-    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-    channel.basic_publish(exchange.into(), key.into(), options, body, properties).await?.await
 }

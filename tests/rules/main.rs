@@ -1,9 +1,15 @@
-//! Which room may know which: the drawing in the README, checked against what Cargo was told.
+//! Which room may know which: the drawing in the README, checked against what Cargo was told. Within a room no files import
+//! each other in a circle, and in the service each module imports only what is below it.
 
 #![allow(clippy::unwrap_used)]
 
+mod circles;
+mod compute;
+mod modules;
+mod source;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -36,6 +42,14 @@ fn packages() -> Vec<Value> {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     metadata["packages"].as_array().unwrap().clone()
+}
+
+/// The `main.rs` or `lib.rs` of each crate that has a folder `src`.
+fn roots() -> Vec<PathBuf> {
+    let packages = packages();
+    let targets = packages.iter().flat_map(|package| package["targets"].as_array().unwrap());
+    let roots = targets.map(|target| PathBuf::from(target["src_path"].as_str().unwrap()));
+    roots.filter(|root| root.parent().is_some_and(|folder| folder.ends_with("src"))).collect()
 }
 
 #[test]
