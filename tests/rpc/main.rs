@@ -44,7 +44,7 @@ async fn serve(at: &str, options: RabbitOptions) -> Serving {
     let (stop, stopped) = watch::channel(false);
     let target = target();
     let recorder = Arc::new(Recorder::default());
-    let endpoints = vec![Endpoint { namespace: None, version: Version::DEFAULT }];
+    let endpoints = vec![Endpoint { namespace: None, version: Version { major: 1, minor: 1 } }];
     let server = Server::new(url(at), options, vec![Served { target: target.clone(), endpoints }]);
     let dispatch = Arc::clone(&recorder);
     tokio::spawn(async move { server.run(dispatch, stopped).await });

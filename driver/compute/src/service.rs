@@ -26,6 +26,9 @@ use crate::services::Services;
 use crate::{metrics, orphans};
 
 const RETRY: Duration = Duration::from_secs(2);
+/// How long operations that are under way, or wait, may take when this service ends. They are done again at its next start where
+/// their container says so.
+const REST_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the database may take to take what is left to be recorded when this service ends.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -119,9 +122,14 @@ async fn serve(options: Options) -> Result<(), StartError> {
     tokio::spawn(orphans::remove_taps(Arc::clone(&core), leftovers));
     let tasks =
         Periodic { options: Arc::clone(&options), beats, core, resources, give_back, interfaces, images };
+    let turns = tasks.core.turns.clone();
     let mut tasks = tasks.start(&stop);
     rpc(&options)?.run(Arc::new(server), stop).await;
     tasks.abort_all();
+    let left = turns.rest(REST_TIMEOUT).await;
+    if left > 0 {
+        tracing::warn!(containers = left, "operations are under way: they are done again at the next start");
+    }
     actions.flush(RECORD_TIMEOUT).await;
     tracing::info!("stopped; sandboxes go on");
     Ok(())

@@ -3,14 +3,19 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use model::ContainerUuid;
 use tokio::sync::{oneshot, watch};
+use tokio::time::{sleep, timeout};
 
 /// Requests that may wait for one container.
 pub const WAITING_MAX: usize = 16;
 /// Urgent ones that may wait beside them: whoever has filled a line can still end its container.
 const URGENT_MAX: usize = 4;
+
+/// Between two looks for work that goes on.
+const REST_POLL: Duration = Duration::from_millis(50);
 
 /// How a place in a line is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +114,18 @@ impl Turns {
             self.join(&mut lines, uuid, Urgency::Internal)
         };
         ticket.take()
+    }
+
+    /// Waits until nobody works, or the deadline has passed. Gives on how many containers somebody still does.
+    pub async fn rest(&self, deadline: Duration) -> usize {
+        let rested = async {
+            while !self.lines().is_empty() {
+                sleep(REST_POLL).await;
+            }
+        };
+        // What is left is counted either way.
+        let _ = timeout(deadline, rested).await;
+        self.lines().len()
     }
 
     /// Gives the turn of a container to the next in its line.
@@ -253,6 +270,15 @@ mod tests {
         assert!(turns.lines().is_empty());
         drop(enter(&turns));
         assert!(turns.lines().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rest_is_waited_for_until_a_deadline() {
+        let turns = Turns::default();
+        let turn = enter(&turns).turn().await;
+        assert_eq!(turns.rest(Duration::from_secs(5)).await, 1);
+        drop(turn);
+        assert_eq!(turns.rest(Duration::from_secs(5)).await, 0);
     }
 
     #[test]

@@ -175,7 +175,9 @@ async fn fail_member<W: World>(core: &Arc<Core<W>>, capsule: ContainerUuid, id: 
     let _turn = core.turns.internal(capsule).await;
     match member_row(core, capsule, id).await {
         Ok(mut row) => core.executor.write(&mut row, Changes::error(error.to_string())).await,
-        Err(_) => tracing::debug!(member = id, error = %error, "its capsule goes"),
+        Err(_) => {
+            tracing::debug!(member = id, error = %error, "a container is not told in error: its capsule goes")
+        }
     }
 }
 

@@ -99,7 +99,7 @@ async fn is_new<W: World>(core: &Core<W>, row: &mut Container) -> Result<bool> {
         now.status == Status::Creating && now.task_state.is_none() && now.container_id.is_none()
     });
     if !is_new {
-        tracing::warn!(container = %row.uuid, "it is being made, or is no longer wanted: the request is dropped");
+        tracing::warn!(container = %row.uuid, "a creation is dropped: the container is being made already, or is no longer wanted");
     }
     Ok(is_new)
 }

@@ -112,7 +112,7 @@ async fn recover_one<W: World>(
         );
         let mut pause = FIRST_PAUSE;
         while let Err(e) = core.provision.adopt(&mut row).await {
-            tracing::error!(error = %e, "it is not taken over yet");
+            tracing::error!(error = %e, "a container is not taken over yet");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

@@ -100,7 +100,7 @@ async fn stop_process<W: World>(
                     // However the wait ends, what is left is killed.
                     _ = core.engine.wait(uuid, id) => {}
                     () = tokio::time::sleep(grace) => {}
-                    () = turn.hurried() => tracing::info!("its time to end is cut short"),
+                    () = turn.hurried() => tracing::info!("the time that a process has to end is cut short"),
                 }
                 kill_process(core, uuid, id).await;
             }

@@ -52,7 +52,7 @@ pub async fn follow_changes(interfaces: &Interfaces, uuid: ContainerUuid) -> Res
     match &status {
         SandboxStatus::Unanswered => return Ok(None),
         SandboxStatus::Live(state) if state.phase == Phase::Paused => {
-            tracing::debug!("its ports are followed once it goes on");
+            tracing::debug!("the ports of a paused container are followed once it goes on");
             return Ok(None);
         }
         SandboxStatus::Live(_) | SandboxStatus::Over(_) | SandboxStatus::Absent => {}

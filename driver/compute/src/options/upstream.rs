@@ -188,7 +188,7 @@ pub fn review(given: &Given) -> Result<Vec<String>, ConfigError> {
     Ok(lines)
 }
 
-/// None is an option that upstream's compute service does not read.
+/// What an option means; `None` for one that upstream's compute service does not read.
 fn meaning(group: &str, name: &str) -> Option<Meaning> {
     let fits = |known: &&(&str, &str, Meaning)| known.0 == group && (known.1 == name || known.1 == "*");
     OPTIONS.iter().find(fits).map(|known| known.2)

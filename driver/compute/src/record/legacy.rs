@@ -85,18 +85,12 @@ impl From<CapsuleRecord> for SandboxRecord {
     fn from(record: CapsuleRecord) -> Self {
         let members = |all: Vec<CapsuleMember>| all.into_iter().map(Into::into).collect();
         Self {
-            kind: Kind::Capsule,
-            owner: record.owner,
-            hostname: record.hostname,
             init: members(record.init),
             members: members(record.containers),
             attachments: record.attachments,
             restarts: record.restarts,
-            pinning: None,
             is_made: true,
-            is_stopped: false,
-            is_forced: false,
-            regrouping: None,
+            ..Self::new(Kind::Capsule, record.owner, record.hostname)
         }
     }
 }

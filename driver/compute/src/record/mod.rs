@@ -57,12 +57,18 @@ pub struct SandboxRecord {
 impl SandboxRecord {
     /// The record of one container, before it has networks.
     pub fn of_container(owner: String, member: Member) -> Self {
+        let hostname = member.container.hostname.clone();
+        Self { members: vec![member], ..Self::new(Kind::Container, owner, hostname) }
+    }
+
+    /// The record of a sandbox without containers and networks.
+    pub fn new(kind: Kind, owner: String, hostname: String) -> Self {
         Self {
-            kind: Kind::Container,
+            kind,
             owner,
-            hostname: member.container.hostname.clone(),
+            hostname,
             init: Vec::new(),
-            members: vec![member],
+            members: Vec::new(),
             attachments: Vec::new(),
             restarts: Restarts::default(),
             pinning: None,

@@ -73,7 +73,7 @@ fn injected(volume: &VolumeMapping) -> Result<InjectedFile> {
     Ok(InjectedFile { path, contents })
 }
 
-/// An absolute path as seen from the root. None is given of one that is the root, ends with a slash or goes up.
+/// An absolute path as seen from the root. `None` for the root, for a path that ends with a slash, and for one that goes up.
 fn below_root(path: &Path) -> Option<PathBuf> {
     let named = !path.as_os_str().as_encoded_bytes().ends_with(b"/");
     let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::health::{Health, HealthCheck, HealthChecks};
 use crate::images::Images;
 use crate::interfaces::{self, Interfaces};
-use crate::lifecycle::{Kind, RestartPolicy, Restarts};
+use crate::lifecycle::{Kind, RestartPolicy};
 use crate::networking::exposed_ports::{self, ExposedPort};
 use crate::networking::{self, Attachment, PortOwner};
 use crate::options::Options;
@@ -193,20 +193,8 @@ impl Provisioner {
     }
 
     async fn new_capsule(&self, wanted: &Wanted, capsule: &mut Container, turn: &Turn) -> Result<Prepared> {
-        let mut record = SandboxRecord {
-            kind: Kind::Capsule,
-            owner: capsule.project_id.clone().unwrap_or_default(),
-            hostname: hostname(capsule),
-            init: Vec::new(),
-            members: Vec::new(),
-            attachments: Vec::new(),
-            restarts: Restarts::default(),
-            pinning: None,
-            is_made: false,
-            is_stopped: false,
-            is_forced: false,
-            regrouping: None,
-        };
+        let owner = capsule.project_id.clone().unwrap_or_default();
+        let mut record = SandboxRecord::new(Kind::Capsule, owner, hostname(capsule));
         let (mut all, mut exposed) = (Vec::new(), BTreeSet::new());
         for mut row in self.rows.members(capsule).await? {
             reject_unsupported(&row)?;
