@@ -5,6 +5,7 @@ use cloud_tests::eventually;
 use cloud_tests::registry::{Layout, Registry};
 use serde_json::{Value, json};
 
+use crate::capsules;
 use crate::images::PORT;
 
 fn make(cloud: &Cloud, verb: &str, words: &[&str]) -> String {
@@ -229,7 +230,7 @@ fn containers_of_a_capsule_tell_their_ports_and_their_name() {
         let hostname = one["hostname"].as_str().filter(|name| !name.is_empty());
         let hostname = hostname.unwrap_or_else(|| panic!("{shown}"));
         eventually(30, "it has this name", || {
-            let log = cloud.shell(&format!("cat /var/lib/zun-kata/sandboxes/{uuid}/run/container-*.log"));
+            let log = capsules::logs(cloud, uuid);
             if log.contains(hostname) { Ok(()) } else { Err(log) }
         });
         cloud.openstack(&["capsule", "delete", uuid]).ok();

@@ -90,7 +90,8 @@ impl Debts {
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let read = names.filter(|name| name.ends_with(SUFFIX)).map(|name| read_json(&self.0, &name));
         // One that cannot be read keeps none of the others from being paid.
-        let readable = read.filter_map(|debt| debt.inspect_err(|e| tracing::error!("{e}")).ok());
+        let readable = read
+            .filter_map(|debt| debt.inspect_err(|e| tracing::error!(error = %e, "a debt is not paid")).ok());
         Ok(readable.collect())
     }
 

@@ -38,10 +38,12 @@ pub enum Error {
     Conflict(String),
     #[error(transparent)]
     Busy(#[from] Full),
-    #[error("project {0} has too many calls under way")]
-    TooManyCalls(String),
+    #[error("project {project} has too many {what} under way")]
+    TooMany { project: String, what: &'static str },
     #[error("no such exec instance: {0}")]
     NoExec(String),
+    #[error("the sandbox of container {0} does not answer")]
+    Unanswered(ContainerUuid),
     #[error("No such container: {0} on this host")]
     Lost(ContainerUuid),
     #[error("{subject} was given up: its container is to be killed or deleted")]
@@ -72,8 +74,10 @@ pub enum Error {
     Sandboxes(#[source] std::io::Error),
     #[error("what this host owes of deleted containers cannot be read or written: {0}")]
     Debts(#[source] std::io::Error),
-    #[error("the record of container {container} on this host cannot be {what}: {reason}")]
-    Record { container: String, what: &'static str, reason: String },
+    #[error("{path} cannot be {what}: {source}")]
+    Kept { path: String, what: &'static str, source: std::io::Error },
+    #[error("the sandbox has no container {0}")]
+    NoMember(String),
 }
 
 /// The result of this service's operations.
@@ -114,9 +118,11 @@ impl Error {
             Self::Volume { source, .. } => source.exception(),
             Self::Invalid { .. } | Self::NotCreated | Self::NoExec(_) | Self::Decode(_) => ("Invalid", 400),
             Self::Database(model::Error::NoContainer(_)) => ("ContainerNotFound", 404),
-            Self::Conflict(_) | Self::Busy(_) | Self::TooManyCalls(_) | Self::GivenUp { .. } => {
-                ("Conflict", 409)
-            }
+            Self::Conflict(_)
+            | Self::Busy(_)
+            | Self::TooMany { .. }
+            | Self::GivenUp { .. }
+            | Self::Unanswered(_) => ("Conflict", 409),
             Self::NoNetwork(_) => ("NetworkNotFound", 404),
             Self::Lost(_) => ("ContainerNotFound", 404),
             Self::Resources(_) => ("ResourcesUnavailable", 500),

@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 use crate::operation::{OnFailure, Operation};
 use crate::rows::Rows;
 
+/// The request where nobody has asked: it has no action.
+pub const NOBODY: &str = "";
 /// Before a final write is tried again that the database did not take; doubled up to the longest pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -65,6 +67,11 @@ impl<R: Rows> Executor<R> {
         match self.rows.save(row, more.after(changes)).await {
             Ok(()) => Ok(begun),
             Err(e) => {
+                if is_transient(&e) {
+                    // The database may have taken it all the same.
+                    let before = Changes { status: Some(row.status), ..Changes::task(row.task()) };
+                    self.write(row, before).await;
+                }
                 let failed = Err(e);
                 self.tell(&begun, row.uuid, &failed);
                 failed.map(|()| begun)

@@ -22,7 +22,8 @@ pub struct HostNames {
 impl HostNames {
     /// The names that are kept in `folder`, and from now on `now`.
     pub fn open(folder: &Path, now: &str) -> Result<Self> {
-        let before: Option<Self> = read_json(folder, NAME).ok();
+        let is_there = folder.join(NAME).exists();
+        let before: Option<Self> = is_there.then(|| read_json(folder, NAME)).transpose()?;
         let mut former = before.as_ref().map(|names| names.former.clone()).unwrap_or_default();
         former.extend(before.iter().map(|names| names.now.clone()));
         former.remove(now);
@@ -46,5 +47,7 @@ mod tests {
         assert_eq!(names("b"), ["a"]);
         assert_eq!(names("b"), ["a"]);
         assert_eq!(names("a"), ["b"], "it has its first name again");
+        std::fs::write(folder.path().join(NAME), "{").unwrap();
+        assert!(HostNames::open(folder.path(), "a").is_err(), "what cannot be read is not forgotten");
     }
 }

@@ -50,7 +50,7 @@ pub async fn serve(address: SocketAddr, host: Host) -> std::io::Result<()> {
                 let mut server = hyper::server::conn::http1::Builder::new();
                 server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
                 if let Err(e) = server.serve_connection(TokioIo::new(stream), service).await {
-                    tracing::debug!("a client of the metrics left: {e}");
+                    tracing::debug!(error = %e, "a client of the metrics left");
                 }
             });
         }
@@ -66,7 +66,7 @@ async fn answer<B>(request: Request<B>, host: Arc<Host>) -> Result<Response<Full
             response.headers_mut().insert(CONTENT_TYPE, FORMAT);
         }
         (PATH, Err(e)) => {
-            tracing::warn!("metrics cannot be had: {e}");
+            tracing::warn!(error = %e, "metrics cannot be had");
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         }
         _ => *response.status_mut() = StatusCode::NOT_FOUND,

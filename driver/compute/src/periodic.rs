@@ -25,9 +25,10 @@ use crate::zun::provisioner::port_owner_of;
 const COLLECTION_INTERVAL: Duration = Duration::from_secs(600);
 /// Between two tries to give back what a deleted container has left.
 const DEBTS_INTERVAL: Duration = Duration::from_secs(60);
-/// Some of Zun's periods are maxima; ours are no longer than this.
+/// Heartbeat and report come at least this often, whatever `periodic_interval_max` says.
 const REPORT_MAX: Duration = Duration::from_secs(60);
-/// Longest run of a task: one that takes longer is given up, and done anew when it is due.
+/// Longest run of a task: one that takes longer is given up, and done anew when it is due. A collection of images goes on beside
+/// the next.
 const RUN_MAX: Duration = Duration::from_secs(600);
 
 /// Whom the tasks are for.

@@ -26,8 +26,8 @@ use crate::services::Services;
 use crate::{metrics, orphans};
 
 const RETRY: Duration = Duration::from_secs(2);
-/// How long operations that are under way, or wait, may take when this service ends. They are done again at its next start where
-/// their container says so.
+/// How long operations may go on when this service ends. One that has begun is taken up at the next start; one that only waits is
+/// lost.
 const REST_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the database may take to take what is left to be recorded when this service ends.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -58,7 +58,7 @@ pub async fn run(options: Options) -> ExitCode {
     match serve(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            tracing::error!("zun-kata-compute cannot start: {e}");
+            tracing::error!(error = %e, "zun-kata-compute cannot start");
             ExitCode::FAILURE
         }
     }
@@ -74,7 +74,7 @@ async fn serve(options: Options) -> Result<(), StartError> {
     let host = Host::new(options.host()).map_err(StartError::Sandboxes)?;
     host.gather_shims();
     let took = prove_kvm(&host).await.map_err(StartError::Kvm)?;
-    tracing::info!("KVM works: a guest was ready after {} ms", took.as_millis());
+    tracing::info!(took_ms = took.as_millis(), "KVM works: a guest was ready");
     if let Some(address) = options.kata.metrics_listen {
         let listening = metrics::serve(address, host.clone()).await;
         listening.map_err(|e| StartError::Metrics(address, e))?;
@@ -117,7 +117,7 @@ async fn serve(options: Options) -> Result<(), StartError> {
     };
     orphans::tell(&recovery.orphans);
     tokio::spawn(handle_all(Arc::clone(&core), happenings));
-    commits_of(&commits, &recovery);
+    abandon_commits(&commits, &recovery);
     recover(&core, recovery);
     tokio::spawn(orphans::remove_taps(Arc::clone(&core), leftovers));
     let tasks =
@@ -128,7 +128,10 @@ async fn serve(options: Options) -> Result<(), StartError> {
     tasks.abort_all();
     let left = turns.rest(REST_TIMEOUT).await;
     if left > 0 {
-        tracing::warn!(containers = left, "operations are under way: they are done again at the next start");
+        tracing::warn!(
+            containers = left,
+            "operations have not ended in time: those that have begun are taken up at the next start, those that wait are lost"
+        );
     }
     actions.flush(RECORD_TIMEOUT).await;
     tracing::info!("stopped; sandboxes go on");
@@ -146,7 +149,7 @@ fn only_one(state_path: &Path) -> Result<Flock<File>, StartError> {
 }
 
 /// Commits that were under way when this service ended are taken back beside everything else.
-fn commits_of(commits: &crate::zun::commit::Commits, recovery: &Recovery) {
+fn abandon_commits(commits: &crate::zun::commit::Commits, recovery: &Recovery) {
     for uuid in recovery.containers() {
         let commits = commits.clone();
         tokio::spawn(async move {
@@ -185,7 +188,7 @@ fn stop_on_signal() -> std::io::Result<watch::Receiver<bool>> {
 
 async fn wait_for_database(database: &Database, options: &Options) {
     while let Err(e) = beat(database, options).await {
-        tracing::warn!("waiting for the database: {e}");
+        tracing::warn!(error = %e, "waiting for the database");
         sleep(RETRY).await;
     }
 }
@@ -194,7 +197,9 @@ async fn wait_for_keystone(options: &Options) -> Keystone {
     loop {
         match Keystone::connect(&options.keystone_auth).await {
             Ok(keystone) => return keystone,
-            Err(e) => tracing::warn!("waiting for Keystone at {}: {e}", options.keystone_auth.auth_url),
+            Err(e) => {
+                tracing::warn!(auth_url = %options.keystone_auth.auth_url, error = %e, "waiting for Keystone")
+            }
         }
         sleep(RETRY).await;
     }

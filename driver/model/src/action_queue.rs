@@ -71,10 +71,11 @@ impl ActionQueue {
 async fn write(record: &Record, database: &Database) {
     let mut pause = FIRST_PAUSE;
     while let Err(e) = record.write(database).await {
-        tracing::warn!(container = %record.container, error = %e, "an action is not recorded yet");
+        let (container, error) = (record.container, e.to_string());
         if !e.is_transient() {
-            return;
+            return tracing::error!(%container, error, "an action's record is lost: the database refuses it");
         }
+        tracing::warn!(%container, error, "an action is not recorded yet");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

@@ -27,11 +27,6 @@ macro_rules! changes {
                 Self { $($column: self.$column.or(earlier.$column),)+ }
             }
 
-            /// Whether there is nothing to write.
-            pub fn is_empty(&self) -> bool {
-                $(self.$column.is_none())&&+
-            }
-
             fn assign(&self, query: &mut QueryBuilder<MySql>) {
                 $(
                     if let Some(value) = self.$column.clone() {
@@ -148,6 +143,5 @@ mod tests {
         let earlier = Changes { name: Some("a".into()), ..Changes::status(Status::Created) };
         let all = Changes { cpu: Some(0.5), ..Changes::status(Status::Running) }.after(earlier);
         assert_eq!((all.name.as_deref(), all.cpu, all.status), (Some("a"), Some(0.5), Some(Status::Running)));
-        assert!(!all.is_empty() && Changes::default().is_empty());
     }
 }

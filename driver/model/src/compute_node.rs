@@ -57,11 +57,14 @@ pub struct NumaNode {
 impl ComputeNode {
     /// The identifier of a host's row, which is that of its resource provider too.
     pub async fn uuid_of(database: &Database, hostname: &str) -> Result<Option<Uuid>> {
-        let uuid: Option<String> = sqlx::query_scalar("SELECT uuid FROM compute_node WHERE hostname = ?")
-            .bind(hostname)
-            .fetch_optional(database)
-            .await?;
-        Ok(uuid.and_then(|uuid| uuid.parse().ok()))
+        idempotent(|| async {
+            let uuid: Option<String> = sqlx::query_scalar("SELECT uuid FROM compute_node WHERE hostname = ?")
+                .bind(hostname)
+                .fetch_optional(database)
+                .await?;
+            Ok(uuid.and_then(|uuid| uuid.parse().ok()))
+        })
+        .await
     }
 
     /// Gives the row of a host that was renamed its new name, if there is none of that yet: the host's resource provider, and with
@@ -97,33 +100,36 @@ impl ComputeNode {
              ON DUPLICATE KEY UPDATE updated_at = VALUES(created_at), {}",
             updates.join(", ")
         );
-        sqlx::query(sqlx::AssertSqlSafe(statement))
-            .bind(&self.uuid)
-            .bind(&self.uuid)
-            .bind(now())
-            .bind(&self.hostname)
-            .bind(&self.numa_topology)
-            .bind(self.mem_total)
-            .bind(self.mem_free)
-            .bind(self.mem_available)
-            .bind(self.mem_used)
-            .bind(self.total_containers)
-            .bind(self.running_containers)
-            .bind(self.paused_containers)
-            .bind(self.stopped_containers)
-            .bind(self.cpus)
-            .bind(self.cpu_used)
-            .bind(&self.architecture)
-            .bind(&self.os_type)
-            .bind(&self.os)
-            .bind(&self.kernel_version)
-            .bind(self.disk_total)
-            .bind(self.disk_used)
-            .bind(self.disk_quota_supported)
-            .bind(&self.runtimes)
-            .bind(self.enable_cpu_pinning)
-            .execute(database)
-            .await?;
-        Ok(())
+        idempotent(|| async {
+            sqlx::query(sqlx::AssertSqlSafe(statement.as_str()))
+                .bind(&self.uuid)
+                .bind(&self.uuid)
+                .bind(now())
+                .bind(&self.hostname)
+                .bind(&self.numa_topology)
+                .bind(self.mem_total)
+                .bind(self.mem_free)
+                .bind(self.mem_available)
+                .bind(self.mem_used)
+                .bind(self.total_containers)
+                .bind(self.running_containers)
+                .bind(self.paused_containers)
+                .bind(self.stopped_containers)
+                .bind(self.cpus)
+                .bind(self.cpu_used)
+                .bind(&self.architecture)
+                .bind(&self.os_type)
+                .bind(&self.os)
+                .bind(&self.kernel_version)
+                .bind(self.disk_total)
+                .bind(self.disk_used)
+                .bind(self.disk_quota_supported)
+                .bind(&self.runtimes)
+                .bind(self.enable_cpu_pinning)
+                .execute(database)
+                .await?;
+            Ok(())
+        })
+        .await
     }
 }

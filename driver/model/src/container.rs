@@ -204,7 +204,7 @@ impl Container {
         value.get("zun_object.name").and_then(Value::as_str) == Some(Self::CAPSULE)
     }
 
-    /// Reads a capsule from a message. Its containers are read from their rows, by [`Self::list_of_capsule`].
+    /// Reads a capsule from a message. Its containers are read from their rows, by [`Self::members`].
     pub fn capsule_from_wire(value: &Value) -> std::result::Result<Self, versioned::DecodeError> {
         let capsule: Self = versioned::decode(Self::CAPSULE, Self::MAJOR, value)?;
         Ok(Self { container_type: ContainerType::Capsule as i32, ..capsule })
@@ -328,7 +328,7 @@ impl Container {
         .await
     }
 
-    /// Which of a capsule's containers this is, or whether it is one of its own.
+    /// What this row is; none for a number that is not known.
     pub fn kind(&self) -> Option<ContainerType> {
         ContainerType::of_number(self.container_type)
     }
@@ -346,7 +346,7 @@ fn of_kinds(query: &mut QueryBuilder<MySql>, kinds: &[ContainerType]) {
 fn readable(rows: &[MySqlRow]) -> Vec<Container> {
     let read = rows.iter().filter_map(|row| {
         sqlx::FromRow::from_row(row)
-            .inspect_err(|e| tracing::error!("a container's row is skipped: {e}"))
+            .inspect_err(|e| tracing::error!(error = %e, "a container's row is skipped"))
             .ok()
     });
     read.collect()

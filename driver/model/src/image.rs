@@ -1,7 +1,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::database::{Database, Result, now};
+use crate::database::{Database, Result, idempotent, now};
 use crate::versioned;
 
 /// An image that an administrator asked a host to keep.
@@ -26,20 +26,26 @@ impl Image {
 
     /// Writes what a pull found out. `size` is in bytes.
     pub async fn pulled(&self, database: &Database, tag: &str, image_id: &str, size: u64) -> Result<()> {
-        sqlx::query("UPDATE image SET updated_at = ?, tag = ?, image_id = ?, size = ? WHERE uuid = ?")
-            .bind(now())
-            .bind(tag)
-            .bind(image_id)
-            .bind(size.to_string())
-            .bind(&self.uuid)
-            .execute(database)
-            .await?;
-        Ok(())
+        idempotent(|| async {
+            sqlx::query("UPDATE image SET updated_at = ?, tag = ?, image_id = ?, size = ? WHERE uuid = ?")
+                .bind(now())
+                .bind(tag)
+                .bind(image_id)
+                .bind(size.to_string())
+                .bind(&self.uuid)
+                .execute(database)
+                .await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Removes the row.
     pub async fn destroy(&self, database: &Database) -> Result<()> {
-        sqlx::query("DELETE FROM image WHERE uuid = ?").bind(&self.uuid).execute(database).await?;
-        Ok(())
+        idempotent(|| async {
+            sqlx::query("DELETE FROM image WHERE uuid = ?").bind(&self.uuid).execute(database).await?;
+            Ok(())
+        })
+        .await
     }
 }

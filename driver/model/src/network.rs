@@ -2,7 +2,7 @@ use ::uuid::Uuid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::database::{Database, Result, now};
+use crate::database::{Database, Result, idempotent, now};
 use crate::versioned;
 
 /// A network that `container_create` asks for.
@@ -61,12 +61,14 @@ impl ZunNetwork {
         host: &str,
         owner: (Option<&str>, Option<&str>),
     ) -> Result<Self> {
+        let uuid = Uuid::new_v4().to_string();
+        idempotent(|| async {
         sqlx::query(
             "INSERT IGNORE INTO network (created_at, uuid, name, neutron_net_id, network_id, host, project_id, user_id) \
              VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(now())
-        .bind(Uuid::new_v4().to_string())
+        .bind(&uuid)
         .bind(neutron_net_id)
         .bind(neutron_net_id)
         .bind(neutron_net_id)
@@ -80,11 +82,16 @@ impl ZunNetwork {
              WHERE neutron_net_id = ? AND host = ?",
         );
         Ok(row.bind(neutron_net_id).bind(host).fetch_one(database).await?)
+        })
+        .await
     }
 
     /// Removes the row.
     pub async fn destroy(&self, database: &Database) -> Result<()> {
-        sqlx::query("DELETE FROM network WHERE id = ?").bind(self.id).execute(database).await?;
-        Ok(())
+        idempotent(|| async {
+            sqlx::query("DELETE FROM network WHERE id = ?").bind(self.id).execute(database).await?;
+            Ok(())
+        })
+        .await
     }
 }

@@ -7,7 +7,7 @@ use fernet::Fernet;
 use serde::Deserialize;
 use sqlx::FromRow;
 
-use crate::database::{Database, Error, Result};
+use crate::database::{Database, Error, Result, idempotent};
 
 const KEY_LENGTH: usize = 32;
 
@@ -25,11 +25,11 @@ pub struct Registry {
 impl Registry {
     /// Reads a registry's row. `key` is `[DEFAULT] auth_encryption_key`, of which 32 bytes count.
     pub async fn get(database: &Database, id: i32, key: &str) -> Result<Self> {
-        let row: Option<Self> =
-            sqlx::query_as("SELECT domain, username, password FROM registry WHERE id = ?")
-                .bind(id)
-                .fetch_optional(database)
-                .await?;
+        let row: Option<Self> = idempotent(|| async {
+            let row = sqlx::query_as("SELECT domain, username, password FROM registry WHERE id = ?");
+            Ok(row.bind(id).fetch_optional(database).await?)
+        })
+        .await?;
         let registry = row.ok_or(Error::NoRegistry(id))?;
         let password =
             registry.password.map(|text| decrypt(&text, key).ok_or(Error::Decrypt(id))).transpose()?;

@@ -13,12 +13,12 @@ pub struct Service {
 
 /// Reads a service's row.
 pub async fn service(database: &Database, host: &str, binary: &str) -> Result<Option<Service>> {
-    let row = sqlx::query_as("SELECT disabled, forced_down FROM zun_service WHERE host = ? AND `binary` = ?")
-        .bind(host)
-        .bind(binary)
-        .fetch_optional(database)
-        .await?;
-    Ok(row)
+    idempotent(|| async {
+        let row =
+            sqlx::query_as("SELECT disabled, forced_down FROM zun_service WHERE host = ? AND `binary` = ?");
+        Ok(row.bind(host).bind(binary).fetch_optional(database).await?)
+    })
+    .await
 }
 
 /// Whether a service of this name has said within `age` that it is alive.

@@ -190,7 +190,7 @@ fn enable(group: &Path) -> Result<()> {
     {
         let path = group.join("cgroup.subtree_control");
         if let Err(e) = fs::write(&path, format!("+{controller}")) {
-            tracing::warn!("{controller} of sandboxes is not limited, {} refuses it: {e}", path.display());
+            tracing::warn!(controller, file = %path.display(), error = %e, "a controller does not limit sandboxes");
         }
     }
     Ok(())

@@ -33,7 +33,7 @@ impl Sandbox {
         if ran.is_err()
             && let Err(e) = self.end_container(&container.id).await
         {
-            tracing::warn!(container = container.id, "something of it is left in the guest: {e}");
+            tracing::warn!(container = container.id, error = %e, "something of it is left in the guest");
         }
         ran
     }

@@ -29,6 +29,8 @@ pub enum Error {
     Disk(String),
     #[error("the sandbox did not start: {0}")]
     Start(String),
+    #[error("the sandbox cannot be ended: {0}")]
+    End(String),
     #[error("{0}")]
     Archive(String),
     #[error("the process took too long and was killed")]

@@ -101,7 +101,7 @@ impl Sandbox {
         plan.origin = start.origin.clone();
         let mut launched = self.launch(&plan).await;
         if let (Err(e), Origin::Template(template)) = (&launched, &start.origin) {
-            tracing::warn!(template = %template.display(), "a template is forgotten, the guest boots: {e}");
+            tracing::warn!(sandbox = self.id, template = %template.display(), error = %e, "a template is forgotten, the guest boots");
             templates.discard(template)?;
             plan.origin = Origin::Boot;
             launched = self.launch(&plan).await;
@@ -114,7 +114,7 @@ impl Sandbox {
         if launched.is_ok()
             && let Err(e) = templates.finish(start, &self.folder.run().template())
         {
-            tracing::warn!("the sandbox goes on without its template being kept: {e}");
+            tracing::warn!(sandbox = self.id, error = %e, "it goes on without its template being kept");
         }
         launched
     }
@@ -240,7 +240,7 @@ impl Sandbox {
         };
         let ended = tokio::time::timeout(KILL_TIMEOUT, gone).await;
         ended.unwrap_or_else(|_| {
-            Err(Error::Start(format!("its shim has not ended within {} s", KILL_TIMEOUT.as_secs())))
+            Err(Error::End(format!("its shim has not ended within {} s", KILL_TIMEOUT.as_secs())))
         })
     }
 
@@ -254,7 +254,7 @@ impl Sandbox {
     fn end_process(&self, pid: Pid) -> Result<()> {
         match kill(pid, UnixSignal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
-            Err(e) => Err(Error::Start(format!("its shim, process {pid}, cannot be ended: {e}"))),
+            Err(e) => Err(Error::End(format!("its shim, process {pid}, cannot be ended: {e}"))),
         }
     }
 

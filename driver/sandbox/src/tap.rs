@@ -54,7 +54,7 @@ pub fn open_data_paths(queues: u8) -> Vec<File> {
     let open = |_| File::options().read(true).write(true).open("/dev/vhost-net");
     let opened: io::Result<_> = (0..queues).map(open).collect();
     opened.unwrap_or_else(|e| {
-        tracing::debug!("packets are moved by the shim, without /dev/vhost-net: {e}");
+        tracing::debug!(error = %e, "packets are moved by the shim, without /dev/vhost-net");
         Vec::new()
     })
 }

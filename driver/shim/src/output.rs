@@ -44,7 +44,7 @@ impl Output {
 
     fn append(&self, stream: LogStream, text: &[u8]) {
         if let Err(e) = lock(&self.log).append(stream, text) {
-            tracing::error!("output of the container is lost: {e}");
+            tracing::error!(error = %e, "output of the container is lost");
         }
     }
 

@@ -52,7 +52,7 @@ async fn serve(listener: UnixListener, supervisor: Arc<Supervisor>, end: tokio::
                 Ok((stream, _)) => {
                     connections.spawn(handle(stream, Arc::clone(&supervisor)));
                 }
-                Err(e) => tracing::warn!("a control connection failed: {e}"),
+                Err(e) => tracing::warn!(error = %e, "a control connection failed"),
             }
             while connections.try_join_next().is_some() {}
         }
@@ -70,7 +70,7 @@ async fn handle(mut stream: UnixStream, supervisor: Arc<Supervisor>) {
         Ok(Some(request)) => request,
         Ok(None) => return,
         Err(e) => {
-            tracing::warn!("a control request cannot be read: {e}");
+            tracing::warn!(error = %e, "a control request cannot be read");
             return;
         }
     };
@@ -80,12 +80,12 @@ async fn handle(mut stream: UnixStream, supervisor: Arc<Supervisor>) {
         Err(e) => (Answer::Failed(e.to_string()), None),
     };
     if let Err(e) = write_line(&mut stream, &answer).await {
-        tracing::debug!("a controller left before its answer: {e}");
+        tracing::debug!(error = %e, "a controller left before its answer");
     }
     if let Some(session) = session
         && let Err(e) = serve_session(stream, session, &supervisor).await
     {
-        tracing::debug!("a connection to a process ended: {e}");
+        tracing::debug!(error = %e, "a connection to a process ended");
     }
 }
 

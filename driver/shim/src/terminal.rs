@@ -107,7 +107,7 @@ impl Connected<'_> {
             (Left::Closed, false) => containers::close_input(self.agent, self.container, self.process).await,
         };
         if let Err(e) = done {
-            tracing::debug!("a process does not learn that its user has left: {e}");
+            tracing::debug!(error = %e, "a process does not learn that its user has left");
         }
     }
 

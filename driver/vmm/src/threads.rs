@@ -155,7 +155,7 @@ impl Confinement {
             if let Some(filter) = filter
                 && let Err(e) = filter.apply()
             {
-                tracing::error!("a thread cannot be confined, the sandbox ends: {e}");
+                tracing::error!(error = %e, "a thread cannot be confined, the sandbox ends");
                 std::process::abort();
             }
             body()

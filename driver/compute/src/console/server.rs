@@ -70,7 +70,7 @@ pub async fn serve(docker: &Docker, host: Host, sessions: Arc<Sessions>) -> Resu
             tokio::spawn(async move {
                 let _permit = permit;
                 if let Err(e) = console.connection(stream, tls).await {
-                    tracing::debug!("a client of the consoles left: {e}");
+                    tracing::debug!(error = %e, "a client of the consoles left");
                 }
             });
         }
@@ -220,8 +220,8 @@ fn spawn(
     use tracing::Instrument;
     let relay = async move {
         match relay.await {
-            Ok(()) => tracing::info!("{what}: the connection has ended"),
-            Err(e) => tracing::info!("{what}: the connection has ended: {e}"),
+            Ok(()) => tracing::info!(what, "the connection has ended"),
+            Err(e) => tracing::info!(what, error = %e, "the connection has ended"),
         }
     };
     tokio::spawn(relay.instrument(span));

@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use tracing::Instrument;
 
 use super::core::{Core, World, background_span, restarting, running};
+use super::patience::until_answered;
 use super::undo::undone;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -41,7 +42,7 @@ pub async fn run_members<W: World>(core: &Arc<Core<W>>, capsule: ContainerUuid) 
     }
     for member in &record.members {
         let id = &member.container.id;
-        match member_row(core, capsule, id).await?.status {
+        match free_member_row(core, capsule, id).await?.status {
             Status::Stopped => continue,
             Status::Creating | Status::Restarting => run_member(core, capsule, id).await?,
             _ => {}
@@ -52,9 +53,10 @@ pub async fn run_members<W: World>(core: &Arc<Core<W>>, capsule: ContainerUuid) 
 }
 
 async fn run_init<W: World>(core: &Arc<Core<W>>, capsule: ContainerUuid, id: &str) -> Result<()> {
-    let row = member_row(core, capsule, id).await?;
+    let row = free_member_row(core, capsule, id).await?;
     match row.status {
-        Status::Stopped => return Ok(()),
+        // Whoever saw its end may not have given its slots back.
+        Status::Stopped => return core.engine.end_member(capsule, id).await,
         Status::Error => {
             let reason = row.status_reason.unwrap_or_default();
             return Err(Error::InitFailed { id: id.to_owned(), reason });
@@ -81,22 +83,29 @@ async fn run_init<W: World>(core: &Arc<Core<W>>, capsule: ContainerUuid, id: &st
 
 async fn run_member<W: World>(core: &Arc<Core<W>>, capsule: ContainerUuid, id: &str) -> Result<()> {
     let _turn = core.turns.internal(capsule).await;
-    let mut row = member_row(core, capsule, id).await?;
+    let mut row = free_member_row(core, capsule, id).await?;
     core.engine.run_member(capsule, &core.engine.record(capsule)?, id).await?;
     tracing::info!(member = id, "running");
     core.executor.write(&mut row, running()).await;
     Ok(())
 }
 
-/// The row of a container whose capsule is there, and nothing is done to it.
-async fn member_row<W: World>(core: &Core<W>, capsule: ContainerUuid, id: &str) -> Result<Container> {
-    let row = core.row(capsule).await?;
+/// The row of a container; none where its capsule is gone, or something is being done to it.
+async fn member_row<W: World>(core: &Core<W>, capsule: ContainerUuid, id: &str) -> Result<Option<Container>> {
+    let rows = core.executor.rows();
+    let Some(row) = until_answered(|| rows.find(capsule)).await? else { return Ok(None) };
     if row.task_state.is_some() {
-        return Err(Error::Conflict("something is being done to the capsule".into()));
+        return Ok(None);
     }
-    let members = core.executor.rows().members(&row).await?;
+    let members = until_answered(|| rows.members(&row)).await?;
     let found = members.into_iter().find(|member| member.uuid.to_string() == id);
-    found.ok_or_else(|| Error::invalid("capsule", format!("it has no container {id}")))
+    found.map(Some).ok_or_else(|| Error::invalid("capsule", format!("it has no container {id}")))
+}
+
+/// The same, where the capsule must be there.
+async fn free_member_row<W: World>(core: &Core<W>, capsule: ContainerUuid, id: &str) -> Result<Container> {
+    let row = member_row(core, capsule, id).await?;
+    row.ok_or_else(|| Error::Conflict("something is being done to the capsule".into()))
 }
 
 /// Records how a container of a capsule ended, and finds out what comes next.
@@ -107,7 +116,7 @@ async fn member_ended<W: World>(
     exit: ContainerExit,
 ) -> Result<Next> {
     let _turn = core.turns.internal(capsule).await;
-    let Ok(mut row) = member_row(core, capsule, id).await else { return Ok(Next::Gone) };
+    let Some(mut row) = member_row(core, capsule, id).await? else { return Ok(Next::Gone) };
     if !core.engine.status(capsule).await.may_live() {
         return Ok(Next::Stay(exit));
     }
@@ -174,8 +183,8 @@ async fn after_end<W: World>(
 async fn fail_member<W: World>(core: &Arc<Core<W>>, capsule: ContainerUuid, id: &str, error: &Error) {
     let _turn = core.turns.internal(capsule).await;
     match member_row(core, capsule, id).await {
-        Ok(mut row) => core.executor.write(&mut row, Changes::error(error.to_string())).await,
-        Err(_) => {
+        Ok(Some(mut row)) => core.executor.write(&mut row, Changes::error(error.to_string())).await,
+        Ok(None) | Err(_) => {
             tracing::debug!(member = id, error = %error, "a container is not told in error: its capsule goes")
         }
     }
@@ -184,7 +193,7 @@ async fn fail_member<W: World>(core: &Arc<Core<W>>, capsule: ContainerUuid, id: 
 /// Undoes a capsule whose containers could not be brought to run, unless it was deleted in the meantime.
 pub async fn fail<W: World>(core: &Arc<Core<W>>, capsule: ContainerUuid, error: &Error) {
     let _turn = core.turns.internal(capsule).await;
-    let Ok(mut row) = core.row(capsule).await else { return };
+    let Ok(mut row) = until_answered(|| core.row(capsule)).await else { return };
     if row.status == Status::Deleting || row.task_state.is_some() {
         return;
     }

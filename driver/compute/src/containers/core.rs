@@ -55,7 +55,7 @@ pub struct Core<W: World> {
 pub struct CorePolicy {
     /// Whether what ran is started again with this service.
     pub resumes: bool,
-    /// How long a process may take to end that is asked to, where nobody says.
+    /// How long a process may take to end where an interrupted operation is done again.
     pub stop_timeout: Duration,
 }
 
@@ -138,6 +138,13 @@ impl<W: World> Core<W> {
     ) -> Result<()> {
         let mut record = self.engine.record(uuid)?;
         if change(&mut record) { self.engine.write_record(uuid, &record) } else { Ok(()) }
+    }
+
+    /// A container was made: from here on its folder may hold what its user has written.
+    pub fn mark_made(&self, uuid: ContainerUuid) {
+        if let Err(e) = self.update_record(uuid, |record| !std::mem::replace(&mut record.is_made, true)) {
+            tracing::error!(container = %uuid, error = %e, "that a container was made is not recorded");
+        }
     }
 
     /// Tells that something has happened to a container.

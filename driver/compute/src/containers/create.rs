@@ -38,11 +38,11 @@ pub async fn create<W: World>(
     };
     if run {
         let begun = core.executor.proceed(begun, &mut row, changes, &FIRST_START).await?;
-        mark_made(core, &row);
+        core.mark_made(row.uuid);
         start_made(core, begun, &mut row, turn).await
     } else {
         core.executor.settle(begun, &mut row, Ok(changes)).await?;
-        mark_made(core, &row);
+        core.mark_made(row.uuid);
         Ok(())
     }
 }
@@ -67,7 +67,7 @@ pub async fn create_capsule<W: World>(
         Err(e) => return undo(core, request, begun, &mut row, e).await,
     };
     let begun = core.executor.proceed(begun, &mut row, changes, &FIRST_START).await?;
-    mark_made(core, &row);
+    core.mark_made(row.uuid);
     let started = super::start::bring_up(core, &row, &turn).await;
     match started {
         Ok(changes) => {
@@ -113,13 +113,6 @@ async fn make<W: World>(
 ) -> Result<Changes> {
     core.provision.claim(row, task).await?;
     Box::pin(core.provision.make(wanted, row, turn)).await
-}
-
-/// From here on its folder may hold what its user has written.
-fn mark_made<W: World>(core: &Core<W>, row: &Container) {
-    if let Err(e) = core.update_record(row.uuid, |record| !std::mem::replace(&mut record.is_made, true)) {
-        tracing::error!(error = %e, "that a container was made is not recorded");
-    }
 }
 
 /// A creation that failed leaves nothing on this host, in Neutron and in Placement. Where something is left all the same the row

@@ -1,21 +1,17 @@
 //! Deletions. A row goes last, when nothing else is left.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use model::{Changes, Container, Status};
-use tokio::time::sleep;
 
 use super::core::{Core, World};
+use super::patience::until_answered;
 use super::provision::{Provision, Thoroughness};
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::executor::NOBODY;
 use crate::operation::DELETE;
 use crate::rows::Rows;
-
-/// Before the removal of a row is tried again that the database did not take; doubled up to the longest pause.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Deletes a container or a capsule whose turn the caller has.
 pub async fn delete<W: World>(
@@ -32,39 +28,27 @@ pub async fn delete<W: World>(
     let deleting = Changes::status(Status::Deleting);
     let begun = core.executor.begin(request, &mut row, &DELETE, deleting).await?;
     match core.provision.unmake(&row, thoroughness).await {
-        Ok(()) => destroy(core, &row).await,
+        Ok(()) => until_answered(|| core.executor.rows().destroy(&row)).await,
         Err(e) => core.executor.settle(begun, &mut row, Err(e)).await,
     }
 }
 
-/// How thorough the deletion is that was begun.
+/// How thorough the deletion is that was begun. One that has taken the record away already has only a row to remove: what else
+/// it owes can be paid later.
 pub fn begun_thoroughness<W: World>(core: &Core<W>, row: &Container) -> Thoroughness {
-    let is_forced = core.engine.find_record(row.uuid).ok().flatten().is_some_and(|record| record.is_forced);
-    match is_forced || row.auto_remove.unwrap_or(false) {
-        true => Thoroughness::Debts,
-        false => Thoroughness::All,
+    match core.engine.find_record(row.uuid) {
+        _ if row.auto_remove.unwrap_or(false) => Thoroughness::Debts,
+        Ok(Some(record)) if record.is_forced => Thoroughness::Debts,
+        Ok(None) => Thoroughness::Debts,
+        Ok(Some(_)) | Err(_) => Thoroughness::All,
     }
 }
 
 /// Deletes a container that has just ended, if it is to go then.
 pub async fn delete_ended<W: World>(core: &Arc<Core<W>>, row: Container) -> Result<()> {
     if row.auto_remove.unwrap_or(false) && row.status == Status::Stopped {
-        delete(core, "", row, Thoroughness::Debts).await
+        delete(core, NOBODY, row, Thoroughness::Debts).await
     } else {
         Ok(())
-    }
-}
-
-async fn destroy<W: World>(core: &Core<W>, row: &Container) -> Result<()> {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match core.executor.rows().destroy(row).await {
-            Err(Error::Database(e)) if e.is_transient() => {
-                tracing::warn!(error = %e, "a row is not removed yet");
-                sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-            done => return done,
-        }
     }
 }

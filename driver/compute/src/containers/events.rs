@@ -12,20 +12,19 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::Instrument;
 
 use super::core::{Core, World, background_span, restarting, running};
+use super::patience::until_answered;
 use super::provision::{Provision, Thoroughness};
 use super::rebuild::rebuild;
 use super::start::{bring_up, start, start_again};
-use super::stop::{SIGKILL, kill, pause, reboot, stop, unpause};
+use super::stop::{kill, pause, reboot, stop, unpause};
 use super::{capsule, create, delete};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::lifecycle::{AfterEnd, Decision, Event, Observed, decide};
+use crate::executor::NOBODY;
+use crate::lifecycle::{AfterEnd, Decision, Event, Observed, SIGKILL, decide};
 use crate::rows::Rows;
 use crate::turns::Turn;
 
-/// Before the database is asked again that did not answer; doubled up to the longest pause.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Between two looks at a capsule whose sandbox does not answer.
 const ANSWER_PAUSE: Duration = Duration::from_secs(30);
 
@@ -70,25 +69,11 @@ async fn decide_and_do<W: World>(
     event: Event,
     turn: Turn,
 ) -> Result<()> {
-    let Some(row) = find(core, uuid).await? else { return Ok(()) };
+    let found = until_answered(|| core.executor.rows().find(uuid)).await?;
+    let Some(row) = found else { return Ok(()) };
     let status = core.engine.status(uuid).await;
     let (observed, decision) = decide_upon(core, &row, &status, event)?;
     Box::pin(follow(core, row, &observed, decision, turn)).await
-}
-
-/// The row, however long the database takes: what has happened is told once.
-async fn find<W: World>(core: &Core<W>, uuid: ContainerUuid) -> Result<Option<Container>> {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match core.executor.rows().find(uuid).await {
-            Err(Error::Database(e)) if e.is_transient() => {
-                tracing::warn!(error = %e, "what has happened is followed once the database answers");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-            found => return found,
-        }
-    }
 }
 
 /// What is seen of a container whose sandbox has come to `status`, and what to do.
@@ -144,7 +129,7 @@ pub async fn follow<W: World>(
             core.executor.write(&mut row, Changes::task(None).after(changes)).await;
             Ok(())
         }
-        Decision::Remove => delete::delete(core, "", row, Thoroughness::Debts).await,
+        Decision::Remove => delete::delete(core, NOBODY, row, Thoroughness::Debts).await,
     }
 }
 
@@ -190,7 +175,7 @@ async fn go_on<W: World>(core: &Arc<Core<W>>, capsule: ContainerUuid) {
             return capsule::fail(core, capsule, &e).await;
         }
         let _turn = core.turns.internal(capsule).await;
-        match core.row(capsule).await {
+        match until_answered(|| core.row(capsule)).await {
             Ok(mut row) if row.task_state.is_none() => {
                 core.executor.write(&mut row, Changes::error(e.to_string())).await;
             }
@@ -271,7 +256,6 @@ async fn resume<W: World>(
     task: TaskState,
     turn: Turn,
 ) -> Result<()> {
-    const NOBODY: &str = "";
     tracing::info!(%task, "it was interrupted and is tried again");
     let (uuid, grace) = (row.uuid, core.policy.stop_timeout);
     let resumed = match task {

@@ -7,6 +7,7 @@ mod create;
 mod delete;
 mod events;
 pub mod inspect;
+mod patience;
 mod provision;
 mod rebuild;
 mod recovery;

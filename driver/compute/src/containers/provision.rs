@@ -63,7 +63,7 @@ pub trait Provision: Clone + Send + Sync + 'static {
     /// Does again, or takes back, what was interrupted of its networks and security groups.
     fn mend_networks(&self, row: &Container) -> impl Future<Output = Result<Changes>> + Send;
     /// Takes over what Neutron and Placement have for a container of this host under another name of the host.
-    fn adopt(&self, row: &mut Container) -> impl Future<Output = Result<()>> + Send;
+    fn take_over(&self, row: &mut Container) -> impl Future<Output = Result<()>> + Send;
     /// What goes on beside a container while it runs: checks of its health. It does not end.
     fn accompany(&self, row: &Container) -> impl Future<Output = ()> + Send;
     /// A container's health, if it is checked.

@@ -32,12 +32,13 @@ pub async fn rebuild<W: World>(
     match rebuilt {
         Ok(changes) if run => {
             let begun = core.executor.proceed(begun, &mut row, changes, &REBUILT_START).await?;
-            mark_made(core, &row)?;
+            core.mark_made(row.uuid);
             start_made(core, begun, &mut row, turn).await
         }
         Ok(changes) => {
             core.executor.settle(begun, &mut row, Ok(changes)).await?;
-            mark_made(core, &row)
+            core.mark_made(row.uuid);
+            Ok(())
         }
         Err(e) => {
             let changes = as_it_was(core, &row, &e).await;
@@ -62,8 +63,4 @@ async fn as_it_was<W: World>(core: &Core<W>, row: &Container, error: &Error) -> 
     }
     let reason = Some(Some(format!("it was not rebuilt: {error}")));
     Changes { status_reason: reason, ..core.view(row.uuid, &observed) }
-}
-
-fn mark_made<W: World>(core: &Core<W>, row: &Container) -> Result<()> {
-    core.update_record(row.uuid, |record| !std::mem::replace(&mut record.is_made, true))
 }

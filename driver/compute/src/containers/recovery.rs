@@ -8,17 +8,18 @@ use std::time::Duration;
 use model::{Container, ContainerUuid};
 use sandbox::SandboxStatus;
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 use tracing::Instrument;
 
 use super::core::{Core, World, background_span};
 use super::events::{decide_upon, follow};
 use super::provision::Provision;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host_names::HostNames;
 use crate::lifecycle::Event;
 use crate::rows::Rows;
-use crate::turns::Ticket;
+use crate::turns::{Ticket, Turn};
 
 /// Sandboxes that are looked at at one time. What follows from that is not counted: it may take its time.
 const LOOKS: usize = 32;
@@ -69,8 +70,7 @@ impl Recovery {
     }
 }
 
-/// Containers of which this host has the sandbox, and whose row names another host: this host had another name, and they are taken
-/// over. A row without a host is one whose creation failed.
+/// Sandboxes of this host whose rows name another. A row without a host is one whose creation failed, and is left out.
 fn elsewhere<'a>(
     hosts: &'a BTreeMap<ContainerUuid, Option<String>>,
     own: &str,
@@ -96,6 +96,24 @@ pub fn recover<W: World>(core: &Arc<Core<W>>, recovery: Recovery) {
     }
 }
 
+/// Tries until it works, unless somebody wants the container's end: its deletion needs no ports of this host.
+async fn take_over<W: World>(core: &Core<W>, row: &mut Container, turn: &Turn) -> Result<()> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match core.provision.take_over(row).await {
+            Ok(()) => return Ok(()),
+            Err(Error::Database(e @ model::Error::NoContainer(_))) => return Err(e.into()),
+            Err(e) if turn.is_hurried() => return Err(e),
+            Err(e) => tracing::error!(error = %e, "a container is not taken over yet"),
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = turn.hurried() => {}
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
 async fn recover_one<W: World>(
     core: &Arc<Core<W>>,
     ticket: Ticket,
@@ -110,12 +128,7 @@ async fn recover_one<W: World>(
             from = row.host.as_deref().unwrap_or("-"),
             "a container of this host is taken over from another name of it"
         );
-        let mut pause = FIRST_PAUSE;
-        while let Err(e) = core.provision.adopt(&mut row).await {
-            tracing::error!(error = %e, "a container is not taken over yet");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
+        take_over(core, &mut row, &turn).await?;
     }
     let (observed, decision) = {
         let _look = looks.acquire().await;

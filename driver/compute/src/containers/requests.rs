@@ -15,7 +15,7 @@ use super::start::start;
 use super::stop::{kill, pause, reboot, stop, unpause};
 use crate::error::Result;
 use crate::executor::{Begun, require_created};
-use crate::lifecycle::Event;
+use crate::lifecycle::{Event, SIGKILL, SIGTERM};
 use crate::operation::Operation;
 use crate::turns::{Turn, Urgency};
 
@@ -88,13 +88,14 @@ impl Lifecycle {
         }
     }
 
-    /// Whether it is to end the patience of whoever works on the container.
+    /// Whether it is to end the patience of whoever works on the container. Of signals those are that ask a process to end.
     pub fn urgency(&self) -> Urgency {
         match self {
-            Self::Kill { .. } | Self::Delete(_) => Urgency::Urgent,
+            Self::Kill { signal: SIGKILL | SIGTERM } | Self::Delete(_) => Urgency::Urgent,
             Self::Create { .. }
             | Self::Start
             | Self::Stop { .. }
+            | Self::Kill { .. }
             | Self::Reboot { .. }
             | Self::Rebuild { .. }
             | Self::Pause

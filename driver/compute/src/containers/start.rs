@@ -8,6 +8,7 @@ use super::core::{Core, World, running};
 use super::provision::Provision;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::executor::{Begun, NOBODY};
 use crate::lifecycle::{Observed, Restarts};
 use crate::operation::START;
 use crate::turns::Turn;
@@ -33,7 +34,7 @@ pub async fn start<W: World>(
 /// The same of a container that an operation has just made, with that operation's names.
 pub async fn start_made<W: World>(
     core: &Arc<Core<W>>,
-    begun: crate::executor::Begun,
+    begun: Begun,
     row: &mut Container,
     turn: &Turn,
 ) -> Result<()> {
@@ -45,12 +46,8 @@ pub async fn start_made<W: World>(
 
 /// Starts a container again for which nobody asks now. Its restarts go on being counted.
 pub async fn start_again<W: World>(core: &Arc<Core<W>>, mut row: Container, turn: &Turn) -> Result<()> {
-    const NOBODY: &str = "";
     let begun = core.executor.begin(NOBODY, &mut row, &START, Changes::default()).await?;
-    let started = bring_up(core, &row, turn).await;
-    core.executor.settle(begun, &mut row, started).await?;
-    core.watch(&row);
-    Ok(())
+    start_made(core, begun, &mut row, turn).await
 }
 
 /// Brings its sandbox up and, if it is a container, runs its process. Gives what its row says then.
@@ -59,9 +56,7 @@ pub async fn bring_up<W: World>(core: &Core<W>, row: &Container, turn: &Turn) ->
     let record = core.engine.record(uuid)?;
     match core.observe(uuid).await {
         Observed::Running { .. } => return Ok(running()),
-        Observed::Unanswered => {
-            return Err(Error::Conflict(format!("the sandbox of container {uuid} does not answer")));
-        }
+        Observed::Unanswered => return Err(Error::Unanswered(uuid)),
         // A start that was interrupted left a guest without its process.
         Observed::Partial => core.engine.release(uuid).await?,
         Observed::Lost | Observed::Idle | Observed::Ended(_) => {}

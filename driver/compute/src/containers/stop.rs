@@ -11,12 +11,10 @@ use super::delete::delete_ended;
 use super::start::{bring_up, forget_restarts};
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::lifecycle::{End, Observed, view};
+use crate::lifecycle::{End, Observed, SIGKILL, view};
 use crate::operation::{KILL, PAUSE, REBOOT, STOP, UNPAUSE};
 use crate::turns::Turn;
 
-/// The number of SIGKILL.
-pub const SIGKILL: u32 = 9;
 /// How long a process may take to end that was killed, before its guest is ended under it.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a signal other than SIGKILL may take to end a container before the operation ends.

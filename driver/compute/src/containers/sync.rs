@@ -25,13 +25,19 @@ pub async fn synchronise<W: World>(core: &Arc<Core<W>>) -> Result<()> {
     for row in rows {
         let status = written.get(&row.uuid).unwrap_or(&SandboxStatus::Absent);
         let observed = core.observed(row.uuid, status);
-        if decide(&core.facts(&row)?, &observed, Event::Looked) == Decision::Keep {
-            continue;
+        match core.facts(&row) {
+            Ok(facts) if decide(&facts, &observed, Event::Looked) == Decision::Keep => continue,
+            Ok(_) => {}
+            Err(e) => {
+                tracing::error!(container = %row.uuid, error = %e, "a container's state cannot be compared");
+                continue;
+            }
         }
         differing += 1;
         mend(core, row.uuid);
     }
-    tracing::debug!(count, differing, "states compared in {} us", began.elapsed().as_micros());
+    let elapsed_us = began.elapsed().as_micros();
+    tracing::debug!(count, differing, elapsed_us, "states compared");
     Ok(())
 }
 

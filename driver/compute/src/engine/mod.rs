@@ -1,5 +1,4 @@
-//! What a sandbox needs done, on its record: begun, ended, asked, cleaned up. No word of the rows that a control plane keeps
-//! of it: whose ports are, and how they are named, are arguments.
+//! What is done to sandboxes, from their records alone: they are started, asked and ended. It knows no row of the control plane.
 
 mod host_engine;
 

@@ -157,7 +157,8 @@ fn settled(facts: &Facts, observed: &Observed, event: Event) -> Decision {
     }
 }
 
-/// Zun's API says so before it asks: where nobody rebuilds, the request was refused or is lost, and the container is as it was.
+/// Zun's API writes `Rebuilding` before it sends the request. Where nobody rebuilds, the request was refused or is lost, and the
+/// container is as it was.
 fn rebuilding(facts: &Facts, observed: &Observed, event: Event) -> Decision {
     match (event, observed) {
         (Event::EndSeen | Event::RestartDue(_) | Event::HealthChanged, _) | (_, Observed::Unanswered) => {
@@ -224,7 +225,7 @@ fn down(facts: &Facts, observed: &Observed, event: Event) -> Decision {
         {
             Decision::Adopt
         }
-        (Observed::Partial, Event::ServiceStarted) => Decision::Release,
+        (Observed::Partial, Event::ServiceStarted | Event::Looked) => Decision::Release,
         // Its deletion was to follow its end.
         (Observed::Ended(_), Event::ServiceStarted | Event::Looked)
             if facts.auto_remove && facts.status == Status::Stopped =>

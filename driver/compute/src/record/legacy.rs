@@ -8,10 +8,9 @@ use serde::Deserialize;
 
 use super::{InjectedFile, Member, SandboxRecord, read_json};
 use crate::error::Result;
-use crate::lifecycle::{Kind, Restarts};
+use crate::lifecycle::{Kind, Restarts, SIGTERM};
 use crate::networking::Attachment;
 
-const SIGTERM: u32 = 15;
 const CONTAINER: &str = "container.json";
 const CAPSULE: &str = "capsule.json";
 /// What records were called.

@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::lifecycle::Restarts;
-
-const SIGTERM: u32 = 15;
+use crate::lifecycle::{Restarts, SIGTERM};
 
 /// What is asked for of a container, beside its image. What is left out, or empty, is the image's.
 pub struct NewMember {
@@ -115,17 +113,29 @@ impl Member {
     }
 }
 
-/// Upstream's rule (`zun/container/docker/driver.py`, `create`): what the container has not is the image's, each for itself.
-/// So an entry point of its own gets the image's command, which Docker would leave out.
+/// Entry point and command. Upstream's rule (`zun/container/docker/driver.py`, `create`): what the container has not is the
+/// image's, each for itself. So an entry point of its own gets the image's command, which Docker would leave out.
+pub fn entry_and_command(
+    entrypoint: Option<Vec<String>>,
+    command: Option<Vec<String>>,
+    image: &ImageConfiguration,
+) -> (Vec<String>, Vec<String>) {
+    let config = image.config().clone().unwrap_or_default();
+    let own = |list: Option<Vec<String>>| list.filter(|list| !list.is_empty());
+    let of_image = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    (
+        own(entrypoint).unwrap_or_else(|| of_image(config.entrypoint())),
+        own(command).unwrap_or_else(|| of_image(config.cmd())),
+    )
+}
+
 fn program(
     entrypoint: Option<Vec<String>>,
     command: Option<Vec<String>>,
     image: &ImageConfiguration,
 ) -> Result<Vec<String>> {
-    let config = image.config().clone().unwrap_or_default();
-    let (entrypoint, command) = (entrypoint.filter(|e| !e.is_empty()), command.filter(|c| !c.is_empty()));
-    let entrypoint = entrypoint.or(config.entrypoint().clone()).unwrap_or_default();
-    let arguments = [entrypoint, command.or(config.cmd().clone()).unwrap_or_default()].concat();
+    let (entrypoint, command) = entry_and_command(entrypoint, command, image);
+    let arguments = [entrypoint, command].concat();
     if arguments.is_empty() {
         return Err(Error::invalid("command", "none is given, and the image has none"));
     }

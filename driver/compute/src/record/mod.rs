@@ -12,7 +12,7 @@ use sandbox::{CpuPinning, SandboxSpec, write_atomically};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use member::{InjectedFile, Member, NewMember};
+pub use member::{InjectedFile, Member, NewMember, entry_and_command};
 
 use crate::error::{Error, Result};
 use crate::lifecycle::{Kind, Restarts};
@@ -107,14 +107,13 @@ impl SandboxRecord {
 
     /// The container of this identifier.
     pub fn member(&self, id: &str) -> Result<&Member> {
-        self.all().find(|member| member.container.id == id).ok_or_else(|| self.no_member(id))
+        self.all().find(|member| member.container.id == id).ok_or_else(|| no_member(id))
     }
 
     /// The container of this identifier, to be changed.
     pub fn member_mut(&mut self, id: &str) -> Result<&mut Member> {
-        let missing = self.no_member(id);
         let found = self.init.iter_mut().chain(&mut self.members).find(|member| member.container.id == id);
-        found.ok_or(missing)
+        found.ok_or_else(|| no_member(id))
     }
 
     /// The process whose end ends the sandbox, if it is one's.
@@ -128,14 +127,6 @@ impl SandboxRecord {
     /// Whether a container of it mounts a volume of Cinder's.
     pub fn has_volumes(&self) -> bool {
         self.all().any(|member| !member.container.mounts.is_empty())
-    }
-
-    fn no_member(&self, id: &str) -> Error {
-        Error::Record {
-            container: id.to_owned(),
-            what: "found",
-            reason: "the sandbox has no such container".into(),
-        }
     }
 
     /// Reads the record in a sandbox's folder, if it holds one. One that cannot be read is an error: it is not taken for none.
@@ -161,19 +152,21 @@ impl SandboxRecord {
 /// Reads a file of a sandbox's folder.
 pub fn read_json<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<T> {
     let read = || -> std::io::Result<T> { Ok(serde_json::from_slice(&std::fs::read(folder.join(name))?)?) };
-    read().map_err(|e| failure(folder, "read", &e))
+    read().map_err(|e| failure(&folder.join(name), "read", e))
 }
 
 /// Writes one: a crash leaves the old one or the new.
 pub fn write_json(folder: &Path, name: &str, value: &impl Serialize) -> Result<()> {
     let write = || write_atomically(&folder.join(name), &serde_json::to_vec(value)?);
-    write().map_err(|e| failure(folder, "written", &e))
+    write().map_err(|e| failure(&folder.join(name), "written", e))
 }
 
-/// A sandbox's folder has its container's identifier for a name.
-fn failure(folder: &Path, what: &'static str, error: &std::io::Error) -> Error {
-    let container = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Error::Record { container, what, reason: error.to_string() }
+fn failure(path: &Path, what: &'static str, source: std::io::Error) -> Error {
+    Error::Kept { path: path.display().to_string(), what, source }
+}
+
+fn no_member(id: &str) -> Error {
+    Error::NoMember(id.to_owned())
 }
 
 /// The sandbox's name for a container's or a capsule's identifier.

@@ -22,6 +22,13 @@ pub enum Kind {
 }
 
 impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Call => "calls",
+            Self::Operation => "operations",
+        }
+    }
+
     fn most(self) -> usize {
         match self {
             Self::Call => CALLS_MAX,
@@ -44,7 +51,7 @@ impl Admission {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key.clone()).or_default();
         if *count >= kind.most() {
-            return Err(Error::TooManyCalls(project.to_owned()));
+            return Err(Error::TooMany { project: project.to_owned(), what: kind.name() });
         }
         *count += 1;
         Ok(Admitted { admission: self.clone(), key })

@@ -12,11 +12,11 @@ use crate::containers::inspect::{since, tail};
 use crate::containers::{Lifecycle, Thoroughness, Wanted};
 use crate::error::{Error, Result};
 use crate::images::admin::Search;
+use crate::lifecycle::SIGKILL;
 use crate::zun::commit;
 use crate::zun::processes::{Command, words};
 use crate::zun::update::Patch;
 
-const SIGKILL: u32 = 9;
 /// Docker's patience with a container that is asked to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -13,13 +13,12 @@ use crate::containers::{Provision, Thoroughness, Wanted, World};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::health::Health;
-use crate::lifecycle::Kind;
+use crate::lifecycle::{Kind, SIGKILL};
 use crate::record::{Member, SandboxRecord};
 use crate::rows::Rows;
 use crate::turns::Turn;
 
 pub const HOST: &str = "host";
-const SIGKILL: u32 = 9;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a process ends by itself, of a thousand, and within what time.
 const ENDS: u64 = 300;
@@ -307,7 +306,7 @@ impl Provision for FakeWorld {
         Ok(Changes::default())
     }
 
-    async fn adopt(&self, _: &mut Container) -> Result<()> {
+    async fn take_over(&self, _: &mut Container) -> Result<()> {
         Ok(())
     }
 

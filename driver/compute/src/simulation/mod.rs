@@ -369,7 +369,7 @@ fn run(seed: u64, steps: u64) {
 }
 
 /// One tenant stalls all that it has; another's container is made, started, looked at and deleted meanwhile.
-async fn beside_a_hundred_stalled(stalled: u64) -> Duration {
+async fn beside_stalled(stalled: u64) -> Duration {
     const STOPS_EACH: u64 = 16;
     let mut simulation = Simulation::start(FakeWorld::new(7)).await;
     let (stallers, neighbour) = ((0..stalled).map(uuid).collect::<Vec<_>>(), uuid(1_000));
@@ -427,7 +427,7 @@ fn no_tenants_delay_grows_with_what_another_stalls() {
     const ALONE_MAX: Duration = Duration::from_secs(40);
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     for stalled in [0, 7, 64] {
-        let took = runtime().unwrap().block_on(beside_a_hundred_stalled(stalled));
+        let took = runtime().unwrap().block_on(beside_stalled(stalled));
         assert!(
             took < ALONE_MAX,
             "beside {stalled} containers, {} operations stalled: {took:?}",

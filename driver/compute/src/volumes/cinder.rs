@@ -147,7 +147,7 @@ impl Volumes {
         match self.connector.disconnect(connection).await {
             // Whoever wrote had no answer that it was kept, and nobody is left to write it again.
             Err(e @ volume::Error::Flush { .. }) => {
-                tracing::error!("{e}");
+                tracing::error!(error = %e, "a volume is disconnected although not all was written to it");
                 Ok(self.connector.abandon(connection).await?)
             }
             other => Ok(other?),

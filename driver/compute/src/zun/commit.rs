@@ -49,7 +49,10 @@ impl BegunCommit {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let own = names.filter(|name| name.starts_with(Self::PREFIX) && name.ends_with(Self::SUFFIX));
-        let read = own.map(|name| read_json(folder, &name).inspect_err(|e| tracing::error!("{e}")));
+        let read = own.map(|name| {
+            read_json(folder, &name)
+                .inspect_err(|e| tracing::error!(error = %e, "a commit is not taken back"))
+        });
         read.filter_map(Result::ok).collect()
     }
 
@@ -58,7 +61,7 @@ impl BegunCommit {
         if let Err(e) = fs::remove_file(folder.join(self.file_name()))
             && e.kind() != io::ErrorKind::NotFound
         {
-            tracing::error!(image = %self.image, "that its commit has ended is not recorded: {e}");
+            tracing::error!(image = %self.image, error = %e, "that its commit has ended is not recorded");
         }
     }
 

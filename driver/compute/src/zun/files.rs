@@ -84,32 +84,28 @@ impl Files {
                 Err(Error::Conflict(format!("container {} did not hand over its files in time", row.uuid)))
             })
         };
-        {
-            if row.status != Status::Paused && sandbox.status().await.runs(sandbox.id()) {
-                return work(&sandbox).await;
+        if row.status != Status::Paused && sandbox.status().await.runs(sandbox.id()) {
+            return work(&sandbox).await;
+        }
+        let turn = call_turn(&self.core.turns, row.uuid).await?;
+        let work = async |sandbox: &Sandbox| {
+            tokio::select! {
+                done = work(sandbox) => done,
+                () = turn.hurried() => Err(Error::GivenUp { subject: "the work on files" }),
             }
-            let turn = call_turn(&self.core.turns, row.uuid).await?;
-            let work = async |sandbox: &Sandbox| {
-                tokio::select! {
-                    done = work(sandbox) => done,
-                    () = turn.hurried() => Err(Error::GivenUp { subject: "the work on files" }),
-                }
-            };
-            let row = self.core.row(row.uuid).await?;
-            require_created(&row)?;
-            match sandbox.status().await {
-                status if row.status == Status::Paused && status.runs(sandbox.id()) => {
-                    sandbox.resume().await?;
-                    let done = work(&sandbox).await;
-                    sandbox.pause().await?;
-                    done
-                }
-                status if status.runs(sandbox.id()) => work(&sandbox).await,
-                status if status.may_live() => {
-                    Err(Error::Conflict(format!("the sandbox of container {} does not answer", row.uuid)))
-                }
-                _ => self.visit(&sandbox, &row, work).await,
+        };
+        let row = self.core.row(row.uuid).await?;
+        require_created(&row)?;
+        match sandbox.status().await {
+            status if row.status == Status::Paused && status.runs(sandbox.id()) => {
+                sandbox.resume().await?;
+                let done = work(&sandbox).await;
+                sandbox.pause().await?;
+                done
             }
+            status if status.runs(sandbox.id()) => work(&sandbox).await,
+            status if status.may_live() => Err(Error::Unanswered(row.uuid)),
+            _ => self.visit(&sandbox, &row, work).await,
         }
     }
 

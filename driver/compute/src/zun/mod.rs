@@ -43,16 +43,11 @@ pub async fn call_turn(turns: &Turns, uuid: ContainerUuid) -> Result<Turn> {
     timeout(CALL_TIMEOUT, ticket.turn()).await.map_err(late)
 }
 
-/// What keeps a container from being worked on whose shim is silent.
-pub fn unanswered(row: &Container) -> Error {
-    Error::Conflict(format!("the sandbox of container {} does not answer", row.uuid))
-}
-
 /// Refuses what only a container can do whose process runs.
 pub async fn require_running(engine: &HostEngine, row: &Container, action: &'static str) -> Result<()> {
     match engine.glance(row.uuid).await {
         status if status.runs(&sandbox_name(row.uuid)) => Ok(()),
-        SandboxStatus::Unanswered => Err(unanswered(row)),
+        SandboxStatus::Unanswered => Err(Error::Unanswered(row.uuid)),
         _ => Err(Error::State { action, container: row.uuid, status: row.status }),
     }
 }

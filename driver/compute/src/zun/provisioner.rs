@@ -24,7 +24,7 @@ use crate::networking::exposed_ports::{self, ExposedPort};
 use crate::networking::{self, Attachment, PortOwner};
 use crate::options::Options;
 use crate::pins;
-use crate::record::{Member, NewMember, SandboxRecord};
+use crate::record::{Member, NewMember, SandboxRecord, entry_and_command};
 use crate::resources::Resources;
 use crate::rows::{Rows, ZunRows};
 use crate::turns::Turn;
@@ -162,7 +162,7 @@ impl Provision for Provisioner {
         interfaces::mend(&self.interfaces, row.uuid, &port_owner(row)).await
     }
 
-    async fn adopt(&self, row: &mut Container) -> Result<()> {
+    async fn take_over(&self, row: &mut Container) -> Result<()> {
         let host = Changes { host: Some(Some(self.options.default.host.clone())), ..Changes::default() };
         self.rows.save(row, host).await?;
         interfaces::rebind(&self.interfaces, row.uuid, &port_owner(row)).await
@@ -347,13 +347,16 @@ fn created(row: &Container, image: &Image, hostname: &str) -> Changes {
     let of_image = of_image.filter_map(|port| port.split('/').next()?.parse().ok());
     let own = exposed_ports::of(row).unwrap_or_default().into_iter().map(|port| port.number);
     let ports: BTreeSet<u16> = of_image.chain(own).collect();
+    let entrypoint = row.entrypoint.as_ref().map(|list| list.0.clone());
+    let command = row.command.as_ref().map(|list| list.0.clone());
+    let (entrypoint, command) = entry_and_command(entrypoint, command, &image.configuration);
     Changes {
         container_id: Some(Some(row.uuid.to_string())),
         hostname: Some(hostname.to_owned()),
         ports: Some(ports.into_iter().collect()),
         runtime: Some(RUNTIME.to_owned()),
-        entrypoint: row.entrypoint.as_ref().map(|list| list.0.clone()).or(config.entrypoint().clone()),
-        command: row.command.as_ref().map(|list| list.0.clone()).or(config.cmd().clone()),
+        entrypoint: Some(entrypoint),
+        command: Some(command),
         status_detail: Some(Some("Created".into())),
         ..Changes::status(Status::Created)
     }

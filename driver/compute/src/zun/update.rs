@@ -95,9 +95,7 @@ impl Updates {
                 Ok(updated?)
             }
             SandboxStatus::Live(_) => Ok(sandbox.update(sandbox.id(), before, after).await?),
-            SandboxStatus::Unanswered => {
-                Err(Error::Conflict(format!("the sandbox of container {} does not answer", row.uuid)))
-            }
+            SandboxStatus::Unanswered => Err(Error::Unanswered(row.uuid)),
             SandboxStatus::Over(_) | SandboxStatus::Absent => Ok(()),
         }
     }

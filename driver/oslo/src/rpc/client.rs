@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
 use uuid::Uuid;
 
-use super::connection::{Broking, RabbitOptions};
+use super::connection::{Cluster, RabbitOptions};
 use super::envelope;
 use super::error::RemoteError;
 use super::publish::publish;
@@ -39,7 +39,7 @@ type Waiting = Arc<Mutex<HashMap<String, oneshot::Sender<Result<Value, RemoteErr
 /// A client of the servers on one exchange. Its connection is made when it is first needed, and again when it is
 /// lost.
 pub struct Client {
-    broking: Broking,
+    cluster: Cluster,
     exchange: String,
     reply_queue: String,
     link: AsyncMutex<Option<Link>>,
@@ -56,7 +56,7 @@ impl Client {
     pub fn new(url: TransportUrl, options: RabbitOptions, exchange: &str) -> Self {
         let reply_queue = format!("reply_{}", Uuid::new_v4().simple());
         Self {
-            broking: Broking { url, options, name: reply_queue.clone() },
+            cluster: Cluster { url, options, name: reply_queue.clone() },
             exchange: exchange.to_owned(),
             reply_queue,
             link: AsyncMutex::new(None),
@@ -120,11 +120,11 @@ impl Client {
         if let Some(link) = link.as_ref().filter(|link| link.channel.status().connected()) {
             return Ok(link.channel.clone());
         }
-        let connection = self.broking.connect().await;
+        let connection = self.cluster.connect().await;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        declare_topic_exchange(&channel, &self.exchange, &self.broking.options).await?;
-        declare_transient_queue(&channel, &self.reply_queue, &self.broking.options).await?;
+        declare_topic_exchange(&channel, &self.exchange, &self.cluster.options).await?;
+        declare_transient_queue(&channel, &self.reply_queue, &self.cluster.options).await?;
         let mut replies = channel
             .basic_consume(
                 self.reply_queue.as_str().into(),
@@ -152,7 +152,7 @@ impl Client {
 fn hand_over(waiting: &Waiting, data: &[u8]) {
     let mut reply = match envelope::open(data) {
         Ok(reply) => reply,
-        Err(e) => return tracing::warn!("a reply is dropped: {e}"),
+        Err(e) => return tracing::warn!(error = %e, "a reply is dropped"),
     };
     if reply.get("ending") == Some(&Value::Bool(false)) {
         return;

@@ -76,7 +76,7 @@ impl RabbitOptions {
 
 /// Where and how to connect.
 #[derive(Debug, Clone)]
-pub struct Broking {
+pub struct Cluster {
     /// The cluster.
     pub url: TransportUrl,
     /// The options.
@@ -85,7 +85,7 @@ pub struct Broking {
     pub name: String,
 }
 
-impl Broking {
+impl Cluster {
     /// Connects to the first broker that answers, however long that takes.
     pub async fn connect(&self) -> Connection {
         let mut pause = RETRY_MIN;
@@ -93,11 +93,11 @@ impl Broking {
             for broker in &self.url.brokers {
                 match tokio::time::timeout(CONNECT_TIMEOUT, self.try_connect(broker)).await {
                     Ok(Ok(connection)) => {
-                        tracing::info!("connected to RabbitMQ at {broker:?}");
+                        tracing::info!(?broker, "connected to RabbitMQ");
                         return connection;
                     }
-                    Ok(Err(e)) => tracing::warn!("waiting for RabbitMQ at {broker:?}: {e}"),
-                    Err(_) => tracing::warn!("waiting for RabbitMQ at {broker:?}: it does not answer"),
+                    Ok(Err(e)) => tracing::warn!(?broker, error = %e, "waiting for RabbitMQ"),
+                    Err(_) => tracing::warn!(?broker, "waiting for RabbitMQ: it does not answer"),
                 }
             }
             tokio::time::sleep(pause).await;
@@ -167,5 +167,5 @@ impl Broking {
 
 /// Says which broker of a cluster takes a connection, or why none does.
 pub async fn try_broker(url: TransportUrl, options: RabbitOptions) -> Result<String, String> {
-    Broking { url, options, name: "check".into() }.try_once().await
+    Cluster { url, options, name: "check".into() }.try_once().await
 }

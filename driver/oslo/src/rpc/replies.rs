@@ -55,7 +55,7 @@ impl Replies {
             }
         };
         if tokio::time::timeout(self.patience, delivered).await.is_err() {
-            tracing::error!(queue = to.queue, "the reply is given up: its queue is missing");
+            tracing::error!(queue = to.queue, "a reply is given up: it could not be delivered in time");
         }
     }
 

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::stream::select_all;
+use futures::stream::{self, select_all};
 use lapin::Connection;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions};
@@ -13,7 +13,7 @@ use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::call::{Call, Endpoint, Seen, Unreadable};
-use super::connection::{Broking, RabbitOptions};
+use super::connection::{Cluster, RabbitOptions};
 use super::error::RemoteError;
 use super::replies::Replies;
 use super::topology::{Target, declare_server};
@@ -47,7 +47,7 @@ pub struct Served {
 
 /// A server of some targets.
 pub struct Server {
-    broking: Broking,
+    cluster: Cluster,
     served: Vec<Served>,
 }
 
@@ -55,13 +55,13 @@ impl Server {
     /// A server that is not connected yet.
     pub fn new(url: TransportUrl, options: RabbitOptions, served: Vec<Served>) -> Self {
         let names: Vec<_> = served.iter().map(|one| one.target.server_topic()).collect();
-        Self { broking: Broking { url, options, name: names.join(",") }, served }
+        Self { cluster: Cluster { url, options, name: names.join(",") }, served }
     }
 
     /// Serves until `stop` turns true; calls that have begun are then given some time to be finished. A lost connection is
     /// made again.
     pub async fn run(&self, dispatch: Arc<impl Dispatch>, mut stop: watch::Receiver<bool>) {
-        let patience = Duration::from_secs(self.broking.options.kombu_missing_consumer_retry_timeout);
+        let patience = Duration::from_secs(self.cluster.options.kombu_missing_consumer_retry_timeout);
         let worker = Worker {
             dispatch,
             places: Arc::new(Semaphore::new(UNDER_WAY_MAX)),
@@ -70,7 +70,7 @@ impl Server {
         let mut seen = Seen::default();
         loop {
             let connection = tokio::select! {
-                connection = self.broking.connect() => connection,
+                connection = self.cluster.connect() => connection,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
             let served = tokio::select! {
@@ -100,27 +100,31 @@ impl Server {
         worker.replies.use_channel(Some(replies)).await;
 
         let channel = connection.create_channel().await?;
-        let prefetch = match self.broking.options.rabbit_qos_prefetch_count {
+        let prefetch = match self.cluster.options.rabbit_qos_prefetch_count {
             0 => DEFAULT_PREFETCH,
             count => count,
         };
         channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
         let mut consumers = Vec::new();
         for Served { target, endpoints } in &self.served {
-            for queue in declare_server(&channel, target, &self.broking.options).await? {
+            for queue in declare_server(&channel, target, &self.cluster.options).await? {
                 let tag = Uuid::new_v4().to_string();
                 let (options, fields) = (BasicConsumeOptions::default(), FieldTable::default());
                 let consumer = channel
                     .basic_consume(queue.as_str().into(), tag.as_str().into(), options, fields)
                     .await?;
-                consumers.push(consumer.map(move |delivery| (delivery, endpoints)));
+                let deliveries = consumer.map(move |delivery| Some((delivery, endpoints)));
+                consumers.push(deliveries.chain(stream::once(async { None })).boxed());
             }
             tracing::info!(topic = target.topic, server = target.server, "serving RPC");
         }
         let mut deliveries = select_all(consumers);
-        while let Some((delivery, endpoints)) = deliveries.next().await {
+        while let Some(Some((delivery, endpoints))) = deliveries.next().await {
             worker.take(delivery?, endpoints, seen).await?;
         }
+        tracing::warn!("RabbitMQ has ended a queue that is served: all are declared anew");
+        // That it is closed in order is a courtesy.
+        let _ = connection.close(200, "a queue was ended".into()).await;
         Ok(())
     }
 }
@@ -140,11 +144,11 @@ impl<D: Dispatch> Worker<D> {
         let call = match Call::read(&delivery.data, seen) {
             Ok(call) => call,
             Err(e @ Unreadable::Twice(_)) => {
-                tracing::warn!("a message is dropped: {e}");
+                tracing::warn!(error = %e, "a message is dropped");
                 return Ok(());
             }
             Err(e) => {
-                tracing::error!(delivery = delivery.delivery_tag, "a message is dropped: {e}");
+                tracing::error!(delivery = delivery.delivery_tag, error = %e, "a message is dropped");
                 return Ok(());
             }
         };
@@ -157,7 +161,7 @@ impl<D: Dispatch> Worker<D> {
                 Err(e) => Err(e),
             };
             if let Err(e) = &result {
-                tracing::warn!("the call failed: {e}");
+                tracing::warn!(error = %e, "the call failed");
             }
             if let Some(to) = reply {
                 replies.send(&to, result).await;

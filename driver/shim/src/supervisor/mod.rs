@@ -131,7 +131,7 @@ impl Supervisor {
             tokio::task::spawn_blocking(move || template.save(&supervisor.machine, &supervisor.folder)).await;
         match saved.map_err(|_| Error::Lost)? {
             Ok(()) => self.reached(Stage::TemplateSaved),
-            Err(e) => tracing::warn!("no template is made: {e}"),
+            Err(e) => tracing::warn!(error = %e, "no template is made"),
         }
         Ok(())
     }
@@ -168,7 +168,7 @@ impl Supervisor {
         tokio::spawn(async move {
             match containers::wait(&agent, &id, &id).await {
                 Ok(status) => supervisor.container_ended(id, status).await,
-                Err(e) => tracing::warn!(container = id, "the container's end is unknown: {e}"),
+                Err(e) => tracing::warn!(container = id, error = %e, "the container's end is unknown"),
             }
         });
         Ok(())
@@ -340,12 +340,12 @@ impl Supervisor {
         if self.state.borrow().phase == Phase::Paused
             && let Err(e) = self.resume()
         {
-            tracing::warn!("the guest does not go on: {e}");
+            tracing::warn!(error = %e, "the guest does not go on");
         }
         if let Ok(agent) = self.agent() {
             if let Err(e) = agent.destroy_sandbox(agent::deadline(), &DestroySandboxRequest::default()).await
             {
-                tracing::warn!("the guest did not take the order to end: {e}");
+                tracing::warn!(error = %e, "the guest did not take the order to end");
             }
             let mut state = self.watch();
             if tokio::time::timeout(END_TIMEOUT, state.wait_for(|state| !state.is_live())).await.is_ok() {
@@ -376,7 +376,7 @@ impl Supervisor {
         });
         let failed = matches!(self.state.borrow().phase, Phase::Failed { .. });
         if failed && let Err(e) = std::fs::write(self.folder.console(), self.machine.console().text()) {
-            tracing::error!("the guest's console cannot be written: {e}");
+            tracing::error!(error = %e, "the guest's console cannot be written");
         }
     }
 
@@ -410,7 +410,7 @@ impl Supervisor {
 
     fn save(&self) {
         if let Err(e) = self.folder.write_state(&self.state.borrow()) {
-            tracing::error!("the sandbox's state cannot be written: {e}");
+            tracing::error!(error = %e, "the sandbox's state cannot be written");
         }
     }
 

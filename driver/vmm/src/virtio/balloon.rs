@@ -77,7 +77,7 @@ fn give_memory_back(memory: &Memory, chain: DescriptorChain<&Memory>) {
     for descriptor in chain.writable() {
         if let Err(e) = discard(memory, descriptor.addr(), u64::from(descriptor.len())) {
             // Debug only: a guest can cause this without end, and must not fill the host's log.
-            tracing::debug!("a guest's report of free memory is not used: {e}");
+            tracing::debug!(error = %e, "a guest's report of free memory is not used");
         }
     }
 }

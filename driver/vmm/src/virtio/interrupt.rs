@@ -68,7 +68,7 @@ impl Interrupt {
     fn raise(&self, bits: u32) {
         self.status.fetch_or(bits, Ordering::SeqCst);
         if let Err(e) = self.line.write(1) {
-            tracing::warn!("an interrupt cannot be raised: {e}");
+            tracing::warn!(error = %e, "an interrupt cannot be raised");
         }
     }
 

@@ -157,7 +157,7 @@ impl Mem {
         }
         let start = self.growth.start + range.start as u64 * BLOCK;
         if let Err(e) = discard(memory, GuestAddress(start), range.len() as u64 * BLOCK) {
-            tracing::warn!("memory that the guest gave back stays taken: {e}");
+            tracing::warn!(error = %e, "memory that the guest gave back stays taken");
         }
         self.mark(range, false);
         ACK
@@ -165,7 +165,7 @@ impl Mem {
 
     fn unplug_all(&mut self, memory: &Memory) -> u16 {
         if let Err(e) = discard(memory, GuestAddress(self.growth.start), self.growth.size) {
-            tracing::warn!("memory that the guest gave back stays taken: {e}");
+            tracing::warn!(error = %e, "memory that the guest gave back stays taken");
         }
         self.mark(0..self.plugged.len(), false);
         ACK

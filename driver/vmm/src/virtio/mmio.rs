@@ -121,7 +121,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
                 if let Some(event) = self.backend.notifications().get(value as usize)
                     && let Err(e) = event.write(1)
                 {
-                    tracing::warn!("a queue notification is lost: {e}");
+                    tracing::warn!(error = %e, "a queue notification is lost");
                 }
             }
             _ => self.set_queue_register(offset, value),
@@ -186,7 +186,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
         match started {
             Ok(()) => self.status = DRIVER_OK,
             Err(e) => {
-                tracing::warn!(device_type = self.device_type, "a device cannot be activated: {e}");
+                tracing::warn!(device_type = self.device_type, error = %e, "a device cannot be activated");
                 self.status |= VIRTIO_CONFIG_S_NEEDS_RESET;
             }
         }
@@ -198,7 +198,7 @@ impl<D: VirtioDevice> MmioTransport<D> {
 
     fn reset(&mut self) {
         if let Err(e) = self.backend.reset() {
-            tracing::error!(device_type = self.device_type, "a device cannot be reset: {e}");
+            tracing::error!(device_type = self.device_type, error = %e, "a device cannot be reset");
         }
         self.interrupt.reset();
         self.selected_queue = 0;

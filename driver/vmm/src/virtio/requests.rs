@@ -30,7 +30,7 @@ impl Active {
                     let head = chain.head_index();
                     let written = answer(&memory, chain).unwrap_or_else(|e| {
                         // Debug only: a guest can cause this without end, and must not fill the host's log.
-                        tracing::debug!("a device's request failed: {e}");
+                        tracing::debug!(error = %e, "a device's request failed");
                         0
                     });
                     self.give_back(0, head, written)?;

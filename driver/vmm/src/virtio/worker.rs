@@ -30,7 +30,7 @@ impl<D> Worker<D> {
     /// Ends the thread and returns the device, unless the thread panicked.
     pub fn stop(self) -> Option<Served<D>> {
         if let Err(e) = self.stop.write(1) {
-            tracing::error!("a device thread cannot be told to stop: {e}");
+            tracing::error!(error = %e, "a device thread cannot be told to stop");
             return None;
         }
         self.thread.join().inspect_err(|_| tracing::error!("a device thread panicked")).ok()
@@ -74,7 +74,7 @@ fn start<D: VirtioDevice>(mut served: Served<D>, confinement: Confinement) -> Re
         if let Err(e) = served.device.serve(&mut served.active)
             && LOGGED.fetch_add(1, Ordering::Relaxed) < LOGGED_MAX
         {
-            tracing::error!(device_type, "a virtio device stopped: {e}");
+            tracing::error!(device_type, error = %e, "a virtio device stopped");
         }
         served
     };

@@ -218,7 +218,7 @@ impl<'a> Server<'a> {
                     self.begin(request)?;
                 }
                 Err(e) => {
-                    tracing::debug!("a disk request is malformed: {e}");
+                    tracing::debug!(error = %e, "a disk request is malformed");
                     self.active.give_back(0, head, 0)?;
                 }
             }

@@ -142,7 +142,7 @@ fn can_serve(queues: &mut [KernelQueue], active: &Active) -> bool {
             false
         }
         Err(e) => {
-            tracing::warn!("packets are moved here: {e}");
+            tracing::warn!(error = %e, "packets are moved here");
             false
         }
     })

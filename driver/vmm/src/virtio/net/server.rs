@@ -161,7 +161,7 @@ impl<'a> Server<'a> {
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(e) => {
-                    tracing::warn!("a tap cannot be read: {e}");
+                    tracing::warn!(error = %e, "a tap cannot be read");
                     return Ok(None);
                 }
             },

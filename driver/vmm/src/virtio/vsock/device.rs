@@ -127,7 +127,7 @@ impl Server<'_> {
         chain: &mut DescriptorChain<&Memory>,
     ) -> Option<(Header, usize)> {
         let packet = VsockPacket::from_tx_virtq_chain(memory, chain, DATA_MAX)
-            .inspect_err(|e| tracing::debug!("a vsock packet of the guest is malformed: {e}"))
+            .inspect_err(|e| tracing::debug!(error = %e, "a vsock packet of the guest is malformed"))
             .ok()?;
         if packet.dst_cid() != HOST_CID || packet.src_cid() != self.cid || packet.type_() != TYPE_STREAM {
             return None;
@@ -153,7 +153,7 @@ impl Server<'_> {
             let written = match VsockPacket::from_rx_virtq_chain(&memory, &mut chain, DATA_MAX) {
                 Ok(mut packet) => self.fill_packet(poll, &mut packet)?,
                 Err(e) => {
-                    tracing::debug!("a vsock buffer of the guest is malformed: {e}");
+                    tracing::debug!(error = %e, "a vsock buffer of the guest is malformed");
                     Some(0)
                 }
             };

@@ -122,7 +122,7 @@ impl<'a> Muxer<'a> {
                 Ok((stream, _)) => stream,
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) => {
-                    tracing::warn!("a vsock client cannot be accepted: {e}");
+                    tracing::warn!(error = %e, "a vsock client cannot be accepted");
                     return Ok(());
                 }
             };
