@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
+use lapin::options::{BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use tokio::io::copy_bidirectional;
@@ -32,6 +32,12 @@ pub async fn publish_raw(queue: &str, bodies: &[&[u8]]) {
         let sent = channel.basic_publish("".into(), queue.into(), options, body, BasicProperties::default());
         sent.await.unwrap().await.unwrap();
     }
+}
+
+/// Deletes a queue under whoever reads from it.
+pub async fn delete_queue(queue: &str) {
+    let channel = connection().await.create_channel().await.unwrap();
+    channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
 }
 
 /// Waits until nobody reads from the queue and counts what is left in it: unacknowledged messages come back.

@@ -207,6 +207,25 @@ async fn a_server_finds_a_living_broker_and_comes_back_when_its_connection_is_cu
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs RabbitMQ and oslo.messaging; tests/run starts them"]
+async fn a_queue_that_is_deleted_is_declared_anew() {
+    let serving = serve(URL, RabbitOptions::default()).await;
+    let queue = serving.target.server_topic();
+    broker::delete_queue(&queue).await;
+    let client = client(&serving.target, URL);
+    let ask = || call(&client, &queue, "echo", json!({ "after": "deletion" }));
+    let mut answer = ask().await;
+    for _ in 0..150 {
+        if answer.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        answer = ask().await;
+    }
+    assert_eq!(answer.unwrap()["arguments"], json!({ "after": "deletion" }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and oslo.messaging; tests/run starts them"]
 async fn a_broker_that_falls_silent_is_left() {
     let gate = Gate::open().await;
     let options = RabbitOptions { heartbeat_timeout_threshold: 2, ..Default::default() };
