@@ -243,11 +243,7 @@ impl Simulation {
             sleep(Duration::from_secs(30)).await;
             // Whoever waits for ever is cut short.
             for uuid in self.busy() {
-                let running =
-                    self.world.state().rows.get(&uuid).is_some_and(|row| row.status == Status::Running);
-                if running {
-                    self.submit(uuid, Lifecycle::Kill { signal: 9 });
-                }
+                self.submit(uuid, Lifecycle::Kill { signal: 9 });
             }
             let _ = synchronise(&self.core).await;
             self.world.pay_debts().await;
