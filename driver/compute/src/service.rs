@@ -71,28 +71,13 @@ async fn serve(options: Options) -> Result<(), StartError> {
     let options = Arc::new(options);
     let stop = stop_on_signal()?;
     let _only = only_one(&options.kata.state_path)?;
-    let host = Host::new(options.host()).map_err(StartError::Sandboxes)?;
-    host.gather_shims();
-    let took = prove_kvm(&host).await.map_err(StartError::Kvm)?;
-    tracing::info!(took_ms = took.as_millis(), "KVM works: a guest was ready");
-    if let Some(address) = options.kata.metrics_listen {
-        let listening = metrics::serve(address, host.clone()).await;
-        listening.map_err(|e| StartError::Metrics(address, e))?;
-    }
-    let sessions = Arc::new(Sessions::new(Duration::from_secs(options.kata.console_token_ttl)));
-    console::serve(&options.docker, host.clone(), Arc::clone(&sessions)).await?;
-    let images = options.image_store()?;
-    images.remove_leftovers()?;
+    let (host, sessions, images) = open_host(&options).await?;
 
     // The heartbeat waits for nobody: it has a connection of its own.
     let beats = options.database_url()?.pool(1);
-    let ready = async {
-        wait_for_database(&beats, &options).await;
-        wait_for_keystone(&options).await
-    };
     let mut stopped = stop.clone();
     let keystone = tokio::select! {
-        keystone = ready => keystone,
+        keystone = wait_for_cloud(&beats, &options) => keystone,
         _ = stopped.wait_for(|stop| *stop) => return Ok(()),
     };
     let database = options.database_url()?.pool(options.database.max_pool_size);
@@ -136,6 +121,23 @@ async fn serve(options: Options) -> Result<(), StartError> {
     actions.flush(RECORD_TIMEOUT).await;
     tracing::info!("stopped; sandboxes go on");
     Ok(())
+}
+
+/// Proves that this host runs sandboxes, and opens what it has of its own: its consoles and its images.
+async fn open_host(options: &Options) -> Result<(Host, Arc<Sessions>, image::Store), StartError> {
+    let host = Host::new(options.host()).map_err(StartError::Sandboxes)?;
+    host.gather_shims();
+    let took = prove_kvm(&host).await.map_err(StartError::Kvm)?;
+    tracing::info!(took_ms = took.as_millis(), "KVM works: a guest was ready");
+    if let Some(address) = options.kata.metrics_listen {
+        let listening = metrics::serve(address, host.clone()).await;
+        listening.map_err(|e| StartError::Metrics(address, e))?;
+    }
+    let sessions = Arc::new(Sessions::new(Duration::from_secs(options.kata.console_token_ttl)));
+    console::serve(&options.docker, host.clone(), Arc::clone(&sessions)).await?;
+    let images = options.image_store()?;
+    images.remove_leftovers()?;
+    Ok((host, sessions, images))
 }
 
 /// Two services would take each other's work for interrupted: there is one for each state path.
@@ -184,6 +186,11 @@ fn stop_on_signal() -> std::io::Result<watch::Receiver<bool>> {
         sender.closed().await;
     });
     Ok(receiver)
+}
+
+async fn wait_for_cloud(beats: &Database, options: &Options) -> Keystone {
+    wait_for_database(beats, options).await;
+    wait_for_keystone(options).await
 }
 
 async fn wait_for_database(database: &Database, options: &Options) {

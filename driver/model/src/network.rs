@@ -63,25 +63,25 @@ impl ZunNetwork {
     ) -> Result<Self> {
         let uuid = Uuid::new_v4().to_string();
         idempotent(|| async {
-        sqlx::query(
-            "INSERT IGNORE INTO network (created_at, uuid, name, neutron_net_id, network_id, host, project_id, user_id) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(now())
-        .bind(&uuid)
-        .bind(neutron_net_id)
-        .bind(neutron_net_id)
-        .bind(neutron_net_id)
-        .bind(host)
-        .bind(owner.0)
-        .bind(owner.1)
-        .execute(database)
-        .await?;
-        let row = sqlx::query_as(
-            "SELECT id, uuid, project_id, user_id, name, network_id, neutron_net_id, host FROM network \
-             WHERE neutron_net_id = ? AND host = ?",
-        );
-        Ok(row.bind(neutron_net_id).bind(host).fetch_one(database).await?)
+            sqlx::query(
+                "INSERT IGNORE INTO network (created_at, uuid, name, neutron_net_id, network_id, host, project_id, user_id) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            )
+            .bind(now())
+            .bind(&uuid)
+            .bind(neutron_net_id)
+            .bind(neutron_net_id)
+            .bind(neutron_net_id)
+            .bind(host)
+            .bind(owner.0)
+            .bind(owner.1)
+            .execute(database)
+            .await?;
+            let row = sqlx::query_as(
+                "SELECT id, uuid, project_id, user_id, name, network_id, neutron_net_id, host FROM network \
+                 WHERE neutron_net_id = ? AND host = ?",
+            );
+            Ok(row.bind(neutron_net_id).bind(host).fetch_one(database).await?)
         })
         .await
     }
