@@ -59,6 +59,7 @@ pub async fn bring_up<W: World>(core: &Core<W>, row: &Container, turn: &Turn) ->
         Observed::Unanswered => return Err(Error::Unanswered(uuid)),
         // A start that was interrupted left a guest without its process.
         Observed::Partial => core.engine.release(uuid).await?,
+        Observed::Ended(_) if core.engine.status(uuid).await.may_live() => core.engine.release(uuid).await?,
         Observed::Lost | Observed::Idle | Observed::Ended(_) => {}
     }
     tracing::info!("starting");

@@ -29,7 +29,7 @@ pub enum Observed {
         /// How long it has run.
         age: StdDuration,
     },
-    /// It ran, and has ended.
+    /// Its process ran, and has ended. Its guest may be about to end.
     Ended(End),
 }
 
@@ -58,14 +58,17 @@ impl Observed {
                 Self::Lost
             }
             SandboxStatus::Absent => Self::Idle,
-            SandboxStatus::Live(state) => match main_process {
-                Some(id) if state.containers.get(id) != Some(&None) => Self::Partial,
-                _ => Self::Running { is_paused: state.phase == Phase::Paused, age: age_of(state, now) },
+            SandboxStatus::Live(state) => match main_process.map(|id| state.containers.get(id)) {
+                Some(None) => Self::Partial,
+                Some(Some(None)) | None => {
+                    Self::Running { is_paused: state.phase == Phase::Paused, age: age_of(state, now) }
+                }
+                // Its guest ends with it, a little later.
+                Some(Some(exit)) => Self::Ended(end(state, exit.clone())),
             },
             SandboxStatus::Over(state) => {
                 let exit = main_process.and_then(|id| state.containers.get(id).cloned().flatten());
-                let ran = exit.as_ref().map(|exit| ran(state, exit)).unwrap_or_default();
-                Self::Ended(End { exit, failure: failure(state), ran })
+                Self::Ended(end(state, exit))
             }
         }
     }
@@ -83,6 +86,11 @@ fn age_of(state: &SandboxState, now: OffsetDateTime) -> StdDuration {
     let since = state.stages.get(&Stage::ProcessRunning).copied().unwrap_or(0);
     let now = u64::try_from(now.unix_timestamp_nanos() / 1000).unwrap_or(0);
     StdDuration::from_micros(now.saturating_sub(since))
+}
+
+fn end(state: &SandboxState, exit: Option<ContainerExit>) -> End {
+    let ran = exit.as_ref().map(|exit| ran(state, exit)).unwrap_or_default();
+    End { exit, failure: failure(state), ran }
 }
 
 fn ran(state: &SandboxState, exit: &ContainerExit) -> StdDuration {
@@ -210,8 +218,12 @@ mod tests {
         assert_eq!(of(SandboxStatus::Absent, Some("c")), Observed::Idle);
         assert_eq!(Observed::of(&live, false, Some("c"), now), Observed::Lost);
         let exit = ContainerExit { status: 1, oom_killed: false, at: now };
-        let over = SandboxStatus::Over(state(Phase::Ended, &[("c", Some(exit.clone()))]));
-        let Observed::Ended(end) = of(over, Some("c")) else { panic!() };
-        assert_eq!(end.exit, Some(exit));
+        let ended = [("c", Some(exit.clone()))];
+        let over = SandboxStatus::Over(state(Phase::Ended, &ended));
+        let ending = SandboxStatus::Live(state(Phase::Ready, &ended));
+        for status in [over, ending] {
+            let Observed::Ended(end) = of(status, Some("c")) else { panic!() };
+            assert_eq!(end.exit.as_ref(), Some(&exit));
+        }
     }
 }
