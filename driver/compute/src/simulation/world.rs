@@ -17,6 +17,8 @@ use crate::record::SandboxRecord;
 const CALL_MAX: Duration = Duration::from_millis(200);
 /// Docker's status of a process that was killed.
 const KILLED: i32 = 137;
+/// How long a guest takes to end after its process.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// A sandbox of the simulated host. It outlives the service.
 #[derive(Debug, Default)]
@@ -26,6 +28,8 @@ pub struct FakeSandbox {
     pub last: Option<SandboxState>,
     /// Until then its shim does not answer.
     pub silent_until: Option<Instant>,
+    /// Until then its guest ends, whose process has ended.
+    pub ending_until: Option<Instant>,
 }
 
 /// A guest that is up.
@@ -126,8 +130,12 @@ impl State {
     pub fn status(&mut self, uuid: ContainerUuid) -> SandboxStatus {
         self.let_time_pass(uuid);
         let Some(sandbox) = self.sandboxes.get(&uuid) else { return SandboxStatus::Absent };
+        let is_ending = sandbox.ending_until.is_some_and(|until| Instant::now() < until);
         match (&sandbox.run, &sandbox.last) {
             (Some(run), _) => SandboxStatus::Live(running(uuid, run.is_paused)),
+            (None, Some(last)) if is_ending => {
+                SandboxStatus::Live(SandboxState { phase: Phase::Ready, ..last.clone() })
+            }
             (None, Some(last)) => SandboxStatus::Over(last.clone()),
             (None, None) => SandboxStatus::Absent,
         }
@@ -152,11 +160,15 @@ impl State {
             && sandbox.run.take().is_some()
         {
             sandbox.last = Some(ended(uuid, status));
+            sandbox.ending_until = Some(Instant::now() + ENDING);
         }
     }
 
     pub fn kill(&mut self, uuid: ContainerUuid) {
         self.end(uuid, KILLED);
+        if let Some(sandbox) = self.sandboxes.get_mut(&uuid) {
+            sandbox.ending_until = None;
+        }
     }
 }
 
