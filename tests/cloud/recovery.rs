@@ -107,7 +107,14 @@ fn a_create_whose_row_was_left_creating_is_in_error_and_leaves_nothing() {
     in_cloud(|cloud| {
         let uuid = cloud.make("create", &[&BUSYBOX[..], &["busybox", "sleep", "100000"]].concat());
         cloud.wait_for_status(&uuid, "Created");
-        as_if_interrupted(cloud, &uuid, "image_pulling");
+        // Row and record are as a creation leaves them before its end.
+        let killed = Killed::now(cloud);
+        cloud.sql(&format!("UPDATE zun.container SET task_state = 'image_pulling' WHERE uuid = '{uuid}'"));
+        let record = format!("/var/lib/zun-kata/sandboxes/{uuid}/record.json");
+        cloud.shell(&format!(
+            "sed -i 's/\"is_made\":true/\"is_made\":false/' {record}; grep -q is_made..false {record}"
+        ));
+        killed.revive();
         let reason = cloud.wait_for_error(&uuid);
         assert_eq!(reason, "Container failed to create correctly");
         assert!(cloud.ports_of(&uuid).is_empty());
