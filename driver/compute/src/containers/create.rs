@@ -34,7 +34,7 @@ pub async fn create<W: World>(
     let made = make(core, &mut row, wanted, task, turn).await;
     let changes = match made {
         Ok(changes) => changes,
-        Err(e) => return undo(core, request, begun, &mut row, e).await,
+        Err(e) => return undo(core, begun, &mut row, e).await,
     };
     if run {
         let begun = core.executor.proceed(begun, &mut row, changes, &FIRST_START).await?;
@@ -64,7 +64,7 @@ pub async fn create_capsule<W: World>(
     let made = make(core, &mut row, wanted, task, &turn).await;
     let changes = match made {
         Ok(changes) => changes,
-        Err(e) => return undo(core, request, begun, &mut row, e).await,
+        Err(e) => return undo(core, begun, &mut row, e).await,
     };
     let begun = core.executor.proceed(begun, &mut row, changes, &FIRST_START).await?;
     core.mark_made(row.uuid);
@@ -74,7 +74,7 @@ pub async fn create_capsule<W: World>(
             let up = Changes { status_detail: Some(None), ..changes };
             core.executor.settle(begun, &mut row, Ok(up)).await?;
         }
-        Err(e) => return undo(core, request, begun, &mut row, e).await,
+        Err(e) => return undo(core, begun, &mut row, e).await,
     }
     drop(turn);
     let ran = capsule::run_members(core, row.uuid).await;
@@ -117,17 +117,9 @@ async fn make<W: World>(
 
 /// A creation that failed leaves nothing on this host, in Neutron and in Placement. Where something is left all the same the row
 /// keeps its host: whoever deletes it comes here, and it is tried again.
-async fn undo<W: World>(
-    core: &Core<W>,
-    request: &str,
-    begun: Begun,
-    row: &mut Container,
-    error: Error,
-) -> Result<()> {
+async fn undo<W: World>(core: &Core<W>, begun: Begun, row: &mut Container, error: Error) -> Result<()> {
     let changes = undone(core, row, &error).await;
-    let settled = core.executor.settle_with(begun, row, changes, Err(error)).await;
-    core.executor.finish(request, row.uuid, "create", &settled);
-    settled
+    core.executor.settle_with(begun, row, changes, Err(error)).await
 }
 
 /// Undoes a creation that was interrupted.

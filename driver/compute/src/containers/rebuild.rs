@@ -42,9 +42,7 @@ pub async fn rebuild<W: World>(
         }
         Err(e) => {
             let changes = as_it_was(core, &row, &e).await;
-            let settled = core.executor.settle_with(begun, &mut row, changes, Err(e)).await;
-            core.executor.finish(context.request(), row.uuid, "rebuild", &settled);
-            settled
+            core.executor.settle_with(begun, &mut row, changes, Err(e)).await
         }
     }
 }

@@ -13,9 +13,10 @@ use tracing::Instrument;
 
 use super::core::{Core, World, background_span};
 use super::events::{decide_upon, follow};
+use super::patience::until_answered;
 use super::provision::Provision;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::host_names::HostNames;
 use crate::lifecycle::Event;
 use crate::rows::Rows;
@@ -96,22 +97,28 @@ pub fn recover<W: World>(core: &Arc<Core<W>>, recovery: Recovery) {
     }
 }
 
-/// Tries until it works, unless somebody wants the container's end: its deletion needs no ports of this host.
-async fn take_over<W: World>(core: &Core<W>, row: &mut Container, turn: &Turn) -> Result<()> {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match core.provision.take_over(row).await {
-            Ok(()) => return Ok(()),
-            Err(Error::Database(e @ model::Error::NoContainer(_))) => return Err(e.into()),
-            Err(e) if turn.is_hurried() => return Err(e),
-            Err(e) => tracing::error!(error = %e, "a container is not taken over yet"),
-        }
+/// Tries until it works. Who wants the container's end is let by meanwhile; none is left where that was its deletion.
+async fn take_over<W: World>(
+    core: &Core<W>,
+    mut row: Container,
+    mut turn: Turn,
+) -> Result<Option<(Container, Turn)>> {
+    let (uuid, mut pause) = (row.uuid, FIRST_PAUSE);
+    while let Err(e) = core.provision.take_over(&mut row).await {
+        tracing::error!(error = %e, "a container is not taken over yet");
         tokio::select! {
-            () = sleep(pause) => {}
-            () = turn.hurried() => {}
+            () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+            () = turn.hurried() => {
+                drop(turn);
+                turn = core.turns.internal(uuid).await;
+            }
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        match until_answered(|| core.executor.rows().find(uuid)).await? {
+            Some(now) => row = now,
+            None => return Ok(None),
+        }
     }
+    Ok(Some((row, turn)))
 }
 
 async fn recover_one<W: World>(
@@ -122,13 +129,14 @@ async fn recover_one<W: World>(
     looks: &Semaphore,
     host: &str,
 ) -> Result<()> {
-    let turn = ticket.turn().await;
+    let mut turn = ticket.turn().await;
     if row.host.as_deref() != Some(host) {
         tracing::warn!(
             from = row.host.as_deref().unwrap_or("-"),
             "a container of this host is taken over from another name of it"
         );
-        take_over(core, &mut row, &turn).await?;
+        let Some(taken) = take_over(core, row, turn).await? else { return Ok(()) };
+        (row, turn) = taken;
     }
     let (observed, decision) = {
         let _look = looks.acquire().await;

@@ -69,7 +69,7 @@ pub enum Query {
     GetArchive { row: Container, path: String, encode: bool },
     PutArchive { row: Container, path: String, data: Vec<u8> },
     Attach(Container),
-    Resize(Container, WindowSize),
+    ResizeTerminal(Container, WindowSize),
     ResizeExec(String, WindowSize),
     Exec(Container, Command),
     Commit(Container, commit::Wanted),
@@ -142,7 +142,7 @@ fn query(method: &str, arguments: &Arguments) -> Result<Option<Query>> {
             Query::PutArchive { row: arguments.row()?, path: arguments.get("path")?, data: data(arguments)? }
         }
         "container_attach" => Query::Attach(arguments.row()?),
-        "container_resize" => Query::Resize(arguments.row()?, window_size(arguments)?),
+        "container_resize" => Query::ResizeTerminal(arguments.row()?, window_size(arguments)?),
         "container_exec_resize" => Query::ResizeExec(arguments.get("exec_id")?, window_size(arguments)?),
         "container_exec" => Query::Exec(arguments.row()?, command(arguments)?),
         "container_commit" => {

@@ -238,7 +238,7 @@ impl Server {
                 Ok(Value::Null)
             }
             Query::Attach(row) => self.processes.attach(row).await,
-            Query::Resize(row, size) => {
+            Query::ResizeTerminal(row, size) => {
                 self.processes.resize(&row, size).await?;
                 wire(&row)
             }
