@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::RefUnwindSafe;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bolero::TypeGenerator;
@@ -154,7 +155,7 @@ fn read_features(device: &mut impl BusDevice) -> u32 {
 struct Machine<D> {
     memory: Memory,
     device: MmioTransport<D>,
-    line: EventFd,
+    line: Arc<EventFd>,
 }
 
 /// A test does not use it after a panic.
@@ -163,10 +164,10 @@ impl<D> RefUnwindSafe for Machine<D> {}
 impl<D: VirtioDevice> Machine<D> {
     fn new(device: D) -> Self {
         let memory = Memory::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
-        let line = EventFd::new(EFD_NONBLOCK).unwrap();
+        let line = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
         let workers = Workers::default();
         workers.begin(Confinement::None).unwrap();
-        let interrupt = Interrupt::new(line.try_clone().unwrap());
+        let interrupt = Interrupt::new(Arc::clone(&line));
         let device = MmioTransport::new(device, memory.clone(), interrupt, workers).unwrap();
         Self { memory, device, line }
     }

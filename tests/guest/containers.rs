@@ -1,6 +1,10 @@
 //! Several containers in one sandbox.
 
-use sandbox::{ContainerSpec, LogQuery, Sandbox, SandboxSpec, SandboxStatus, SharedNamespace};
+use cloud_tests::sandboxes::shell;
+use sandbox::{
+    ContainerSpec, LogQuery, RateLimit, Sandbox, SandboxSpec, SandboxStatus, SharedNamespace, VolumeDisk,
+    VolumeMount,
+};
 
 use crate::fixture::{Fixture, output};
 use crate::query;
@@ -95,16 +99,46 @@ async fn containers_share_the_processes_that_they_ask_to_share() {
     fixture.assert_clean();
 }
 
+/// An empty disk of ext4.
+fn volume(fixture: &Fixture, name: &str) -> VolumeDisk {
+    let path = fixture.path().join(name);
+    shell(&format!("truncate -s 16M {name} && mkfs.ext4 -q {name}"), fixture.path());
+    VolumeDisk { name: name.to_owned(), path, limit: RateLimit::default() }
+}
+
+/// They have more devices than their machine has interrupt lines, and more disks than the alphabet has letters.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs KVM; tests/run takes it into the lab"]
-async fn more_containers_than_a_sandbox_can_have_are_refused() {
+async fn as_many_containers_and_volumes_as_a_sandbox_can_have() {
     let fixture = Fixture::new();
-    let refused = pod(&fixture, 5).validate().unwrap_err();
-    assert_eq!(refused.to_string(), "5 containers are more than the 4 that a sandbox can have");
-    let sandbox = start(&fixture, &pod(&fixture, 4)).await;
-    for id in ["a", "b", "d", "e"] {
-        fixture.run(&sandbox, id, &LONG).await;
+    let refused = pod(&fixture, 17).validate().unwrap_err();
+    assert_eq!(refused.to_string(), "17 containers are more than the 16 that a sandbox can have");
+    let numbers = 0..16;
+    let volumes: Vec<VolumeDisk> =
+        numbers.clone().map(|number| volume(&fixture, &format!("v{number}"))).collect();
+    let too_many = [&volumes[..], &volumes[..1]].concat();
+    let refused = SandboxSpec { volumes: too_many, ..pod(&fixture, 16) }.validate().unwrap_err();
+    assert_eq!(refused.to_string(), "17 volumes are more than the 16 that a sandbox can have");
+
+    let template_group = Some("many".to_owned());
+    let spec = SandboxSpec { volumes, template_group, memory_mib: 512, ..pod(&fixture, 16) };
+    // The first boots and makes a template, from which the second goes on.
+    for _ in ["first", "second"] {
+        let sandbox = start(&fixture, &spec).await;
+        for number in numbers.clone() {
+            let id = format!("c{number}");
+            let mount = VolumeMount { volume: format!("v{number}"), destination: "/v".into() };
+            sandbox.make_disk(&id, 1).await.unwrap();
+            let container = ContainerSpec { mounts: vec![mount], ..fixture.container(&id, &LONG) };
+            sandbox.run(&container).await.unwrap();
+            output(&sandbox, &id, &format!("echo {id} | tee -a /v/on-volume >/on-disk; sync")).await;
+        }
+        for number in numbers.clone() {
+            let id = format!("c{number}");
+            let read = output(&sandbox, &id, "cat /on-disk; sort -u /v/on-volume").await;
+            assert_eq!(read, format!("{id}\n{id}"));
+        }
+        sandbox.delete().await.unwrap();
     }
-    sandbox.delete().await.unwrap();
     fixture.assert_clean();
 }

@@ -10,12 +10,15 @@ use crate::host_options::HostOptions;
 use crate::pinning::CpuPinning;
 use crate::size::{Size, VCPUS_MAX, vcpus};
 
-/// Most containers of a sandbox: each has two slots for disks, and an interrupt line of the machine goes with each slot.
-const CONTAINERS_MAX: u8 = 4;
+/// Most containers of a sandbox.
+const CONTAINERS_MAX: u8 = 16;
 /// Slots for disks of each container: its image, and what it writes.
 const CONTAINER_SLOTS: [DiskSlot; 2] = [DiskSlot::ReadOnly, DiskSlot::ReadWrite];
-/// Most volumes of a sandbox: so many slots for them has each.
-pub const VOLUMES_MAX: usize = 3;
+/// Most volumes of a sandbox.
+pub const VOLUMES_MAX: usize = 16;
+/// Slots for volumes that each sandbox has, so that those of few volumes and of none share a template. A sandbox of more has
+/// [`VOLUMES_MAX`].
+const VOLUME_SLOTS: usize = 3;
 /// Slots for interfaces that each sandbox has.
 const NIC_SLOTS: u8 = 4;
 
@@ -84,6 +87,10 @@ impl SandboxSpec {
         queue_pairs(vcpus(self.cpus))
     }
 
+    fn volume_slots(&self) -> usize {
+        if self.volumes.len() > VOLUME_SLOTS { VOLUMES_MAX } else { VOLUME_SLOTS }
+    }
+
     /// The same sandbox without a network.
     pub fn without_network(self) -> Self {
         Self { network: GuestNetwork::default(), ..self }
@@ -106,7 +113,7 @@ impl SandboxSpec {
             origin: Origin::Boot,
             disk_slots: [
                 CONTAINER_SLOTS.repeat(self.containers.into()),
-                vec![DiskSlot::ReadWrite; VOLUMES_MAX],
+                vec![DiskSlot::ReadWrite; self.volume_slots()],
             ]
             .concat(),
             nic_slots: NIC_SLOTS,

@@ -155,10 +155,14 @@ impl<N> NicEntry<N> {
     }
 }
 
-/// Linux names virtio disks in the order of their slots.
+/// Linux names virtio disks in the order of their slots: `vda` to `vdz`, then `vdaa` to `vdzz`.
 fn device(number: usize) -> PathBuf {
-    let letter = ('a'..='z').nth(number).unwrap_or('z');
-    PathBuf::from(format!("/dev/vd{letter}"))
+    let letter = |number: usize| char::from(b'a' + (number % 26) as u8);
+    let last = letter(number);
+    match number / 26 {
+        0 => PathBuf::from(format!("/dev/vd{last}")),
+        round => PathBuf::from(format!("/dev/vd{}{last}", letter(round - 1))),
+    }
 }
 
 /// The queues of a tap, from its `count` files; a `/dev/vhost-net` for each may follow them.
@@ -211,6 +215,7 @@ mod tests {
         assert!(slots.find_disk("b").unwrap_err().to_string().contains("b is in none"));
         slots.disks[1].name = None;
         assert_eq!(slots.free_disk("a", DiskSlot::ReadWrite).unwrap().device, device(1));
-        assert_eq!(device(1), PathBuf::from("/dev/vdb"));
+        let names = [(1, "/dev/vdb"), (25, "/dev/vdz"), (26, "/dev/vdaa"), (52, "/dev/vdba")];
+        names.iter().for_each(|(number, name)| assert_eq!(device(*number), PathBuf::from(name)));
     }
 }

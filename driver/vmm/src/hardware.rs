@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Cap, Kvm, VmFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::{Bus, SerialInterrupt, SharedDevice};
 use crate::config::MachineConfig;
@@ -11,7 +12,8 @@ use crate::console::ConsoleRing;
 use crate::cpu::Vcpus;
 use crate::event::event_fd;
 use crate::layout::{
-    KVM_TSS, MAX_VIRTIO_DEVICES, SERIAL_IRQ, VIRTIO_IRQ_BASE, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE,
+    KVM_TSS, MAX_VIRTIO_DEVICES, SERIAL_IRQ, VIRTIO_IRQ_BASE, VIRTIO_LINES, VIRTIO_MMIO_BASE,
+    VIRTIO_MMIO_SIZE,
 };
 use crate::memory::{self, Content, GuestRam, Memory};
 use crate::virtio::{
@@ -59,7 +61,13 @@ impl Hardware {
         let serial = event_fd()?;
         vm.register_irqfd(&serial, SERIAL_IRQ).map_err(Error::kvm("connect the serial interrupt"))?;
         let (clients, workers) = (Clients::default(), Workers::default());
-        let mut windows = Windows { vm: &vm, memory: ram.memory(), workers: &workers, devices: Vec::new() };
+        let mut windows = Windows {
+            vm: &vm,
+            memory: ram.memory(),
+            workers: &workers,
+            devices: Vec::new(),
+            lines: Vec::new(),
+        };
         let handles = attach_devices(config, &clients, &mut windows)?;
         let bus = Arc::new(Bus::new(SerialInterrupt(serial), console.clone(), windows.devices));
         Ok(Self { kvm, vm, ram, vcpus, bus, console, clients, workers, handles })
@@ -121,12 +129,15 @@ fn attach_devices(config: MachineConfig, clients: &Clients, windows: &mut Window
     Ok(Handles { disk_slots, nic_slots, memory })
 }
 
-/// The register windows in use. Each device that is attached takes the next window and interrupt line.
+/// The register windows in use. Each attached device takes the next window and the next interrupt line; after the last line comes
+/// the first again.
 struct Windows<'a> {
     vm: &'a VmFd,
     memory: &'a Memory,
     workers: &'a Workers,
     devices: Vec<SharedDevice>,
+    /// The irqfds of the lines in use.
+    lines: Vec<Arc<EventFd>>,
 }
 
 impl Windows<'_> {
@@ -136,8 +147,7 @@ impl Windows<'_> {
             return Err(Error::Config(format!("more than {MAX_VIRTIO_DEVICES} virtio devices asked for")));
         }
         let (window, irq) = placement(index);
-        let line = event_fd()?;
-        self.vm.register_irqfd(&line, irq).map_err(Error::kvm("connect a device's interrupt"))?;
+        let line = self.line(irq)?;
         let (memory, workers) = (self.memory.clone(), self.workers.clone());
         let transport = MmioTransport::new(device, memory, Interrupt::new(line), workers)?;
         transport.register_notifications(self.vm, window)?;
@@ -145,9 +155,20 @@ impl Windows<'_> {
         self.devices.push(transport.clone());
         Ok(transport)
     }
+
+    fn line(&mut self, irq: u32) -> Result<Arc<EventFd>> {
+        if let Some(line) = self.lines.get((irq - VIRTIO_IRQ_BASE) as usize) {
+            return Ok(Arc::clone(line));
+        }
+        let line = Arc::new(event_fd()?);
+        self.vm.register_irqfd(&line, irq).map_err(Error::kvm("connect a device's interrupt"))?;
+        self.lines.push(Arc::clone(&line));
+        Ok(line)
+    }
 }
 
 /// Register window and interrupt line of device `index`.
 pub fn placement(index: usize) -> (u64, u32) {
-    (VIRTIO_MMIO_BASE + index as u64 * VIRTIO_MMIO_SIZE, VIRTIO_IRQ_BASE + index as u32)
+    let irq = VIRTIO_IRQ_BASE + (index % VIRTIO_LINES) as u32;
+    (VIRTIO_MMIO_BASE + index as u64 * VIRTIO_MMIO_SIZE, irq)
 }

@@ -35,10 +35,12 @@ pub const VIRTIO_MMIO_SIZE: u64 = 0x1000;
 pub const VIRTIO_IRQ_BASE: u32 = 5;
 /// Number of I/O APIC inputs.
 pub const IOAPIC_PINS: u32 = 24;
+/// Interrupt lines of virtio devices. More devices than lines share these.
+pub const VIRTIO_LINES: usize = (IOAPIC_PINS - VIRTIO_IRQ_BASE) as usize;
 /// Most queue pairs of an interface.
 pub const MAX_QUEUE_PAIRS: u8 = 8;
-/// Most virtio devices: each has an interrupt line of its own.
-pub const MAX_VIRTIO_DEVICES: usize = (IOAPIC_PINS - VIRTIO_IRQ_BASE) as usize;
+/// Most virtio devices.
+pub const MAX_VIRTIO_DEVICES: usize = 64;
 
 /// Three pages that KVM on Intel uses for real-mode emulation.
 pub const KVM_TSS: usize = 0xfffb_d000;

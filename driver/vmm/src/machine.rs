@@ -55,9 +55,9 @@ impl Assembly {
     pub fn boot(config: MachineConfig, boot: &BootConfig) -> Result<Self> {
         let topology = MachineTopology::of(&config);
         let hardware = Hardware::assemble(config, Content::Zeros)?;
-        let command_line = command_line(&boot.command_line, &topology, hardware.bus.device_count());
+        let command_line = command_line(&boot.command_line, &topology);
         let memory = hardware.ram.initial();
-        let entry = boot::load(memory, boot, &command_line)?;
+        let entry = boot::load(memory, boot, &command_line, &devices(hardware.bus.device_count()))?;
         boot::write_mp_table(memory, topology.vcpus_max)?;
         hardware.vcpus.boot(entry)?;
         Ok(Self { hardware, topology })
@@ -231,16 +231,19 @@ impl Drop for Machine {
     }
 }
 
-fn command_line(extra: &str, topology: &MachineTopology, device_count: usize) -> String {
+/// The virtio devices as Linux' parameter `virtio_mmio.device` has them.
+fn devices(count: usize) -> Vec<String> {
+    let device = |(window, line): (u64, u32)| format!("4K@{window:#x}:{line}");
+    (0..count).map(placement).map(device).collect()
+}
+
+fn command_line(extra: &str, topology: &MachineTopology) -> String {
     let mut line = BASE_COMMAND_LINE.to_owned();
     if topology.vcpus < topology.vcpus_max {
         line.push_str(&format!(" maxcpus={}", topology.vcpus));
     }
     if topology.memory_mib < topology.memory_max_mib {
         line.push_str(MEMORY_TO_COME);
-    }
-    for (window, irq) in (0..device_count).map(placement) {
-        line.push_str(&format!(" virtio_mmio.device=4K@{window:#x}:{irq}"));
     }
     if !extra.is_empty() {
         line.push(' ');
@@ -255,6 +258,12 @@ mod tests {
 
     #[test]
     fn devices_are_named_to_the_kernel() {
+        assert_eq!(devices(2), ["4K@0xd0000000:5", "4K@0xd0001000:6"]);
+        assert_eq!(devices(20)[19], "4K@0xd0013000:5", "more devices than lines share these");
+    }
+
+    #[test]
+    fn a_kernel_is_told_what_comes_later() {
         let mut topology = MachineTopology {
             vcpus: 1,
             vcpus_max: 1,
@@ -265,13 +274,10 @@ mod tests {
             queue_pairs: 1,
             cid: None,
         };
-        let line = command_line("quux=1", &topology, 2);
-        assert!(
-            line.contains(" virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=4K@0xd0001000:6 quux=1")
-        );
-        assert!(line.starts_with("console=ttyS0"));
+        let line = command_line("quux=1", &topology);
+        assert!(line.starts_with("console=ttyS0") && line.ends_with(" quux=1"), "{line}");
         topology.vcpus_max = 4;
         topology.memory_max_mib = 128;
-        assert!(command_line("", &topology, 0).ends_with(" maxcpus=1 memhp_default_state=online"));
+        assert!(command_line("", &topology).ends_with(" maxcpus=1 memhp_default_state=online"));
     }
 }

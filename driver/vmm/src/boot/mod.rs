@@ -2,6 +2,7 @@
 
 mod mapped;
 mod mptable;
+mod parameters;
 mod pvh;
 
 pub use mptable::write_mp_table;

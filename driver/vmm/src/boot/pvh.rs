@@ -13,6 +13,7 @@ use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::mapped::MappedFile;
+use super::parameters;
 use crate::config::BootConfig;
 use crate::layout::{
     COMMAND_LINE, COMMAND_LINE_MAX, HIGH_MEMORY, MMIO_GAP_START, MP_TABLE, PVH_MEMORY_MAP, PVH_MODULES,
@@ -35,11 +36,12 @@ pub struct Entry {
     pub start_info: u64,
 }
 
-/// Loads kernel, initial RAM disk and command line, and writes the start information.
-pub fn load(memory: &Memory, config: &BootConfig, command_line: &str) -> Result<Entry> {
+/// Loads kernel, initial RAM disk and command line, and writes the start information. The kernel is told of `devices` by
+/// as many parameters `virtio_mmio.device`.
+pub fn load(memory: &Memory, config: &BootConfig, command_line: &str, devices: &[String]) -> Result<Entry> {
     let instruction = load_kernel(memory, &config.kernel)?;
-    let initrd = load_initrd(memory, &config.initrd)?;
-    write_command_line(memory, command_line)?;
+    let initrd = load_initrd(memory, &config.initrd, devices)?;
+    write_command_line(memory, &format!("{command_line} {}", parameters::ARGUMENT))?;
     write_start_info(memory, initrd)?;
     Ok(Entry { instruction: instruction.0, start_info: PVH_START_INFO.0 })
 }
@@ -55,10 +57,11 @@ fn load_kernel(memory: &Memory, path: &Path) -> Result<GuestAddress> {
     }
 }
 
-/// Loads the initial RAM disk as high as possible below the device hole, away from the kernel.
-fn load_initrd(memory: &Memory, path: &Path) -> Result<(GuestAddress, u64)> {
+/// Loads the initial RAM disk, and what tells the kernel of `devices`, as high as possible below the device hole, away from the kernel.
+fn load_initrd(memory: &Memory, path: &Path, devices: &[String]) -> Result<(GuestAddress, u64)> {
     let file = MappedFile::open(path)?;
-    let size = file.as_ref().len() as u64;
+    let trailer = parameters::trailer(file.as_ref().len(), "virtio_mmio.device", devices);
+    let size = (file.as_ref().len() + trailer.len()) as u64;
     let top = memory.find_region(HIGH_MEMORY).map_or(0, |region| region.len()).min(MMIO_GAP_START);
     let start = top.checked_sub(size).map(|start| start & !(PAGE - 1)).filter(|start| *start > HIGH_MEMORY.0);
     let Some(start) = start else {
@@ -66,6 +69,7 @@ fn load_initrd(memory: &Memory, path: &Path) -> Result<(GuestAddress, u64)> {
     };
     let address = GuestAddress(start);
     memory.write_slice(file.as_ref(), address)?;
+    memory.write_slice(&trailer, GuestAddress(start + file.as_ref().len() as u64))?;
     Ok((address, size))
 }
 
@@ -147,7 +151,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(128 << 20).unwrap();
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-        assert!(matches!(load_initrd(memory, Path::new(&path)), Err(Error::Config(_))));
+        assert!(matches!(load_initrd(memory, Path::new(&path), &[]), Err(Error::Config(_))));
     }
 
     #[test]

@@ -37,9 +37,11 @@ impl Drop for LentLine {
 }
 
 impl Interrupt {
-    /// An interrupt on `line`, an irqfd.
-    pub fn new(line: EventFd) -> Self {
-        Self { status: Arc::default(), line: Arc::new(line), is_lent: Arc::default() }
+    /// An interrupt on `line`, an irqfd. Devices that share a line share its irqfd. With an irqfd each, two devices that fire at
+    /// once could raise the line only once, and the guest would miss one. Events of a single irqfd are raised and lowered one
+    /// after another.
+    pub fn new(line: Arc<EventFd>) -> Self {
+        Self { status: Arc::default(), line, is_lent: Arc::default() }
     }
 
     /// Lends the line.
@@ -96,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_lent_tells_of_used_buffers() {
-        let interrupt = Interrupt::new(event_fd().unwrap());
+        let interrupt = Interrupt::new(event_fd().unwrap().into());
         let line = interrupt.lend();
         line.event().write(1).unwrap();
         interrupt.acknowledge(USED_BUFFER);

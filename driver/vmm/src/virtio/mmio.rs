@@ -324,7 +324,8 @@ mod tests {
 
     fn transport() -> MmioTransport<Idle> {
         let memory = Memory::from_ranges(&[(vm_memory::GuestAddress(0), 1 << 20)]).unwrap();
-        MmioTransport::new(Idle, memory, Interrupt::new(event_fd().unwrap()), Workers::begun()).unwrap()
+        MmioTransport::new(Idle, memory, Interrupt::new(event_fd().unwrap().into()), Workers::begun())
+            .unwrap()
     }
 
     fn read(transport: &impl BusDevice, offset: u64) -> u32 {
@@ -421,7 +422,7 @@ mod tests {
         let memory = Memory::from_ranges(&[(vm_memory::GuestAddress(0), 1 << 20)]).unwrap();
         let slot = Block::new(DiskAccess::ReadOnly);
         let traffic = slot.traffic();
-        let interrupt = Interrupt::new(event_fd().unwrap());
+        let interrupt = Interrupt::new(event_fd().unwrap().into());
         let mut transport = MmioTransport::new(slot, memory, interrupt, Workers::begun()).unwrap();
         negotiate(&mut transport);
         set_up_queue(&mut transport, 0x1000);

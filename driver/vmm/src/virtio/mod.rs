@@ -182,7 +182,7 @@ mod tests {
             memory: memory.clone(),
             queues: vec![queue],
             notifications: Vec::new(),
-            interrupt: Interrupt::new(event_fd().unwrap()),
+            interrupt: Interrupt::new(event_fd().unwrap().into()),
             features: 0,
             stop: event_fd().unwrap(),
         };

@@ -110,7 +110,7 @@ mod tests {
             memory: memory.clone(),
             queues: (0..=queue).map(|_| mock.create_queue().unwrap()).collect(),
             notifications: Vec::new(),
-            interrupt: Interrupt::new(event_fd().unwrap()),
+            interrupt: Interrupt::new(event_fd().unwrap().into()),
             features: FEATURES,
             stop: event_fd().unwrap(),
         };

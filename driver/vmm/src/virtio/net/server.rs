@@ -257,7 +257,7 @@ mod tests {
                 memory: memory.clone(),
                 queues: vec![MockSplitQueue::new(&memory, RING).create_queue().unwrap()],
                 notifications: Vec::new(),
-                interrupt: Interrupt::new(event_fd().unwrap()),
+                interrupt: Interrupt::new(event_fd().unwrap().into()),
                 features,
                 stop: event_fd().unwrap(),
             };
