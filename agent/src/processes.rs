@@ -22,11 +22,16 @@ pub struct Listed {
     /// 0 for a parent outside the container.
     ppid: u32,
     uid: u32,
+    gid: u32,
+    process_group: u32,
+    session: u32,
     state: char,
     /// The terminal's device number, 0 for none.
     terminal: u32,
+    priority: i32,
     nice: i32,
     threads: u32,
+    processor: u32,
     /// Processor time in milliseconds.
     cpu_ms: u64,
     /// When it began, in seconds since the epoch.
@@ -95,7 +100,16 @@ fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 
 /// The number in the innermost PID namespace.
 fn own_number(status: &str) -> Option<u32> {
-    status_field(status, "NSpid")?.split_whitespace().last()?.parse().ok()
+    innermost(status, "NSpid")
+}
+
+fn innermost(status: &str, name: &str) -> Option<u32> {
+    status_field(status, name)?.split_whitespace().last()?.parse().ok()
+}
+
+/// The effective one of a process's identities.
+fn effective(status: &str, name: &str) -> Option<u32> {
+    status_field(status, name)?.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Reads proc(5)'s `stat`, `status` and `cmdline`. A program's name may hold anything, parentheses too.
@@ -108,11 +122,16 @@ fn parse(stat: &str, status: &str, cmdline: &str, boot: u64) -> Option<Listed> {
     Some(Listed {
         pid: own_number(status)?,
         ppid: u32::try_from(number(1)?).ok()?,
-        uid: status_field(status, "Uid")?.split_whitespace().nth(1)?.parse().ok()?,
+        uid: effective(status, "Uid")?,
+        gid: effective(status, "Gid")?,
+        process_group: innermost(status, "NSpgid")?,
+        session: innermost(status, "NSsid")?,
         state: fields.first()?.chars().next()?,
         terminal: u32::try_from(number(4)?).ok()?,
+        priority: fields.get(15)?.parse().ok()?,
         nice: fields.get(16)?.parse().ok()?,
         threads: u32::try_from(number(17)?).ok()?,
+        processor: u32::try_from(number(36)?).ok()?,
         cpu_ms: number(11)?.saturating_add(number(12)?).saturating_mul(TICK_MS),
         started: boot.saturating_add(number(19)?.saturating_mul(TICK_MS) / 1000),
         virtual_kib: number(20)? / 1024,
@@ -128,17 +147,23 @@ mod tests {
 
     #[test]
     fn a_process_is_read_whatever_it_is_called() {
-        let stat = "77 (a) b (c) S 70 77 77 34816 77 4194560 9 0 0 0 25 50 0 0 20 5 3 0 1234 2048000 100 1 2";
-        let status = "Name:\ta\nUid:\t1000\t1001\t1000\t1000\nNSpid:\t77\t9\n";
+        let stat = "77 (a) b (c) S 70 77 77 34816 77 4194560 9 0 0 0 25 50 0 0 20 5 3 0 1234 2048000 100 1 2 3 4 5 6 7 8 9 10 11 12 13 17 6 0";
+        let status = "Name:\ta\nUid:\t1000\t1001\t1000\t1000\nGid:\t100\t101\t100\t100\nNSpid:\t77\t9\n\
+                      NSpgid:\t70\t8\nNSsid:\t60\t7\n";
         let listed = parse(stat, status, "sh\0-c\0sleep 5\0", 1000).unwrap();
         let expected = Listed {
             pid: 9,
             ppid: 70,
             uid: 1001,
+            gid: 101,
+            process_group: 8,
+            session: 7,
             state: 'S',
             terminal: 34816,
+            priority: 20,
             nice: 5,
             threads: 3,
+            processor: 6,
             cpu_ms: 750,
             started: 1012,
             virtual_kib: 2000,

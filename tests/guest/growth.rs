@@ -30,6 +30,8 @@ async fn limits(sandbox: &Sandbox) -> (String, String) {
 async fn grows_and_shrinks(fixture: &Fixture, sandbox: &Sandbox) {
     fixture.run(sandbox, "c", &["sleep", "100000"]).await;
     assert_eq!(output(sandbox, "nproc").await, "1");
+    let burst = async || output(sandbox, "cat /sys/fs/cgroup/cpu.max.burst").await;
+    assert_eq!((limits(sandbox).await.1, burst().await), ("100000 100000".into(), "100000".into()));
     let small = memory_mib(sandbox).await;
     assert!(small < 128 + OVERHEAD_MIB);
 
@@ -38,6 +40,7 @@ async fn grows_and_shrinks(fixture: &Fixture, sandbox: &Sandbox) {
     let large = memory_mib(sandbox).await;
     assert!((small + 350..=small + 384).contains(&large), "{small} MiB became {large}");
     assert_eq!(limits(sandbox).await, ("536870912".into(), "200000 100000".into()));
+    assert_eq!(burst().await, "200000");
     assert!(output(sandbox, FILL).await.contains("1+0 records out"));
 
     let error = sandbox.update("c", LARGE, Size { memory_mib: 2048, ..LARGE }).await.unwrap_err();
@@ -51,6 +54,7 @@ async fn grows_and_shrinks(fixture: &Fixture, sandbox: &Sandbox) {
 
     sandbox.update("c", LARGE, SMALL).await.unwrap();
     assert_eq!(limits(sandbox).await, ("134217728".into(), "100000 100000".into()));
+    assert_eq!(burst().await, "100000", "a burst is lowered before its quota is");
     let shrunk = async {
         while memory_mib(sandbox).await > small + 64 {
             tokio::time::sleep(Duration::from_millis(200)).await;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use shim_control::{
     Connection, ContainerExit, ContainerProcess, DeviceTraffic, DiskSlot, Exec, ExecResult, InsertDisk,
-    Interact, RateLimit, Resize, Signal, SignalTarget, Stats, WindowSize,
+    Interact, RateLimit, Resize, Signal, SignalTarget, Stats, Update, WindowSize,
 };
 
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::guest_paths::ContainerDisks;
 use crate::logs::{self, LogQuery};
 use crate::oci::ContainerSpec;
 use crate::sandbox::Sandbox;
-use crate::size::Size;
+use crate::size::{CpuLimit, Size};
 use crate::status::{SandboxStatus, failure};
 use crate::tap::TapCounters;
 use crate::{disk, files};
@@ -62,7 +62,22 @@ impl Sandbox {
                 .insert_disk(writable_name(id), &self.writable(id), DiskSlot::ReadWrite, *limit)
                 .await?,
         };
-        Ok(self.client().create_container(container.to_request(&disks, self.options().cpu_limit)?).await?)
+        self.client().create_container(container.to_request(&disks)?).await?;
+        self.bound(container).await
+    }
+
+    /// Bounds the CPUs of a container that is made, where they are bounded. What made it was not to be held up.
+    async fn bound(&self, container: &ContainerSpec) -> Result<()> {
+        let is_given = container.oci.pointer("/linux/resources/cpu").is_some();
+        if self.options().cpu_limit == CpuLimit::Weight || is_given {
+            return Ok(());
+        }
+        let plan = self.plan()?;
+        let size = Size { cpus: container.cpus, memory_mib: container.memory_mib };
+        let resources = size.resources_of_update(CpuLimit::Quota)?;
+        let (vcpus, memory_mib) = (plan.vcpus, plan.memory_mib);
+        let update = Update { container: container.id.clone(), resources, vcpus, memory_mib };
+        Ok(self.client().update(update).await?)
     }
 
     /// Kills what is left of a container, and removes what it wrote, its log included. The sandbox goes on.

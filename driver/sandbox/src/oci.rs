@@ -183,11 +183,11 @@ fn process_json(arguments: &[String], environment: &[String], directory: &Path, 
 
 impl ContainerSpec {
     /// What the shim is asked to make.
-    pub(crate) fn to_request(&self, disks: &ContainerDisks, cpu_limit: CpuLimit) -> Result<CreateContainer> {
+    pub(crate) fn to_request(&self, disks: &ContainerDisks) -> Result<CreateContainer> {
         let paths = GuestPaths::of(&self.id);
         Ok(CreateContainer {
             id: self.id.clone(),
-            spec: self.spec(&paths, cpu_limit)?,
+            spec: self.spec(&paths)?,
             user: self.user.clone(),
             storages: [paths.storages(disks), self.directories(&paths)].concat(),
             shares_pids: self.shares.contains(&SharedNamespace::Pid),
@@ -195,7 +195,7 @@ impl ContainerSpec {
         })
     }
 
-    fn spec(&self, paths: &GuestPaths, cpu_limit: CpuLimit) -> Result<Spec> {
+    fn spec(&self, paths: &GuestPaths) -> Result<Spec> {
         let environment = environment(&self.with_terminal_type());
         let process = process_json(&self.arguments, &environment, &self.directory, self.terminal);
         let namespaces: Vec<_> = self.namespaces().map(|kind| json!({ "type": kind })).collect();
@@ -210,7 +210,7 @@ impl ContainerSpec {
                 "namespaces": namespaces,
                 "maskedPaths": MASKED_PATHS,
                 "readonlyPaths": READONLY_PATHS,
-                "resources": Size { cpus: self.cpus, memory_mib: self.memory_mib }.resources(cpu_limit),
+                "resources": Size { cpus: self.cpus, memory_mib: self.memory_mib }.resources(CpuLimit::Weight),
             },
         });
         if let Some(mounts) = value["mounts"].as_array_mut() {
@@ -228,11 +228,8 @@ impl ContainerSpec {
     /// A further process of the container, with its rights, its environment and its directory, as Docker's `exec` has it.
     pub fn process(&self, arguments: &[String], terminal: bool) -> Result<Process> {
         let with_its_terminal = Self { terminal, ..self.clone() };
-        let mut process = with_its_terminal
-            .spec(&GuestPaths::of(&self.id), CpuLimit::default())?
-            .process()
-            .clone()
-            .unwrap_or_default();
+        let mut process =
+            with_its_terminal.spec(&GuestPaths::of(&self.id))?.process().clone().unwrap_or_default();
         process.set_args(Some(arguments.to_vec())).set_terminal(Some(terminal));
         Ok(process)
     }
@@ -345,7 +342,7 @@ mod tests {
             writable: "/dev/vdb".into(),
             volumes: spec.mounts.iter().map(|_| "/dev/vdi".into()).collect(),
         };
-        spec.to_request(&disks, CpuLimit::Quota).unwrap()
+        spec.to_request(&disks).unwrap()
     }
 
     #[test]
@@ -353,7 +350,7 @@ mod tests {
         let request = request(&spec());
         let value = serde_json::to_value(&request.spec).unwrap();
         assert_eq!(value["linux"]["resources"]["memory"]["limit"], 128 << 20);
-        assert_eq!(value["linux"]["resources"]["cpu"]["quota"], 50_000);
+        assert_eq!(value["linux"]["resources"]["cpu"]["quota"], -1, "its start is not held up");
         assert_eq!(value["process"]["env"], json!([DEFAULT_PATH, "TERM=xterm", "HOSTNAME=web", "A=2"]));
         assert_eq!(request.input, ProcessInput::Closed);
         let made: Vec<_> =
@@ -420,8 +417,7 @@ mod tests {
         let oci = json!({ "process": { "args": 7 } });
         let disks =
             ContainerDisks { image: "/dev/vda".into(), writable: "/dev/vdb".into(), volumes: Vec::new() };
-        let error =
-            ContainerSpec { oci, ..spec() }.to_request(&disks, CpuLimit::Quota).unwrap_err().to_string();
+        let error = ContainerSpec { oci, ..spec() }.to_request(&disks).unwrap_err().to_string();
         assert!(error.contains("the container's specification cannot be made"), "{error}");
     }
 }

@@ -1,3 +1,4 @@
+use oci_spec::runtime::LinuxResources;
 use shim_control::{SandboxPlan, Update};
 
 use serde_json::{Value, json};
@@ -75,9 +76,13 @@ impl Size {
                 plan.memory_max_mib.saturating_sub(overhead_mib)
             )));
         }
-        let resources = serde_json::from_value(self.resources(cpu_limit));
-        let resources = resources.map_err(|e| Error::Spec(e.to_string()))?;
+        let resources = self.resources_of_update(cpu_limit)?;
         Ok(Update { container: container.to_owned(), resources, vcpus, memory_mib })
+    }
+
+    /// The same as [`Self::resources`], of a container that is there.
+    pub(crate) fn resources_of_update(self, cpu_limit: CpuLimit) -> Result<LinuxResources> {
+        serde_json::from_value(self.resources(cpu_limit)).map_err(|e| Error::Spec(e.to_string()))
     }
 
     /// `linux.resources` of an OCI runtime specification.

@@ -31,6 +31,11 @@ impl SandboxStatus {
         matches!(self, Self::Live(state) if state.containers.get(container) == Some(&None))
     }
 
+    /// Whether its guest stands still.
+    pub fn is_paused(&self) -> bool {
+        matches!(self, Self::Live(state) if state.phase == Phase::Paused)
+    }
+
     /// Whether there may be a guest.
     pub fn may_live(&self) -> bool {
         matches!(self, Self::Live(_) | Self::Unanswered)

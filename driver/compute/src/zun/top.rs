@@ -7,6 +7,7 @@ use model::Container;
 use sandbox::ContainerProcess;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use time::macros::format_description;
 
 use super::require_running;
 use crate::engine::{Engine, HostEngine};
@@ -16,7 +17,12 @@ use crate::record::sandbox_name;
 
 const FULL: &str = "uid,pid,ppid,c,stime,tty,time,cmd";
 const AUX: &str = "user,pid,pcpu,pmem,vsz,rss,tty,stat,start,bsdtime,command";
+const EXTRA_FULL: &str = "uid,pid,ppid,c,sz,rss,psr,stime,tty,time,cmd";
+const JOBS: &str = "pid,pgid,sid,tty,time,cmd";
 const DAY: i64 = 86_400;
+/// What ps(1) takes a process's priority from, to show a higher one as a larger number.
+const PRIORITY_BASE: i32 = 39;
+const PAGE_KIB: u64 = 4;
 
 /// The processes of a container, in the columns that `arguments` of ps(1) ask for.
 pub async fn top(engine: &HostEngine, row: &Container, arguments: &str) -> Result<Value> {
@@ -48,12 +54,12 @@ struct Column {
     value: Content,
 }
 
-/// The columns that arguments of ps(1) ask for: those of `-f`, `u` or any `-o`, which may come several times and name
+/// The columns that arguments of ps(1) ask for: those of `-f`, `-F`, `-j`, `u` or any `-o`, which may come several times and name
 /// titles (`pid=ID`). Which processes are listed is not theirs to say.
 fn columns(arguments: &str) -> Result<Vec<Column>> {
     let refused = |word: &str| {
         let reason = format!(
-            "{arguments:?}: {word:?} is none that is known here; there are -e, -f, aux and -o COLUMNS"
+            "{arguments:?}: {word:?} is none that is known here; there are -e, -f, -F, -j, aux and -o COLUMNS"
         );
         Error::invalid("ps_args", reason)
     };
@@ -65,10 +71,12 @@ fn columns(arguments: &str) -> Result<Vec<Column>> {
             "e" | "A" | "ef" | "f" | "a" | "ax" | "x" => {}
             "aux" | "axu" | "u" | "auxww" | "auxw" => format = AUX,
             "w" | "ww" | "efww" | "efw" => {}
-            "o" | "eo" | "axo" | "ao" | "Ao" | "efo" => {
+            "F" | "eF" => format = EXTRA_FULL,
+            "j" | "ej" => format = JOBS,
+            "o" | "eo" | "axo" | "ao" | "Ao" | "efo" | "format" => {
                 named.extend(listed(words.next().ok_or_else(|| refused(word))?)?);
             }
-            glued => match glued.strip_prefix("eo").or(glued.strip_prefix('o')) {
+            glued => match ["format=", "eo", "o"].iter().find_map(|option| glued.strip_prefix(option)) {
                 Some(names) if !names.is_empty() => named.extend(listed(names)?),
                 _ => return Err(refused(word)),
             },
@@ -99,6 +107,21 @@ fn column(name: &str) -> Option<(&'static str, Content)> {
         "pid" => ("PID", |view| view.process.pid.to_string()),
         "ppid" => ("PPID", |view| view.process.ppid.to_string()),
         "uid" => ("UID", |view| user(view.process.uid)),
+        "euid" => ("EUID", |view| view.process.uid.to_string()),
+        "gid" | "group" => ("GID", |view| view.process.gid.to_string()),
+        "egid" | "egroup" => ("EGID", |view| view.process.gid.to_string()),
+        "pgid" => ("PGID", |view| view.process.process_group.to_string()),
+        "pgrp" => ("PGRP", |view| view.process.process_group.to_string()),
+        "sid" => ("SID", |view| view.process.session.to_string()),
+        "sess" | "session" => ("SESS", |view| view.process.session.to_string()),
+        "etime" => ("ELAPSED", |view| elapsed(view.age())),
+        "etimes" => ("ELAPSED", |view| view.age().to_string()),
+        "lstart" => ("STARTED", |view| view.long_start()),
+        "pri" => ("PRI", |view| (PRIORITY_BASE - view.process.priority).to_string()),
+        "priority" => ("PRIORITY", |view| view.process.priority.to_string()),
+        "psr" => ("PSR", |view| view.process.processor.to_string()),
+        "sz" => ("SZ", |view| (view.process.virtual_kib / PAGE_KIB).to_string()),
+        "times" | "cputimes" => ("TIME", |view| (view.process.cpu_ms / 1000).to_string()),
         "user" | "euser" => ("USER", |view| user(view.process.uid)),
         "c" => ("C", |view| format!("{:.0}", view.cpu_percent())),
         "pcpu" | "%cpu" => ("%CPU", |view| format!("{:.1}", view.cpu_percent())),
@@ -137,11 +160,21 @@ impl View<'_> {
         self.process.resident_kib as f64 / self.memory_kib.max(1) as f64 * 100.0
     }
 
+    fn started(&self) -> Option<OffsetDateTime> {
+        OffsetDateTime::from_unix_timestamp(i64::try_from(self.process.started).ok()?).ok()
+    }
+
+    /// The time in C's form.
+    fn long_start(&self) -> String {
+        let format = format_description!(
+            "[weekday repr:short] [month repr:short] [day padding:space] [hour]:[minute]:[second] [year]"
+        );
+        self.started().and_then(|started| started.format(format).ok()).unwrap_or_else(|| "?".into())
+    }
+
     /// The hour of one that began within a day, the day of others.
     fn start(&self) -> String {
-        let started = i64::try_from(self.process.started).ok();
-        let started = started.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
-        match started {
+        match self.started() {
             Some(started) if self.age() < DAY => format!("{:02}:{:02}", started.hour(), started.minute()),
             Some(started) => {
                 let month: String = started.month().to_string().chars().take(3).collect();
@@ -164,6 +197,17 @@ fn terminal(device: u32) -> String {
     if device != 0 && major >= PTS_MAJOR { format!("pts/{minor}") } else { "?".into() }
 }
 
+/// `[[DD-]hh:]mm:ss`, as ps(1) has it.
+fn elapsed(seconds: i64) -> String {
+    let (days, hours, rest) = (seconds / DAY, seconds / 3600 % 24, seconds % 3600);
+    let (minutes, seconds) = (rest / 60, rest % 60);
+    match (days, hours) {
+        (0, 0) => format!("{minutes:02}:{seconds:02}"),
+        (0, _) => format!("{hours:02}:{minutes:02}:{seconds:02}"),
+        _ => format!("{days}-{hours:02}:{minutes:02}:{seconds:02}"),
+    }
+}
+
 fn long_time(seconds: u64) -> String {
     format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
@@ -181,10 +225,15 @@ mod tests {
             pid: 7,
             ppid: 1,
             uid: 33,
+            gid: 34,
+            process_group: 6,
+            session: 5,
             state: 'S',
             terminal: 0x8801,
+            priority: 25,
             nice: 5,
             threads: 2,
+            processor: 3,
             cpu_ms: 3_725_000,
             started: 1_000_000_000,
             virtual_kib: 4096,
@@ -209,6 +258,13 @@ mod tests {
         let aux = "USER PID %CPU %MEM VSZ RSS TTY STAT START TIME COMMAND\n33 7 50.0 50.0 4096 512 pts/1 S 01:46 62:05 sh -c x";
         assert_eq!(rows("aux"), aux);
         assert_eq!(rows("-o pid,comm,ni"), "PID COMMAND NI\n7 sh 5");
+        assert_eq!(
+            rows("--format pid,gid,pgid,sid,etime,etimes,pri,psr,sz"),
+            "PID GID PGID SID ELAPSED ELAPSED PRI PSR SZ\n7 34 6 5 02:04:10 7450 14 3 1024"
+        );
+        assert_eq!(rows("-o lstart"), "STARTED\nSun Sep  9 01:46:40 2001");
+        assert_eq!(rows("-j"), "PID PGID SID TTY TIME CMD\n7 6 5 pts/1 01:02:05 sh -c x");
+        assert_eq!((elapsed(59), elapsed(90_061)), ("00:59".into(), "1-01:01:01".into()));
         for arguments in
             ["-e -o pid -o comm=NAME", "-eo pid,comm=NAME", "-opid,comm=NAME", "axo pid,comm=NAME"]
         {

@@ -359,14 +359,29 @@ pub struct ContainerProcess {
     pub ppid: u32,
     /// Its effective user.
     pub uid: u32,
+    /// Its effective group. This and what else has a default is not told by guests that were started by an earlier version.
+    #[serde(default)]
+    pub gid: u32,
+    /// Its process group.
+    #[serde(default)]
+    pub process_group: u32,
+    /// Its session.
+    #[serde(default)]
+    pub session: u32,
     /// A letter (proc(5)): `R` runs, `S` sleeps, and so on.
     pub state: char,
     /// Its terminal's device number, 0 for none.
     pub terminal: u32,
+    /// Its priority, as the kernel has it.
+    #[serde(default)]
+    pub priority: i32,
     /// Its niceness.
     pub nice: i32,
     /// Threads.
     pub threads: u32,
+    /// The processor on which it ran last.
+    #[serde(default)]
+    pub processor: u32,
     /// Processor time in milliseconds.
     pub cpu_ms: u64,
     /// When it began, in seconds since the epoch.
