@@ -13,7 +13,10 @@ use std::sync::Arc;
 
 use cloud_tests::registry::{Layout, Registry, User, corrupt, free_port, noise};
 use cloud_tests::tls::Front;
-use image::{Credentials, Error, Finding, Image, ImageReference, Mirror, PullPolicy, RegistryOptions, Store};
+use image::{
+    Credentials, CredentialsOwner, Error, Finding, Image, ImageReference, Mirror, PullPolicy,
+    RegistryOptions, Store,
+};
 use tempfile::TempDir;
 use wire::Cutting;
 
@@ -44,6 +47,10 @@ fn store_with(options: RegistryOptions) -> Here {
 fn open(folder: &Path, options: RegistryOptions) -> Store {
     let _ = rustls::crypto::ring::default_provider().install_default();
     Store::open(folder.to_owned(), options).unwrap()
+}
+
+fn credentials(password: &str, owner: CredentialsOwner) -> Credentials {
+    Credentials { username: USER.name.into(), password: password.into(), owner }
 }
 
 impl Here {
@@ -175,7 +182,7 @@ async fn a_mirror_is_asked_first_and_passed_over_if_it_fails() {
     let unknown = here.pull(&format!("{gone}/none:1")).await.unwrap_err().to_string();
     assert!(unknown.contains(&gone), "the registry has the last word: {unknown}");
     // Credentials are for the registry, so no mirror is asked.
-    let user = Credentials { username: USER.name.into(), password: USER.password.into() };
+    let user = credentials(USER.password, CredentialsOwner::User);
     let asked = mirror.log().len();
     assert!(here.image(&app, PullPolicy::Always, Some(&user)).await.is_err());
     assert_eq!(mirror.log().len(), asked);
@@ -223,11 +230,24 @@ async fn credentials_are_asked_for_and_checked() {
     registry.push(&Layout::busybox(), "app:1", &["--dest-creds", "grace:hop-per"]);
     let here = store(&registry.address(), Vec::new());
     let name = format!("{}/app:1", registry.address());
-    let user = |password: &str| Credentials { username: USER.name.into(), password: password.into() };
+    let user = |password: &str| credentials(password, CredentialsOwner::User);
     let wrong = here.image(&name, PullPolicy::Always, Some(&user("guess"))).await.unwrap_err();
     assert!(matches!(wrong, Error::Unauthorized { .. }), "{wrong}");
     assert!(matches!(here.pull(&name).await, Err(Error::Unauthorized { .. })));
     assert!(here.image(&name, PullPolicy::Always, Some(&user(USER.password))).await.is_ok());
+
+    // That it is here opens it to nobody else.
+    for policy in [PullPolicy::IfNotPresent, PullPolicy::Never] {
+        for other in [None, Some(user("guess"))] {
+            let refused = here.image(&name, policy, other.as_ref()).await;
+            assert!(matches!(refused, Err(Error::Unauthorized { .. })), "{policy:?} {other:?}");
+        }
+        assert!(here.image(&name, policy, Some(&user(USER.password))).await.is_ok());
+    }
+    // What the operator's credentials open is for all.
+    let operator = credentials(USER.password, CredentialsOwner::Operator);
+    assert!(here.image(&name, PullPolicy::Always, Some(&operator)).await.is_ok());
+    assert!(here.image(&name, PullPolicy::Never, None).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,6 +53,7 @@ impl Store {
             manifest: image.manifest,
             config: Digest::of(&image.configuration_bytes),
             chain: chain(&image.configuration),
+            is_private: false,
         };
         if existing == Existing::Replaced || !self.rootfs_path(&record.chain).exists() {
             let mut layers = Layers::new(name.to_owned(), work.path(), limit);

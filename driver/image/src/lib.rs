@@ -36,7 +36,7 @@ pub use digest::Digest;
 pub use error::{Error, Result};
 pub use merge::add_layer;
 pub use oci_spec::image::ImageConfiguration;
-pub use options::{Credentials, Mirror, PullPolicy, RegistryOptions};
+pub use options::{Credentials, CredentialsOwner, Mirror, PullPolicy, RegistryOptions};
 pub use progress::Progress;
 pub use reference::ImageReference;
 pub use saved::Addition;

@@ -89,6 +89,17 @@ pub struct Credentials {
     pub username: String,
     /// The password or token.
     pub password: String,
+    /// Whose they are.
+    pub owner: CredentialsOwner,
+}
+
+/// Whose credentials are, and so for whom is what they open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialsOwner {
+    /// This host's operator's: what they open is for all users of the host.
+    Operator,
+    /// A user's: another user gets the image only with credentials that the registry accepts.
+    User,
 }
 
 impl std::fmt::Debug for Credentials {

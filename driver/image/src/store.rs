@@ -11,7 +11,7 @@ use crate::digest::{Digest, sum_of};
 use crate::error::{Error, Result};
 use crate::keyed_lock::KeyedLock;
 use crate::layers::Layers;
-use crate::options::{Credentials, PullPolicy, RegistryOptions};
+use crate::options::{Credentials, CredentialsOwner, PullPolicy, RegistryOptions};
 use crate::progress::Progress;
 use crate::pull::Remote;
 use crate::reference::ImageReference;
@@ -57,6 +57,14 @@ pub struct ImageSource {
     pub(crate) config: Digest,
     /// The digest of its layers, the file system's name.
     pub(crate) chain: Digest,
+    /// Whether a user's credentials opened it: its registry is asked whether it is for others. So it is where an earlier version
+    /// has not recorded that.
+    #[serde(default = "yes")]
+    pub(crate) is_private: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl ImageSource {
@@ -133,11 +141,30 @@ impl Store {
             self.mark_used(&name)?;
         }
         match (policy, present) {
-            (PullPolicy::IfNotPresent | PullPolicy::Never, Some(image)) => Ok(image),
+            (PullPolicy::IfNotPresent | PullPolicy::Never, Some(image)) if !image.source.is_private => {
+                Ok(image)
+            }
             (PullPolicy::Never, None) => Err(Error::NotPresent(name)),
-            (PullPolicy::Always, _) | (PullPolicy::IfNotPresent, None) => {
+            (PullPolicy::Never, Some(image)) => self.shown(image, reference, credentials).await,
+            (PullPolicy::Always | PullPolicy::IfNotPresent, _) => {
                 self.pull(reference, credentials, progress).await
             }
+        }
+    }
+
+    /// A private image that is here, if its registry shows it to who asks.
+    async fn shown(
+        &self,
+        image: Image,
+        reference: &ImageReference,
+        credentials: Option<&Credentials>,
+    ) -> Result<Image> {
+        let remote = Remote::new(reference, &self.options, credentials, self.progress.clone());
+        let manifest = remote.manifest().await?;
+        if manifest.digest == image.source.manifest {
+            Ok(image)
+        } else {
+            Err(Error::NotPresent(reference.to_string()))
         }
     }
 
@@ -223,7 +250,8 @@ impl Store {
         let mut sources = self.sources(reference, credentials).into_iter().peekable();
         while let Some(source) = sources.next() {
             let remote = Remote::new(&source, &self.options, credentials, progress.clone());
-            match self.pull_from(reference, &remote).await {
+            let is_private = credentials.is_some_and(|own| own.owner == CredentialsOwner::User);
+            match self.pull_from(reference, &remote, is_private).await {
                 Err(e) if sources.peek().is_some() => {
                     tracing::warn!(image = %reference, mirror = source.asked(), error = %e, "mirror is passed over");
                 }
@@ -233,7 +261,12 @@ impl Store {
         Err(Error::NotFound(reference.to_string()))
     }
 
-    async fn pull_from(&self, reference: &ImageReference, remote: &Remote<'_>) -> Result<Image> {
+    async fn pull_from(
+        &self,
+        reference: &ImageReference,
+        remote: &Remote<'_>,
+        is_private: bool,
+    ) -> Result<Image> {
         let manifest = remote.manifest().await?;
         let digest = manifest.digest.clone();
         // A slow registry must not keep those waiting who ask another one for the same image.
@@ -242,6 +275,10 @@ impl Store {
         if let Some(record) = self.record(&name).filter(|record| record.manifest == digest)
             && let Ok(image) = self.load(&record)
         {
+            if record.is_private && !is_private {
+                // It was open to who has no credentials of his own.
+                self.record_as(&ImageSource { is_private, ..record })?;
+            }
             return Ok(image);
         }
         let (bytes, configuration) = remote.configuration(&manifest).await?;
@@ -251,6 +288,7 @@ impl Store {
             manifest: digest,
             config: Digest::of(&bytes),
             chain: chain(&configuration),
+            is_private,
         };
         if !self.rootfs_path(&record.chain).exists() {
             let work = self.work_folder()?;
@@ -283,9 +321,13 @@ impl Store {
     /// Writes the record and the configuration of an image whose file system exists.
     pub(crate) fn keep(&self, record: &ImageSource, configuration: &[u8]) -> Result<Image> {
         self.write(&self.config_path(&record.config), configuration)?;
-        let text = serde_json::to_vec(record).unwrap_or_default();
-        self.write(&self.record_path(&record.reference), &text)?;
+        self.record_as(record)?;
         self.load(record)
+    }
+
+    fn record_as(&self, record: &ImageSource) -> Result<()> {
+        let text = serde_json::to_vec(record).unwrap_or_default();
+        self.write(&self.record_path(&record.reference), &text)
     }
 
     /// Removes a file system with its sum.
@@ -390,6 +432,7 @@ impl Store {
             manifest: digest(reference.to_string().as_str()),
             config: digest(config),
             chain: digest(chain),
+            is_private: false,
         };
         let configuration =
             r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;

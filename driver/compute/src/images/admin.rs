@@ -50,7 +50,13 @@ pub async fn search(images: &Images, context: &RequestContext, wanted: &Search) 
         ImageDriver::Docker => search_docker_hub(images, wanted).await,
         ImageDriver::Glance => {
             let compared = if wanted.is_exact { Match::Exact } else { Match::Part };
-            let found = glance::find(&images.glance_as(context), &wanted.image, compared).await?;
+            let found = glance::find(
+                &images.glance_as(context),
+                &wanted.image,
+                compared,
+                glance::Viewer::of(context),
+            )
+            .await?;
             Ok(found.into_iter().filter_map(|image| serde_json::to_value(image).ok()).collect())
         }
     }
@@ -59,7 +65,7 @@ pub async fn search(images: &Images, context: &RequestContext, wanted: &Search) 
 /// A name in a registry of its user's is looked for there, and never on Docker Hub.
 async fn search_docker_hub(images: &Images, wanted: &Search) -> Result<Value> {
     let default = images.options().docker.default_registry.as_deref();
-    let reference = ImageReference::parse(&wanted.image, wanted.registry.as_deref().or(default))?;
+    let reference = searched(wanted, default)?;
     let found = image::search(&reference).await?;
     let name = bare_name(&reference);
     let wanted = found.into_iter().filter(|result| !wanted.is_exact || result.name == name);
@@ -71,6 +77,11 @@ async fn search_docker_hub(images: &Images, wanted: &Search) -> Result<Value> {
         })
     });
     Ok(Value::Array(results.collect()))
+}
+
+/// What is searched for: a name without a registry is in the user's, or else in the default one.
+fn searched(wanted: &Search, default_registry: Option<&str>) -> Result<ImageReference> {
+    Ok(ImageReference::parse(&wanted.image, wanted.registry.as_deref().or(default_registry))?)
 }
 
 /// The name as Docker Hub lists it, without registry and tag.
@@ -134,6 +145,23 @@ mod tests {
 
     use super::*;
     use crate::record::{Member, NewMember};
+
+    #[test]
+    fn a_name_is_searched_for_in_its_users_registry_before_the_default_one() {
+        let search = |image: &str, registry: Option<&str>| Search {
+            image: image.into(),
+            driver: None,
+            is_exact: false,
+            registry: registry.map(str::to_owned),
+        };
+        let asked = |wanted: &Search, default| searched(wanted, default).unwrap().registry().to_owned();
+        let own = search("app", Some("own.example:5000"));
+        assert_eq!(asked(&own, None), "own.example:5000");
+        assert_eq!(asked(&own, Some("default.example")), "own.example:5000");
+        assert_eq!(asked(&search("app", None), Some("default.example")), "default.example");
+        assert_eq!(asked(&search("other.example/app", Some("own.example")), None), "other.example");
+        assert_eq!(asked(&search("app", None), None), "docker.io");
+    }
 
     fn record(id: &str, rootfs: &str) -> SandboxRecord {
         let asked = NewMember {

@@ -4,6 +4,8 @@ use std::fs::File;
 
 use cloud::{Glance, GlanceImage};
 use image::Progress;
+use oslo::RequestContext;
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -31,15 +33,58 @@ fn id_of(archive_name: &str) -> Option<Uuid> {
     archive_name.strip_prefix(PREFIX)?.parse().ok()
 }
 
-/// The images that `wanted` names: an identifier, or a name with or without a tag (`zun/image/glance/utils.py`).
-pub async fn find(glance: &Glance, wanted: &str, compared: Match) -> Result<Vec<GlanceImage>> {
-    if let Ok(id) = wanted.parse() {
-        return Ok(glance.get(id).await?.into_iter().collect());
+/// Who is to see what is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Viewer<'a> {
+    /// Whose client asks: Glance shows what is for him.
+    Client,
+    /// A project for which this service asks without a user's token. Glance shows the service more than the project may see:
+    /// only the project's own images, and those for all, are kept.
+    Project(&'a str),
+}
+
+impl<'a> Viewer<'a> {
+    /// Who is to see what is found for a request.
+    pub fn of(context: &'a RequestContext) -> Self {
+        match has_token(context) {
+            true => Self::Client,
+            false => Self::Project(context.project_id.as_deref().unwrap_or_default()),
+        }
     }
-    let images = match compared {
+
+    /// Images shared with the project are left out: the list does not say with whom they are shared.
+    fn sees(self, image: &GlanceImage) -> bool {
+        let says = |field: &str| image.rest.get(field).and_then(Value::as_str).unwrap_or_default();
+        match self {
+            Self::Client => true,
+            Self::Project(project) => {
+                matches!(says("visibility"), "public" | "community")
+                    || (!project.is_empty() && says("owner") == project)
+            }
+        }
+    }
+}
+
+/// Whether somebody asks, and not this service.
+pub fn has_token(context: &RequestContext) -> bool {
+    context.auth_token.as_deref().is_some_and(|token| !token.is_empty())
+}
+
+/// The images that `wanted` names: an identifier, or a name with or without a tag (`zun/image/glance/utils.py`).
+pub async fn find(
+    glance: &Glance,
+    wanted: &str,
+    compared: Match,
+    viewer: Viewer<'_>,
+) -> Result<Vec<GlanceImage>> {
+    if let Ok(id) = wanted.parse() {
+        return Ok(glance.get(id).await?.into_iter().filter(|image| viewer.sees(image)).collect());
+    }
+    let mut images = match compared {
         Match::Exact => glance.named(split_tag(wanted).0).await?,
         Match::Part => glance.list().await?,
     };
+    images.retain(|image| viewer.sees(image));
     Ok(choose(images, wanted, compared))
 }
 
@@ -130,6 +175,21 @@ mod tests {
         let error = the_one("app", choose(images(), "app", Match::Exact)).unwrap_err();
         assert!(error.to_string().contains("Multiple images exist with same name app"), "{error}");
         assert!(the_one("x", Vec::new()).unwrap_err().to_string().contains('x'));
+    }
+
+    #[test]
+    fn a_project_sees_its_own_and_what_is_for_all() {
+        let image = |visibility: &str, owner: &str| {
+            serde_json::from_value::<GlanceImage>(json!({
+                "id": Uuid::new_v4(), "name": "app", "status": "active", "visibility": visibility, "owner": owner,
+            }))
+            .unwrap()
+        };
+        let sees = |visibility, owner| Viewer::Project("mine").sees(&image(visibility, owner));
+        assert!(sees("private", "mine") && sees("public", "theirs") && sees("community", "theirs"));
+        assert!(!sees("private", "theirs") && !sees("shared", "theirs"));
+        assert!(!Viewer::Project("").sees(&image("private", "theirs")));
+        assert!(Viewer::Client.sees(&image("private", "theirs")), "whom Glance has asked for a token");
     }
 
     #[test]

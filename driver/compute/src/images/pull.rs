@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloud::{Glance, UserToken};
-use image::{Credentials, Image, ImageReference, Progress, PullPolicy, Store};
+use image::{Credentials, CredentialsOwner, Image, ImageReference, Progress, PullPolicy, Store};
 use model::{Changes, Container, Database, Registry};
 use oslo::RequestContext;
 use tokio::time::{Instant, interval_at};
@@ -180,15 +180,23 @@ impl Images {
         let docker = &self.options.docker;
         let own_user = own.and_then(|registry| {
             let password = registry.password.unwrap_or_default();
-            registry.username.map(|username| Credentials { username, password })
+            registry.username.map(|username| Credentials {
+                username,
+                password,
+                owner: CredentialsOwner::User,
+            })
         });
         let is_default = asked.is_some() && docker.default_registry.as_deref() == asked;
         let default_user = docker.default_registry_username.clone().filter(|_| is_default);
         let password = || docker.default_registry_password.clone();
-        own_user.or_else(|| default_user.map(|username| Credentials { username, password: password() }))
+        own_user.or_else(|| {
+            let owner = CredentialsOwner::Operator;
+            default_user.map(|username| Credentials { username, password: password(), owner })
+        })
     }
 
-    /// The image `name` of Glance, as its user sees it. A cached image is not given to users to whom Glance does not show it.
+    /// The image `name` of Glance, as its user sees it; where nobody asks, as all users of the project do. A cached image is not
+    /// given to users to whom Glance does not show it.
     pub async fn of_glance(
         &self,
         context: &RequestContext,
@@ -197,16 +205,18 @@ impl Images {
         progress: &Progress,
     ) -> Result<Image> {
         let client = self.glance_as(context);
-        let found = glance::the_one(name, glance::find(&client, name, glance::Match::Exact).await?)?;
+        let viewer = glance::Viewer::of(context);
+        let found = glance::find(&client, name, glance::Match::Exact, viewer).await?;
+        let found = glance::the_one(name, found)?;
         let fetch = async |file| glance::download(&client, &found, file, progress).await;
         Ok(self.store.archived(&glance::archive_name(found.id), policy, fetch).await?)
     }
 
     /// Glance, in the name of whoever asks; in our own where nobody does.
     pub fn glance_as(&self, context: &RequestContext) -> Glance {
-        match context.auth_token.as_deref().filter(|token| !token.is_empty()) {
-            Some(token) => self.glance.as_user(UserToken::new(token)),
-            None => self.glance.clone(),
+        match context.auth_token.as_deref() {
+            Some(token) if glance::has_token(context) => self.glance.as_user(UserToken::new(token)),
+            _ => self.glance.clone(),
         }
     }
 }
