@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oslo::{Call, Dispatch, RemoteError, Target};
+use oslo::{Answer, Call, Dispatch, RemoteError, Target};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -37,11 +37,10 @@ impl Recorder {
 }
 
 impl Dispatch for Recorder {
-    fn dispatch(
-        self: &Arc<Self>,
-        call: Call,
-    ) -> impl Future<Output = Result<Value, RemoteError>> + Send + use<> {
-        std::future::ready(self.answer(call))
+    type Held = ();
+
+    fn dispatch(self: &Arc<Self>, call: Call) -> impl Future<Output = Answer<()>> + Send + use<> {
+        std::future::ready(self.answer(call).into())
     }
 }
 

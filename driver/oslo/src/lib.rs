@@ -10,6 +10,6 @@ mod rpc;
 pub use config::{ConfigFiles, default_config_files};
 pub use context::RequestContext;
 pub use rpc::{
-    Call, CallError, Client, Dispatch, Endpoint, ParseTransportUrlError, RabbitOptions, RemoteError, Served,
-    Server, Target, TransportUrl, Version, try_broker,
+    Answer, Call, CallError, Client, Dispatch, Endpoint, ParseTransportUrlError, RabbitOptions, RemoteError,
+    Served, Server, Target, TransportUrl, Version, try_broker,
 };

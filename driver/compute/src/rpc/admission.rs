@@ -7,6 +7,10 @@ use crate::error::{Error, Result};
 const CALLS_MAX: usize = 64;
 /// Operations of one project that wait or are under way.
 const OPERATIONS_MAX: usize = 512;
+/// Archives of one project that are on their way.
+const ARCHIVES_MAX: usize = 4;
+/// Commits of one project that are under way.
+const COMMITS_MAX: usize = 2;
 
 /// Bounds what each project has under way, so that none has all that this service can do at one time.
 #[derive(Debug, Clone, Default)]
@@ -17,22 +21,30 @@ pub struct Admission(Arc<Mutex<HashMap<(String, Kind), usize>>>);
 pub enum Kind {
     /// Something whose answer is waited for.
     Call,
+    /// An archive whose way through this service takes several times its size of memory.
+    Archive,
     /// Something that is queued.
     Operation,
+    /// An image that is made of a container: it takes of this host's disk what the container has changed.
+    Commit,
 }
 
 impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Call => "calls",
+            Self::Archive => "archives",
             Self::Operation => "operations",
+            Self::Commit => "commits",
         }
     }
 
     fn most(self) -> usize {
         match self {
             Self::Call => CALLS_MAX,
+            Self::Archive => ARCHIVES_MAX,
             Self::Operation => OPERATIONS_MAX,
+            Self::Commit => COMMITS_MAX,
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::arguments::Arguments;
 use crate::containers::inspect::{since, tail};
-use crate::containers::{Lifecycle, Thoroughness, Wanted};
+use crate::containers::{Lifecycle, Thoroughness, Volume, Wanted};
 use crate::error::{Error, Result};
 use crate::images::admin::Search;
 use crate::lifecycle::SIGKILL;
@@ -183,7 +183,7 @@ fn reject_pci(networks: &[RequestedNetwork]) -> Result<()> {
 }
 
 /// The volumes of each container that the message names.
-fn volumes(arguments: &Arguments) -> Result<Vec<(ContainerUuid, RequestedVolume)>> {
+pub fn volumes(arguments: &Arguments) -> Result<Vec<Volume>> {
     let mut all = Vec::new();
     for (container, volumes) in arguments.raw("requested_volumes").as_object().into_iter().flatten() {
         let uuid: ContainerUuid = container
@@ -351,6 +351,27 @@ mod tests {
         let network = json!({ "network": "n", "port": "", "v4-fixed-ip": "", "v6-fixed-ip": "", "preserve_on_delete": false,
             "pci_request_id": "r" });
         let error = parsed("network_attach", json!({ "requested_network": network })).err().unwrap();
-        assert!(matches!(error, Error::NotSupported(_) | Error::Invalid { .. }), "{error}");
+        assert!(matches!(error, Error::NotSupported(_)) && error.to_string().contains("PCI"), "{error}");
+    }
+
+    #[test]
+    fn pci_devices_are_refused_by_name() {
+        let network = json!({ "network": "n", "port": "", "fixed_ip": "", "preserve_on_delete": false,
+            "pci_request_id": "r" });
+        let requests = json!({ "zun_object.data": { "requests": [{}] } });
+        for arguments in [json!({ "requested_networks": [network] }), json!({ "pci_requests": requests })] {
+            let error = parsed("container_create", arguments.clone()).err().unwrap();
+            assert!(matches!(error, Error::NotSupported(_)), "{arguments}: {error}");
+            assert!(error.to_string().contains("PCI"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_search_may_name_a_registry() {
+        let registry = json!({ "zun_object.data": { "domain": "own.example:5000" } });
+        let arguments = json!({ "image": "app", "image_driver_name": "docker", "exact_match": true, "registry": registry });
+        let Ok(Request::Query(query)) = parsed("image_search", arguments) else { panic!("it is a query") };
+        let Query::SearchImages(search) = *query else { panic!("{query:?}") };
+        assert_eq!((search.registry.as_deref(), search.is_exact), (Some("own.example:5000"), true));
     }
 }

@@ -1,13 +1,16 @@
 use std::sync::Arc;
 
-use model::{Changes, Container, ContainerUuid, RequestedNetwork, Status};
-use oslo::{Call, Dispatch, RemoteError, RequestContext};
+use model::{Changes, Container, ContainerUuid, RequestedNetwork};
+use oslo::{Answer, Call, Dispatch, RequestContext};
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tracing::{Instrument, Span};
 
 use super::admission::{Admission, Admitted, Kind};
-use super::request::{ImageWork, Operation, Query, Request, action_of, parse};
-use crate::containers::{self, Core, begin_change, inspect};
+use super::arguments::Arguments;
+use super::request::{ImageWork, Operation, Query, Request, action_of, parse, volumes};
+use crate::containers::{self, Core, Lifecycle, begin_change, inspect};
+use crate::creations::{Creations, Taken};
 use crate::engine::HostEngine;
 use crate::error::{Error, Result};
 use crate::images::{Images, admin};
@@ -24,6 +27,8 @@ use crate::zun::{Zun, call_turn, networks, stats, top};
 
 /// The action that makes a container.
 const CREATE: &str = "create";
+/// The action that makes an image of one.
+const COMMIT: &str = "commit";
 /// The action that makes one anew.
 const REBUILD: &str = "rebuild";
 
@@ -45,24 +50,27 @@ pub struct Server {
     pub images: Images,
     /// What projects have under way.
     pub admission: Admission,
+    /// Creations that are taken.
+    pub creations: Creations,
+    /// Creations that are refused at one time.
+    pub refusals: Arc<Semaphore>,
 }
 
 impl Dispatch for Server {
-    fn dispatch(
-        self: &Arc<Self>,
-        mut call: Call,
-    ) -> impl Future<Output = std::result::Result<Value, RemoteError>> + Send + use<> {
+    type Held = Admitted;
+
+    fn dispatch(self: &Arc<Self>, mut call: Call) -> impl Future<Output = Answer<Admitted>> + Send + use<> {
         let (arguments, request) = parse(&mut call);
         let span = arguments.uuid().map_or_else(Span::none, |uuid| tracing::info_span!("container", %uuid));
-        let started = span.in_scope(|| self.start(&call, arguments.uuid(), request));
+        let started = span.in_scope(|| self.start(&call, &arguments, request));
         let server = Arc::clone(self);
         let answer = async move {
-            match started? {
-                Started::Done => Ok(Value::Null),
-                Started::Query(query, admitted) => {
-                    let answer = Box::pin(server.answer(call.context, *query)).await?;
-                    drop(admitted);
-                    Ok(answer)
+            match started {
+                Err(e) => Err(e.into()).into(),
+                Ok(Started::Done) => Ok(Value::Null).into(),
+                Ok(Started::Query(query, admitted)) => {
+                    let result = Box::pin(server.answer(call.context, *query)).await.map_err(Into::into);
+                    Answer { result, held: Some(admitted) }
                 }
             }
         };
@@ -90,14 +98,14 @@ impl Server {
     fn start(
         self: &Arc<Self>,
         call: &Call,
-        uuid: Option<ContainerUuid>,
+        arguments: &Arguments,
         request: Result<Request>,
     ) -> Result<Started> {
         let placed = request.and_then(|request| self.place(&call.context, request));
-        if let (Err(e), Some(uuid), Some(action)) = (&placed, uuid, action_of(&call.method)) {
+        if let (Err(e), Some(uuid), Some(action)) = (&placed, arguments.uuid(), action_of(&call.method)) {
             self.core.executor.refuse(call.context.request(), uuid, action, e);
             match action {
-                CREATE => self.refuse_creation(uuid, e.to_string()),
+                CREATE => self.refuse_creation(arguments, e.to_string()),
                 // The API has said already that it is being rebuilt.
                 REBUILD => self.core.tell(uuid, Event::Looked),
                 _ => {}
@@ -106,16 +114,17 @@ impl Server {
         placed
     }
 
-    /// A container whose creation is refused is in error: no host has it, and nothing else would tell its user.
-    fn refuse_creation(self: &Arc<Self>, uuid: ContainerUuid, reason: String) {
-        let core = Arc::clone(&self.core);
+    /// A container whose creation is refused is in error, and what others have made for it is given back.
+    fn refuse_creation(self: &Arc<Self>, arguments: &Arguments, reason: String) {
+        let Ok(row) = arguments.row() else { return };
+        let volumes = volumes(arguments).unwrap_or_default();
+        let volumes = volumes.into_iter().map(|(_, volume)| volume.volume_id).collect();
+        let (server, taken) = (Arc::clone(self), Taken { row, volumes });
         let work = async move {
-            let _turn = core.turns.internal(uuid).await;
-            match core.row(uuid).await {
-                Ok(mut row) if row.status == Status::Creating && row.host.is_none() => {
-                    core.executor.write(&mut row, Changes::error(reason)).await;
-                }
-                Ok(_) => {}
+            let _place = server.refusals.acquire().await;
+            let refused = Box::pin(containers::refuse_creation(&server.core, &taken, &reason));
+            match refused.await {
+                Ok(()) => server.creations.forget(taken.row.uuid),
                 Err(e) => tracing::error!(error = %e, "a container whose creation is refused is not told so"),
             }
         };
@@ -125,7 +134,10 @@ impl Server {
     fn place(self: &Arc<Self>, context: &RequestContext, request: Request) -> Result<Started> {
         let project = context.project_id.as_deref().unwrap_or_default();
         match request {
-            Request::Query(query) => Ok(Started::Query(query, self.admission.admit(project, Kind::Call)?)),
+            Request::Query(query) => {
+                let admitted = self.admission.admit(project, query.kind())?;
+                Ok(Started::Query(query, admitted))
+            }
             Request::Images(work) => {
                 let admitted = self.admission.admit(project, Kind::Operation)?;
                 let (server, context) = (Arc::clone(self), context.clone());
@@ -146,6 +158,9 @@ impl Server {
                     _ => Some(self.admission.admit(project, Kind::Operation)?),
                 };
                 let ticket = self.core.turns.enter(uuid, urgency)?;
+                if let Operation::Lifecycle(Lifecycle::Create { row, wanted, .. }) = &operation {
+                    self.creations.take(row, wanted.volume_rows())?;
+                }
                 let (server, context) = (Arc::clone(self), context.clone());
                 let work = async move {
                     server.operate(context, uuid, operation, ticket).await;
@@ -166,7 +181,11 @@ impl Server {
     ) {
         let (request, action) = (context.request().to_owned(), operation.action());
         let turn = ticket.turn().await;
-        if let Err(e) = Box::pin(self.perform(context, uuid, operation, turn)).await {
+        let done = Box::pin(self.perform(context, uuid, operation, turn)).await;
+        if action == CREATE {
+            self.creations.forget(uuid);
+        }
+        if let Err(e) = done {
             tracing::warn!(action, error = %e, "an operation failed");
             if let Error::Database(model::Error::NoContainer(_)) = e {
                 return;
@@ -247,7 +266,16 @@ impl Server {
                 Ok(Value::Null)
             }
             Query::Exec(row, command) => self.processes.exec(&row, &command).await,
-            Query::Commit(row, wanted) => self.commits.commit(&context, row, wanted).await,
+            Query::Commit(row, wanted) => {
+                let project = context.project_id.as_deref().unwrap_or_default();
+                match self.admission.admit(project, Kind::Commit) {
+                    Ok(admitted) => self.commits.commit(&context, row, wanted, admitted).await,
+                    Err(e) => {
+                        self.core.executor.refuse(context.request(), row.uuid, COMMIT, &e);
+                        Err(e)
+                    }
+                }
+            }
             Query::SearchImages(wanted) => admin::search(&self.images, &context, &wanted).await,
             Query::CreateNetwork(id) => {
                 let rows = self.core.executor.rows();
@@ -281,6 +309,27 @@ impl Operation {
             | Self::AddGroup(_)
             | Self::RemoveGroup(_)
             | Self::Resize(_) => Urgency::Ordinary,
+        }
+    }
+}
+
+impl Query {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::GetArchive { .. } | Self::PutArchive { .. } => Kind::Archive,
+            Self::Show(_)
+            | Self::Logs(..)
+            | Self::Top(..)
+            | Self::Stats(_)
+            | Self::Update(..)
+            | Self::Attach(_)
+            | Self::ResizeTerminal(..)
+            | Self::ResizeExec(..)
+            | Self::Exec(..)
+            | Self::Commit(..)
+            | Self::SearchImages(_)
+            | Self::CreateNetwork(_)
+            | Self::DeleteNetwork(_) => Kind::Call,
         }
     }
 }

@@ -102,8 +102,14 @@ impl Commits {
         Self { engine, executor, images, files }
     }
 
-    /// Answers with the image's identifier; it gets its data in the background.
-    pub async fn commit(&self, context: &RequestContext, row: Container, wanted: Wanted) -> Result<Value> {
+    /// Answers with the image's identifier; it gets its data in the background. `held` is dropped once that has ended.
+    pub async fn commit(
+        &self,
+        context: &RequestContext,
+        row: Container,
+        wanted: Wanted,
+        held: impl Send + 'static,
+    ) -> Result<Value> {
         let begun = self.begin(context, &row, wanted).await;
         let commit = match begun {
             Ok(commit) => commit,
@@ -115,7 +121,10 @@ impl Commits {
         };
         let answer = json!({ "uuid": commit.begun.image });
         let (commits, request) = (self.clone(), context.request().to_owned());
-        let work = async move { commits.carry_through(&request, &row, &commit).await };
+        let work = async move {
+            commits.carry_through(&request, &row, &commit).await;
+            drop(held);
+        };
         tokio::spawn(work.in_current_span());
         Ok(answer)
     }

@@ -15,6 +15,6 @@ pub use call::{Call, Endpoint, Version};
 pub use client::{CallError, Client};
 pub use connection::{RabbitOptions, try_broker};
 pub use error::RemoteError;
-pub use server::{Dispatch, Served, Server};
+pub use server::{Answer, Dispatch, Served, Server};
 pub use topology::Target;
 pub use transport_url::{ParseTransportUrlError, TransportUrl};

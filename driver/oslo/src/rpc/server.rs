@@ -28,12 +28,27 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a server does with calls.
 pub trait Dispatch: Send + Sync + 'static {
+    /// What an answer holds until it is delivered: it takes memory so long.
+    type Held: Send;
+
     /// Takes a call, and gives what becomes of it. What is done before the future is returned is done in the order of
     /// messages, and must not wait. A cast's result goes nowhere.
-    fn dispatch(
-        self: &Arc<Self>,
-        call: Call,
-    ) -> impl Future<Output = Result<Value, RemoteError>> + Send + use<Self>;
+    fn dispatch(self: &Arc<Self>, call: Call) -> impl Future<Output = Answer<Self::Held>> + Send + use<Self>;
+}
+
+/// What becomes of a call.
+#[derive(Debug)]
+pub struct Answer<H> {
+    /// The answer.
+    pub result: Result<Value, RemoteError>,
+    /// Dropped once the answer is delivered, or nobody waits for it any more.
+    pub held: Option<H>,
+}
+
+impl<H> From<Result<Value, RemoteError>> for Answer<H> {
+    fn from(result: Result<Value, RemoteError>) -> Self {
+        Self { result, held: None }
+    }
 }
 
 /// Where a server listens, and for what.
@@ -156,9 +171,9 @@ impl<D: Dispatch> Worker<D> {
         let (reply, replies) = (call.reply.clone(), self.replies.clone());
         let result = span.in_scope(|| self.start(call, endpoints));
         let answer = async move {
-            let result = match result {
+            let Answer { result, held } = match result {
                 Ok(working) => working.await,
-                Err(e) => Err(e),
+                Err(e) => Err(e).into(),
             };
             if let Err(e) = &result {
                 tracing::warn!(error = %e, "the call failed");
@@ -166,7 +181,7 @@ impl<D: Dispatch> Worker<D> {
             if let Some(to) = reply {
                 replies.send(&to, result).await;
             }
-            drop(place);
+            drop((place, held));
         };
         tokio::spawn(answer.instrument(span));
         Ok(())
@@ -176,7 +191,7 @@ impl<D: Dispatch> Worker<D> {
         &self,
         call: Call,
         endpoints: &[Endpoint],
-    ) -> Result<impl Future<Output = Result<Value, RemoteError>> + Send + use<D>, RemoteError> {
+    ) -> Result<impl Future<Output = Answer<D::Held>> + Send + use<D>, RemoteError> {
         if endpoints.iter().any(|endpoint| endpoint.serves(&call)) {
             Ok(self.dispatch.dispatch(call))
         } else {
