@@ -6,12 +6,14 @@ use std::time::Duration;
 use image::Store;
 use model::{ActionQueue, ContainerUuid, Database};
 use sandbox::Host;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use volume::Connector;
 
 use crate::belongings::{Debts, GiveBack};
 use crate::console::Sessions;
 use crate::containers::{Core, CorePolicy};
+use crate::creations::Creations;
 use crate::engine::{Engine, HostEngine};
 use crate::error::Result;
 use crate::executor::Executor;
@@ -32,6 +34,9 @@ use crate::zun::files::Files;
 use crate::zun::processes::Processes;
 use crate::zun::provisioner::Provisioner;
 use crate::zun::update::Updates;
+
+/// Creations that are refused at one time: nobody counts them, and each asks others to take back what they have made for it.
+const REFUSALS_AT_ONCE: usize = 8;
 
 /// What the service is made of.
 pub struct Parts {
@@ -67,6 +72,8 @@ pub struct Assembled {
     pub images: Images,
     /// Images made of containers.
     pub commits: Commits,
+    /// Creations that are taken.
+    pub creations: Creations,
 }
 
 /// Puts the service together.
@@ -94,7 +101,8 @@ pub fn assemble(
         options.kata.disk_limit(),
     );
     let resources = Resources::new(database, placement.clone(), Arc::clone(&options), Arc::clone(&pins));
-    let debts = Debts::new(options.kata.state_path.join("debts"));
+    let creations = Creations::open(options.kata.state_path.join("creations"))?;
+    let debts = Debts::create(options.kata.state_path.join("debts"))?;
     let give_back = GiveBack::new(engine.clone(), neutron.clone(), placement, volumes.clone(), pins, debts);
     let interfaces = Interfaces { engine: engine.clone(), neutron: neutron.clone(), kata: Arc::clone(&kata) };
     let provision = Provisioner {
@@ -125,8 +133,10 @@ pub fn assemble(
         commits: commits.clone(),
         images: images.clone(),
         admission: Admission::default(),
+        creations: creations.clone(),
+        refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE)),
     };
-    Ok(Assembled { core, server, resources, give_back, interfaces, images, commits })
+    Ok(Assembled { core, server, resources, give_back, interfaces, images, commits, creations })
 }
 
 /// Finds in the records which CPUs are whose.

@@ -76,9 +76,15 @@ pub struct Debt {
 pub struct Debts(PathBuf);
 
 impl Debts {
-    /// Debts that are kept in `folder`.
+    /// Debts that are kept in `folder`, for somebody who reads them.
     pub fn new(folder: PathBuf) -> Self {
         Self(folder)
+    }
+
+    /// The same, for somebody who writes them: the folder is made if it is absent.
+    pub fn create(folder: PathBuf) -> Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(Error::Debts)?;
+        Ok(Self(folder))
     }
 
     /// All of them.
@@ -97,7 +103,6 @@ impl Debts {
 
     /// Remembers one, or what is left of it.
     pub fn write(&self, debt: &Debt) -> Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0).map_err(Error::Debts)?;
         write_json(&self.0, &self.name(debt.belongings.container), debt)
     }
 
@@ -236,8 +241,9 @@ mod tests {
     #[test]
     fn a_debt_is_remembered_until_it_is_paid() {
         let folder = tempfile::tempdir().unwrap();
-        let debts = Debts::new(folder.path().join("debts"));
-        assert!(debts.list().unwrap().is_empty());
+        let path = folder.path().join("debts");
+        assert!(Debts::new(path.clone()).list().unwrap().is_empty(), "no service has been here yet");
+        let debts = Debts::create(path).unwrap();
         let container = ContainerUuid(Uuid::new_v4());
         let belongings = Belongings::of(container, Vec::new(), &[]).unwrap();
         let debt = Debt { belongings, since: OffsetDateTime::UNIX_EPOCH, reason: "Neutron is away".into() };

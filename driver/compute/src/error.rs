@@ -36,6 +36,14 @@ pub enum Error {
     NotCreated,
     #[error("{0}")]
     Conflict(String),
+    #[error("the guest did not take the container's files in time")]
+    FilesNotTaken,
+    #[error("creations that are taken cannot be kept: {0}")]
+    Creations(std::io::Error),
+    #[error("the service ended before this was done")]
+    Interrupted,
+    #[error("port {0} is gone")]
+    PortGone(String),
     #[error(transparent)]
     Busy(#[from] Full),
     #[error("project {project} has too many {what} under way")]

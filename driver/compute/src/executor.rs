@@ -104,7 +104,8 @@ impl<R: Rows> Executor<R> {
         result
     }
 
-    /// Ends an operation that went well and begins the one that follows it, with one write.
+    /// Ends an operation that went well and begins the one that follows it, with one write. If the database will never take
+    /// that, the row is in error, and the operation that follows has failed.
     pub async fn proceed(
         &self,
         begun: Begun,
@@ -113,27 +114,38 @@ impl<R: Rows> Executor<R> {
         next: &'static Operation,
     ) -> Result<Begun> {
         self.tell(&begun, row.uuid, &Ok(()));
-        let request = begun.request;
-        self.begin(&request, row, next, changes).await
+        let (begun, task) = self.announce(&begun.request, row.uuid, next);
+        let written = self.write_or_fail(row, changes.after(task)).await;
+        if written.is_err() {
+            self.tell(&begun, row.uuid, &written);
+        }
+        written.map(|()| begun)
     }
 
     /// Writes a row until the database takes it. What it will never take is cut short.
     pub async fn write(&self, row: &mut Container, changes: Changes) {
+        if let Err(e) = self.write_or_fail(row, changes).await {
+            tracing::error!(container = %row.uuid, error = %e, "a container's state is not written");
+        }
+    }
+
+    /// Writes a row until the database takes it. If it never will, the row says so, in few words.
+    async fn write_or_fail(&self, row: &mut Container, changes: Changes) -> Result<()> {
         let mut pause = FIRST_PAUSE;
-        while let Err(e) = self.rows.save(row, changes.clone()).await {
-            if let Error::Database(model::Error::NoContainer(_)) = e {
-                return tracing::debug!(container = %row.uuid, "a container's row is gone");
-            }
-            if !is_transient(&e) {
-                tracing::error!(container = %row.uuid, error = %e, "the database does not take a container's state");
-                let reason: String = e.to_string().chars().take(SHORT_REASON).collect();
-                let short = Changes::task(None).after(Changes::error(reason));
-                if let Err(e) = self.rows.save(row, short).await {
-                    tracing::error!(container = %row.uuid, error = %e, "nor that it is in error");
+        loop {
+            let refused = match self.rows.save(row, changes.clone()).await {
+                Err(e) if is_transient(&e) => e,
+                Err(e) if !is_gone(&e) => {
+                    let reason: String = e.to_string().chars().take(SHORT_REASON).collect();
+                    let short = Changes::task(None).after(Changes::error(reason));
+                    if let Err(e) = self.rows.save(row, short).await {
+                        tracing::error!(container = %row.uuid, error = %e, "nor that it is in error");
+                    }
+                    return Err(e);
                 }
-                return;
-            }
-            tracing::warn!(container = %row.uuid, error = %e, "a container's state is not written yet");
+                written => return written,
+            };
+            tracing::warn!(container = %row.uuid, error = %refused, "a container's state is not written yet");
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -185,6 +197,10 @@ fn after_failure(operation: &Operation, error: &Error) -> Changes {
         OnFailure::Keep => Changes::default(),
         OnFailure::Fail => Changes::error(error.to_string()),
     }
+}
+
+fn is_gone(error: &Error) -> bool {
+    matches!(error, Error::Database(model::Error::NoContainer(_)))
 }
 
 fn is_transient(error: &Error) -> bool {

@@ -37,16 +37,24 @@ pub async fn leftover_taps(core: &Core<Zun>) -> BTreeSet<String> {
             return BTreeSet::new();
         }
     };
-    let records = live.filter_map(|uuid| core.engine.record(uuid).ok());
-    let used: BTreeSet<_> = records.flat_map(|record| record.attachments).map(|one| one.port).collect();
+    let mut used = BTreeSet::new();
+    for uuid in live {
+        match core.engine.record(uuid) {
+            Ok(record) => used.extend(record.attachments.into_iter().map(|one| one.port)),
+            Err(e) => {
+                tracing::error!(sandbox = %uuid, error = %e, "its taps are not known: none that is left behind is removed");
+                return BTreeSet::new();
+            }
+        }
+    }
     plugged.difference(&used).cloned().collect()
 }
 
 /// Takes them away. One that a sandbox of this host has is looked at again in that one's turn: it may be about to run.
 pub async fn remove_taps(core: Arc<Core<Zun>>, ports: BTreeSet<String>) {
-    let owners = owners_of_ports(&core);
     for port in ports {
-        let _turn = match owners.get(&port) {
+        // Who has come to have it since it was found is asked in his turn.
+        let _turn = match owners_of_ports(&core).get(&port) {
             Some(owner) => {
                 let turn = core.turns.internal(*owner).await;
                 if core.engine.status(*owner).await.may_live() {

@@ -11,6 +11,7 @@ use tracing::Instrument;
 
 use crate::belongings::GiveBack;
 use crate::containers::{Core, background_span, synchronise};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::heartbeat::beat;
 use crate::images::{Images, admin};
@@ -19,7 +20,7 @@ use crate::options::Options;
 use crate::resources::Resources;
 use crate::rows::Rows;
 use crate::zun::Zun;
-use crate::zun::provisioner::port_owner_of;
+use crate::zun::provisioner::{port_owner, port_owner_of};
 
 /// Between two looks for images that nobody uses.
 const COLLECTION_INTERVAL: Duration = Duration::from_secs(600);
@@ -147,14 +148,18 @@ async fn follow_one(core: &Core<Zun>, interfaces: &Interfaces, uuid: model::Cont
     if row.task_state.is_some() || row.host.as_deref() != Some(interfaces.engine.hostname()) {
         return Ok(());
     }
-    match interfaces::follow_changes(interfaces, uuid).await? {
-        Some(changes) => core.executor.rows().save(&mut row, changes).await,
+    match interfaces::follow_changes(interfaces, uuid, &port_owner(&row)).await? {
+        Some((record, changes)) => {
+            // What is interrupted before the record has it is followed again.
+            core.executor.write(&mut row, changes).await;
+            interfaces.engine.write_record(uuid, &record)
+        }
         None => Ok(()),
     }
 }
 
-/// Lets each debt be paid by itself, in the turn of its container: that of one cannot keep others waiting. While a row is there, what
-/// it has is not a debt.
+/// Lets each debt be paid by itself, in the turn of its container: that of one cannot keep others waiting. What a host has a row of
+/// is not a debt.
 async fn pay_debts(core: &Arc<Core<Zun>>, give_back: &GiveBack) -> Result<()> {
     for debt in give_back.debts().list()? {
         let uuid = debt.belongings.container;
@@ -164,8 +169,8 @@ async fn pay_debts(core: &Arc<Core<Zun>>, give_back: &GiveBack) -> Result<()> {
             let _turn = turn;
             let paid = async {
                 match core.executor.rows().find(uuid).await? {
-                    Some(_) => Ok(()),
-                    None => give_back.pay(debt, &port_owner_of(uuid)).await,
+                    Some(row) if row.host.is_some() => Ok(()),
+                    _ => give_back.pay(debt, &port_owner_of(uuid)).await,
                 }
             };
             if let Err(e) = paid.await {

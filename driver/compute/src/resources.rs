@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cloud::{Inventory, Placement, ResourceClass};
 use model::{ComputeNode, Container, ContainerUuid, Database, Json, NumaTopology, Status, Usage, service};
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, OnceCell};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -27,16 +27,18 @@ pub struct Resources {
     placement: Placement,
     options: Arc<Options>,
     pins: Arc<Pins>,
-    /// What Placement was told last: what it schedules by.
-    told: Arc<Mutex<BTreeMap<ResourceClass, Inventory>>>,
+    /// What Placement was told last, and before that: what it schedules by, and what it has scheduled by.
+    told: Arc<Mutex<[BTreeMap<ResourceClass, Inventory>; 2]>>,
     claims: Arc<AsyncMutex<()>>,
+    /// Done once somebody has waited for the first report.
+    first_report: Arc<OnceCell<()>>,
 }
 
 impl Resources {
     /// The resources of this host.
     pub fn new(database: Database, placement: Placement, options: Arc<Options>, pins: Arc<Pins>) -> Self {
-        let (told, claims) = (Arc::default(), Arc::default());
-        Self { database, placement, options, pins, told, claims }
+        let (told, claims, first_report) = (Arc::default(), Arc::default(), Arc::default());
+        Self { database, placement, options, pins, told, claims, first_report }
     }
 
     /// CPUs that containers have to themselves.
@@ -63,7 +65,12 @@ impl Resources {
         let known = self.placement.inventories(uuid).await?;
         let wanted = inventories(options, &known, containers.len());
         self.placement.set_inventories(uuid, &wanted).await?;
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
+        {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = std::mem::replace(&mut told[0], wanted);
+            // What waited for this service was scheduled by what it told in its life before.
+            told[1] = if before.is_empty() { known } else { before };
+        }
         let disabled =
             service(database, host, BINARY).await?.is_some_and(|service| service.disabled.unwrap_or(false));
         self.placement.set_traits(uuid, &traits(disabled)).await?;
@@ -71,8 +78,16 @@ impl Resources {
     }
 
     /// The right to claim. Claims are one at a time, so that nothing is given twice: it is held until the row says what was
-    /// claimed.
+    /// claimed. What Placement has been told is known by then, if it answered.
     pub async fn claiming(&self) -> AsyncMutexGuard<'_, ()> {
+        let first_report = async {
+            if self.told().iter().all(BTreeMap::is_empty)
+                && let Err(e) = self.report().await
+            {
+                tracing::warn!(error = %e, "Placement's allocation ratios are not known yet: those of this host's options count");
+            }
+        };
+        self.first_report.get_or_init(|| first_report).await;
         self.claims.lock().await
     }
 
@@ -87,7 +102,7 @@ impl Resources {
             memory += i64::from(other.memory);
         }
         let room = self.room();
-        let room = |class| room.get(&class).map_or(0.0, capacity);
+        let room = |class| most(&room, class);
         let lacking = [
             shortage("VCPU", cpus, room(ResourceClass::Vcpu), asked.cpu > had.cpu),
             shortage("MB of memory", memory as f64, room(ResourceClass::MemoryMb), asked.memory > had.memory),
@@ -110,9 +125,18 @@ impl Resources {
         Ok(())
     }
 
-    fn room(&self) -> BTreeMap<ResourceClass, Inventory> {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if told.is_empty() { inventories(&self.options, &told, 0) } else { told }
+    /// What Placement has been told lately.
+    fn room(&self) -> [BTreeMap<ResourceClass, Inventory>; 2] {
+        let told = self.told();
+        let nothing = BTreeMap::new();
+        if told.iter().all(BTreeMap::is_empty) {
+            return [inventories(&self.options, &nothing, 0), nothing];
+        }
+        told
+    }
+
+    fn told(&self) -> [BTreeMap<ResourceClass, Inventory>; 2] {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -160,6 +184,11 @@ fn compute_node(
 /// Says what there is not enough of. Whoever takes no more of it than before lacks nothing.
 fn shortage(what: &str, taken: f64, room: f64, takes_more: bool) -> Option<String> {
     (takes_more && taken > room).then(|| format!("{taken} {what} would be taken of {room}"))
+}
+
+/// The most of a class that Placement has let be allocated lately: what was scheduled before it was told of less still fits.
+fn most(told: &[BTreeMap<ResourceClass, Inventory>; 2], class: ResourceClass) -> f64 {
+    told.iter().filter_map(|inventories| inventories.get(&class)).map(capacity).fold(0.0, f64::max)
 }
 
 /// What Placement lets be allocated.
@@ -267,6 +296,19 @@ mod tests {
         assert_eq!(of(ResourceClass::Vcpu).0.allocation_ratio, options.compute.initial_cpu_allocation_ratio);
         options.compute.ram_allocation_ratio = Some(2.0);
         assert_eq!(inventories(&options, &known, 0)[&ResourceClass::MemoryMb].allocation_ratio, 2.0);
+    }
+
+    #[test]
+    fn what_was_scheduled_before_sandboxes_were_reported_fits() {
+        let options = Options::default();
+        let nothing = BTreeMap::new();
+        let reported = |sandboxes| inventories(&options, &nothing, sandboxes);
+        let of = |told: &BTreeMap<_, _>| told.get(&ResourceClass::MemoryMb).map_or(0.0, capacity);
+        let (before, after) = (reported(0), reported(3));
+        assert!(of(&after) < of(&before));
+        let scheduled = of(&before);
+        assert_eq!(most(&[after.clone(), before], ResourceClass::MemoryMb), scheduled);
+        assert_eq!(most(&[after.clone(), nothing.clone()], ResourceClass::MemoryMb), of(&after));
     }
 
     #[test]

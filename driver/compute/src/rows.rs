@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use model::{ActionQueue, Changes, Container, ContainerType, ContainerUuid, Database, Record, VolumeMapping};
+use model::{
+    ActionQueue, Changes, Container, ContainerType, ContainerUuid, Database, Record, Unfinished,
+    VolumeMapping,
+};
 
 use crate::error::Result;
 
 /// The binary's name in Zun's tables.
 pub const BINARY: &str = "zun-compute";
 /// Upstream's default of `[DEFAULT] service_down_time`.
-const SERVICE_DOWN_TIME: Duration = Duration::from_secs(180);
+pub const SERVICE_DOWN_TIME: Duration = Duration::from_secs(180);
 /// Kinds of rows that have a sandbox.
 pub const OWNERS: [ContainerType; 2] = [ContainerType::Container, ContainerType::Capsule];
 
@@ -22,6 +25,8 @@ pub trait Rows: Clone + Send + Sync + 'static {
     fn list(&self) -> impl Future<Output = Result<Vec<Container>>> + Send;
     /// All of the host of another name.
     fn list_on(&self, host: &str) -> impl Future<Output = Result<Vec<Container>>> + Send;
+    /// Actions of this host's containers that have not come to their end, in their order.
+    fn unfinished(&self) -> impl Future<Output = Result<Vec<Unfinished>>> + Send;
     /// On which host each of these is; one that has no row is not in the answer.
     fn hosts_of(
         &self,
@@ -72,6 +77,10 @@ impl Rows for ZunRows {
 
     async fn list_on(&self, host: &str) -> Result<Vec<Container>> {
         Ok(Container::list_by_host(&self.database, &OWNERS, host).await?)
+    }
+
+    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        Ok(Unfinished::list_by_host(&self.database, &self.host).await?)
     }
 
     async fn hosts_of(&self, uuids: &[ContainerUuid]) -> Result<BTreeMap<ContainerUuid, Option<String>>> {

@@ -14,15 +14,18 @@ use sandbox::{Host, prove_kvm};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
+use tracing::Instrument;
 
 use crate::assembly::{Assembled, Parts, assemble};
 use crate::console::{self, Sessions};
-use crate::containers::{Recovery, handle_all, recover};
+use crate::containers::{Core, Recovery, background_span, handle_all, look_again, recover, refuse_creation};
+use crate::creations::Creations;
 use crate::heartbeat::beat;
 use crate::host_names::HostNames;
 use crate::options::{ConfigError, Options};
 use crate::periodic::Periodic;
 use crate::services::Services;
+use crate::zun::Zun;
 use crate::{metrics, orphans};
 
 const RETRY: Duration = Duration::from_secs(2);
@@ -87,7 +90,7 @@ async fn serve(options: Options) -> Result<(), StartError> {
     let connector = options.connector()?;
     let parts =
         Parts { options: Arc::clone(&options), database, host, images, services, connector, sessions };
-    let Assembled { core, server, resources, give_back, interfaces, images, commits } =
+    let Assembled { core, server, resources, give_back, interfaces, images, commits, creations } =
         assemble(parts, actions.clone(), happened)?;
 
     let names = HostNames::open(&options.kata.state_path, &options.default.host)?;
@@ -104,6 +107,8 @@ async fn serve(options: Options) -> Result<(), StartError> {
     tokio::spawn(handle_all(Arc::clone(&core), happenings));
     abandon_commits(&commits, &recovery);
     recover(&core, recovery);
+    refuse_what_was_lost(&core, &creations)?;
+    tokio::spawn(look_again(Arc::clone(&core), names));
     tokio::spawn(orphans::remove_taps(Arc::clone(&core), leftovers));
     let tasks =
         Periodic { options: Arc::clone(&options), beats, core, resources, give_back, interfaces, images };
@@ -160,6 +165,22 @@ fn abandon_commits(commits: &crate::zun::commit::Commits, recovery: &Recovery) {
             }
         });
     }
+}
+
+/// Creations that an earlier life of this service has taken and not begun are refused, each beside everything else.
+fn refuse_what_was_lost(core: &Arc<Core<Zun>>, creations: &Creations) -> crate::error::Result<()> {
+    for taken in creations.left()? {
+        let (core, creations, uuid) = (Arc::clone(core), creations.clone(), taken.row.uuid);
+        let work = async move {
+            let reason = crate::error::Error::Interrupted.to_string();
+            match Box::pin(refuse_creation(&core, &taken, &reason)).await {
+                Ok(()) => creations.forget(uuid),
+                Err(e) => tracing::error!(error = %e, "a creation that was lost is not taken back"),
+            }
+        };
+        tokio::spawn(work.instrument(background_span(uuid)));
+    }
+    Ok(())
 }
 
 fn rpc(options: &Options) -> Result<oslo::Server, ConfigError> {

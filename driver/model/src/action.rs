@@ -33,6 +33,39 @@ pub struct Record {
     pub what: Recorded,
 }
 
+/// An action that was being worked on and has not come to its end. A commit is not among them: whoever takes it back ends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The container.
+    pub container: ContainerUuid,
+    /// The request.
+    pub request_id: String,
+    /// The action.
+    pub action: String,
+    /// Its event, which has begun and not ended.
+    pub event: String,
+}
+
+impl Unfinished {
+    /// Those of the containers of a host, in the order in which they were asked for.
+    pub async fn list_by_host(database: &Database, host: &str) -> Result<Vec<Self>> {
+        let rows: Vec<(String, String, String, String)> = idempotent(|| async {
+            let rows = sqlx::query_as(
+                "SELECT a.container_uuid, a.request_id, a.action, e.event FROM container_actions a \
+                 JOIN container c ON c.uuid = a.container_uuid JOIN container_actions_events e ON e.action_id = a.id \
+                 WHERE c.host = ? AND a.finish_time IS NULL AND e.finish_time IS NULL AND a.action <> 'commit' \
+                 AND a.request_id IS NOT NULL AND e.event IS NOT NULL ORDER BY a.id, e.id",
+            );
+            Ok(rows.bind(host).fetch_all(database).await?)
+        })
+        .await?;
+        let unfinished = |(container, request_id, action, event): (String, _, _, _)| {
+            Some(Self { container: container.parse().ok()?, request_id, action, event })
+        };
+        Ok(rows.into_iter().filter_map(unfinished).collect())
+    }
+}
+
 impl Record {
     /// Writes it. Without its action, which a deleted container takes along, there is nothing to write.
     pub async fn write(&self, database: &Database) -> Result<()> {

@@ -15,8 +15,8 @@ const TRIES: u32 = 6;
 /// Before the second try; doubled before each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// MariaDB's numbers of errors of a server that will take statements again: too many connections, a node that has no quorum or
-/// is read-only, a shutdown, an interrupted statement.
-const SERVER_ERRORS: [u16; 5] = [1040, 1047, 1053, 1290, 1317];
+/// is read-only, a shutdown, an interrupted statement, a connection that was killed.
+const SERVER_ERRORS: [u16; 6] = [1040, 1047, 1053, 1290, 1317, 1927];
 /// MariaDB's numbers of errors after which the same statement may succeed: a deadlock, and a lock that was waited for too long.
 const LOCK_ERRORS: [u16; 2] = [1213, 1205];
 

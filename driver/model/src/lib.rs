@@ -22,7 +22,7 @@ mod wire_cpu;
 mod wire_json;
 mod wire_time;
 
-pub use action::{Outcome, Record, Recorded};
+pub use action::{Outcome, Record, Recorded, Unfinished};
 pub use action_queue::ActionQueue;
 pub use changes::Changes;
 pub use compute_node::{ComputeNode, NumaNode, NumaTopology};

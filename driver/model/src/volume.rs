@@ -2,7 +2,7 @@ use ::uuid::Uuid;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::database::{Database, Result, idempotent, now, once};
+use crate::database::{Database, Result, idempotent, now};
 use crate::uuid::ContainerUuid;
 use crate::versioned;
 
@@ -10,7 +10,8 @@ use crate::versioned;
 /// written; of a capsule's volumes a message tells no more than this.
 #[derive(Debug, Deserialize)]
 pub struct RequestedVolume {
-    volume_id: i32,
+    /// The volume's row.
+    pub volume_id: i32,
     container_path: Option<String>,
     project_id: Option<String>,
     user_id: Option<String>,
@@ -47,10 +48,11 @@ impl RequestedVolume {
     /// Writes the row that gives the volume to a container.
     pub async fn create(&self, database: &Database, container: ContainerUuid) -> Result<()> {
         let uuid = Uuid::new_v4();
-        once(|| async {
+        // Its UUID is unique: a row whose answer was lost is not written twice.
+        idempotent(|| async {
             sqlx::query(
                 "INSERT INTO volume_mapping (created_at, uuid, project_id, user_id, volume_id, container_path, \
-                 container_uuid) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                 container_uuid) VALUES (?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE uuid = uuid",
             )
             .bind(now())
             .bind(uuid.to_string())
@@ -79,6 +81,42 @@ impl VolumeMapping {
             Ok(rows.bind(container.to_string()).fetch_all(database).await?)
         })
         .await
+    }
+
+    /// Those of these volumes that no container has been given: they are made, and in no mapping.
+    pub async fn unmapped(database: &Database, volumes: &[i32]) -> Result<Vec<Self>> {
+        let mut all = Vec::new();
+        for volume in volumes {
+            let found: Option<Self> = idempotent(|| async {
+                let row = sqlx::query_as(
+                    "SELECT v.id AS volume_id, v.volume_provider, v.cinder_volume_id, v.auto_remove, v.connection_info, \
+                     NULL AS container_path, v.contents FROM volume v WHERE v.id = ? \
+                     AND NOT EXISTS (SELECT 1 FROM volume_mapping m WHERE m.volume_id = v.id)",
+                );
+                Ok(row.bind(volume).fetch_optional(database).await?)
+            })
+            .await?;
+            all.extend(found);
+        }
+        Ok(all)
+    }
+
+    /// Removes the rows of those of these volumes that no container has been given.
+    pub async fn destroy_unmapped(database: &Database, volumes: &[i32]) -> Result<()> {
+        for volume in volumes {
+            idempotent(|| async {
+                sqlx::query(
+                    "DELETE FROM volume WHERE id = ? AND NOT EXISTS \
+                     (SELECT 1 FROM volume_mapping WHERE volume_mapping.volume_id = volume.id)",
+                )
+                .bind(volume)
+                .execute(database)
+                .await?;
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// Writes on which host the volume is, and how that finds it.

@@ -36,9 +36,13 @@ pub async fn remove(options: &Options, uuid: Uuid) -> Result<()> {
     let keystone = Keystone::connect(&options.keystone_auth).await?;
     let neutron = Neutron::new(keystone.clone(), options.neutron_client.clone());
     let placement = Placement::new(keystone, options.placement_client.clone());
-    let attachments =
-        SandboxRecord::read(sandbox.path()).map(|record| record.attachments).unwrap_or_default();
-    sandbox.kill().await?;
+    let record = SandboxRecord::find(sandbox.path()).ok().flatten();
+    // What a guest has not written to its volumes yet would be lost with it.
+    match record.as_ref().is_some_and(SandboxRecord::has_volumes) {
+        true => sandbox.shut_down().await?,
+        false => sandbox.kill().await?,
+    }
+    let attachments = record.map(|record| record.attachments).unwrap_or_default();
     networking::unplug(&attachments).await;
     networking::release(&neutron, &attachments).await?;
     let owner = port_owner_of(container);
@@ -72,4 +76,30 @@ pub fn debts(options: &Options) -> Result<String> {
         format!("{} since {}: {}: {}\n", left.container, debt.since, parts.join(", "), debt.reason)
     };
     Ok(debts.into_iter().map(line).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::belongings::{Belongings, Debt};
+
+    #[test]
+    fn a_debt_is_told_with_what_is_left_and_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = Options::default();
+        options.kata.state_path = folder.path().to_owned();
+        assert_eq!(debts(&options).unwrap(), "");
+        let container = ContainerUuid(Uuid::new_v4());
+        let all = Belongings::of(container, Vec::new(), &[]).unwrap();
+        let belongings = Belongings { sandbox: false, security_group: false, ..all };
+        let debt = Debt { belongings, since: OffsetDateTime::UNIX_EPOCH, reason: "Neutron is away".into() };
+        Debts::create(folder.path().join("debts")).unwrap().write(&debt).unwrap();
+        let told = debts(&options).unwrap();
+        assert_eq!(
+            told,
+            format!("{container} since 1970-01-01 0:00:00.0 +00:00:00: ports, allocation: Neutron is away\n")
+        );
+    }
 }

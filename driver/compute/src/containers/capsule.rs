@@ -198,7 +198,7 @@ pub async fn fail<W: World>(core: &Arc<Core<W>>, capsule: ContainerUuid, error: 
         return;
     }
     tracing::error!(error = %error, "a capsule is undone");
-    let changes = undone(core, &row, error).await;
+    let changes = undone(core, &row, &[], error).await;
     core.executor.write(&mut row, changes).await;
 }
 

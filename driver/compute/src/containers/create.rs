@@ -6,9 +6,12 @@ use model::{Changes, Container, Status};
 
 use super::capsule;
 use super::core::{Core, World};
-use super::provision::{Provision, Wanted};
+use super::patience::until_answered;
+use super::provision::{Provision, Thoroughness, Wanted};
 use super::start::start_made;
 use super::undo::undone;
+use crate::creations::Taken;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::executor::Begun;
 use crate::operation::{CREATE, CREATE_ONLY, FIRST_START};
@@ -25,7 +28,7 @@ pub async fn create<W: World>(
     run: bool,
     turn: &Turn,
 ) -> Result<()> {
-    if !is_new(core, &mut row).await? {
+    if !is_new(core, &mut row, wanted).await? {
         return Ok(());
     }
     tracing::info!("creating");
@@ -34,10 +37,10 @@ pub async fn create<W: World>(
     let made = make(core, &mut row, wanted, task, turn).await;
     let changes = match made {
         Ok(changes) => changes,
-        Err(e) => return undo(core, begun, &mut row, e).await,
+        Err(e) => return undo(core, begun, &mut row, &wanted.volume_rows(), e).await,
     };
     if run {
-        let begun = core.executor.proceed(begun, &mut row, changes, &FIRST_START).await?;
+        let begun = first_start(core, begun, &mut row, changes).await?;
         core.mark_made(row.uuid);
         start_made(core, begun, &mut row, turn).await
     } else {
@@ -56,7 +59,7 @@ pub async fn create_capsule<W: World>(
     wanted: &Wanted,
     turn: Turn,
 ) -> Result<()> {
-    if !is_new(core, &mut row).await? {
+    if !is_new(core, &mut row, wanted).await? {
         return Ok(());
     }
     tracing::info!("creating a capsule");
@@ -64,9 +67,9 @@ pub async fn create_capsule<W: World>(
     let made = make(core, &mut row, wanted, task, &turn).await;
     let changes = match made {
         Ok(changes) => changes,
-        Err(e) => return undo(core, begun, &mut row, e).await,
+        Err(e) => return undo(core, begun, &mut row, &wanted.volume_rows(), e).await,
     };
-    let begun = core.executor.proceed(begun, &mut row, changes, &FIRST_START).await?;
+    let begun = first_start(core, begun, &mut row, changes).await?;
     core.mark_made(row.uuid);
     let started = super::start::bring_up(core, &row, &turn).await;
     match started {
@@ -74,7 +77,7 @@ pub async fn create_capsule<W: World>(
             let up = Changes { status_detail: Some(None), ..changes };
             core.executor.settle(begun, &mut row, Ok(up)).await?;
         }
-        Err(e) => return undo(core, begun, &mut row, e).await,
+        Err(e) => return undo(core, begun, &mut row, &[], e).await,
     }
     drop(turn);
     let ran = capsule::run_members(core, row.uuid).await;
@@ -85,23 +88,79 @@ pub async fn create_capsule<W: World>(
     ran
 }
 
-/// A creation counts once: a message that comes twice must not undo what the first has made. One of which that cannot be known
-/// has failed, as no other host will make it.
-async fn is_new<W: World>(core: &Core<W>, row: &mut Container) -> Result<bool> {
-    let now = match core.executor.rows().find(row.uuid).await {
+/// A creation counts once: a message that comes twice must not undo what the first has made.
+async fn is_new<W: World>(core: &Core<W>, row: &mut Container, wanted: &Wanted) -> Result<bool> {
+    let now = match until_answered(|| core.executor.rows().find(row.uuid)).await {
         Ok(now) => now,
         Err(e) => {
-            core.executor.write(row, Changes::error(e.to_string())).await;
+            if is_nothing_here(core, row) {
+                refuse(core, row, &wanted.volume_rows(), &e.to_string()).await;
+            }
             return Err(e);
         }
     };
+    let is_wanted = now.is_some();
     let is_new = now.is_some_and(|now| {
         now.status == Status::Creating && now.task_state.is_none() && now.container_id.is_none()
     });
     if !is_new {
         tracing::warn!(container = %row.uuid, "a creation is dropped: the container is being made already, or is no longer wanted");
     }
+    // Its user has deleted it before any host had it.
+    if !is_wanted && is_nothing_here(core, row) {
+        give_back(core, row, &wanted.volume_rows()).await;
+    }
     Ok(is_new)
+}
+
+fn is_nothing_here<W: World>(core: &Core<W>, row: &Container) -> bool {
+    matches!(core.engine.find_record(row.uuid), Ok(None))
+}
+
+/// A container whose creation is refused is in error: no host has it, and nothing else would tell its user. The caller has its
+/// turn, and the row is as it is now.
+async fn refuse<W: World>(core: &Core<W>, row: &mut Container, volumes: &[i32], reason: &str) {
+    give_back(core, row, volumes).await;
+    core.executor.write(row, Changes::error(reason)).await;
+}
+
+/// Refuses a creation that did not begin: its message could not be taken, or was lost with an earlier life of this service. What
+/// has been begun is left alone.
+pub async fn refuse_creation<W: World>(core: &Core<W>, taken: &Taken, reason: &str) -> Result<()> {
+    let uuid = taken.row.uuid;
+    let _turn = core.turns.internal(uuid).await;
+    match until_answered(|| core.executor.rows().find(uuid)).await? {
+        Some(mut row) if row.status == Status::Creating && row.host.is_none() => {
+            refuse(core, &mut row, &taken.volumes, reason).await;
+        }
+        None if is_nothing_here(core, &taken.row) => give_back(core, &taken.row, &taken.volumes).await,
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Gives back what others have made for a container that this host does not make: its allocation, its new volumes.
+async fn give_back<W: World>(core: &Core<W>, row: &Container, volumes: &[i32]) {
+    if let Err(e) = core.provision.unmake(row, volumes, Thoroughness::Debts).await {
+        tracing::error!(container = %row.uuid, error = %e, "something of a creation that is refused is left behind");
+    }
+}
+
+/// What is made is started. If the database will not have it, it is unmade.
+async fn first_start<W: World>(
+    core: &Core<W>,
+    begun: Begun,
+    row: &mut Container,
+    changes: Changes,
+) -> Result<Begun> {
+    match core.executor.proceed(begun, row, changes, &FIRST_START).await {
+        Ok(begun) => Ok(begun),
+        Err(e) => {
+            let changes = undone(core, row, &[], &e).await;
+            core.executor.write(row, changes).await;
+            Err(e)
+        }
+    }
 }
 
 async fn make<W: World>(
@@ -112,19 +171,26 @@ async fn make<W: World>(
     turn: &Turn,
 ) -> Result<Changes> {
     core.provision.claim(row, task).await?;
+    core.provision.accept(&wanted.volumes).await?;
     Box::pin(core.provision.make(wanted, row, turn)).await
 }
 
 /// A creation that failed leaves nothing on this host, in Neutron and in Placement. Where something is left all the same the row
 /// keeps its host: whoever deletes it comes here, and it is tried again.
-async fn undo<W: World>(core: &Core<W>, begun: Begun, row: &mut Container, error: Error) -> Result<()> {
-    let changes = undone(core, row, &error).await;
+async fn undo<W: World>(
+    core: &Core<W>,
+    begun: Begun,
+    row: &mut Container,
+    asked: &[i32],
+    error: Error,
+) -> Result<()> {
+    let changes = undone(core, row, asked, &error).await;
     core.executor.settle_with(begun, row, changes, Err(error)).await
 }
 
 /// Undoes a creation that was interrupted.
 pub async fn abandon<W: World>(core: &Core<W>, row: &mut Container) {
     let error = Error::Conflict("Container failed to create correctly".into());
-    let changes = Changes::task(None).after(undone(core, row, &error).await);
+    let changes = Changes::task(None).after(undone(core, row, &[], &error).await);
     core.executor.write(row, changes).await;
 }

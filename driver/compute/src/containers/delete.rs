@@ -8,8 +8,9 @@ use super::core::{Core, World};
 use super::patience::until_answered;
 use super::provision::{Provision, Thoroughness};
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::executor::NOBODY;
+use crate::lifecycle::Observed;
 use crate::operation::DELETE;
 use crate::rows::Rows;
 
@@ -21,16 +22,31 @@ pub async fn delete<W: World>(
     thoroughness: Thoroughness,
 ) -> Result<()> {
     tracing::info!(?thoroughness, "deleting");
+    if row.host.is_none() {
+        // What could not be made has nothing, and no host would take its deletion up again.
+        return until_answered(|| core.executor.rows().destroy(&row)).await;
+    }
     if thoroughness == Thoroughness::Debts {
         // What a deletion that is interrupted is resumed as. One of which nothing is here has nothing to be remembered.
         let _ = core.update_record(row.uuid, |record| !std::mem::replace(&mut record.is_forced, true));
     }
     let deleting = Changes::status(Status::Deleting);
     let begun = core.executor.begin(request, &mut row, &DELETE, deleting).await?;
-    match core.provision.unmake(&row, thoroughness).await {
+    match core.provision.unmake(&row, &[], thoroughness).await {
         Ok(()) => until_answered(|| core.executor.rows().destroy(&row)).await,
-        Err(e) => core.executor.settle(begun, &mut row, Err(e)).await,
+        Err(e) => {
+            let changes = as_far_as_it_went(core, &row, &e).await;
+            core.executor.settle_with(begun, &mut row, changes, Err(e)).await
+        }
     }
+}
+
+/// After a failed deletion a container may have lost ports, volumes or its allocation. Unless it is seen running, its `container_id`
+/// is cleared: all that can be done with it then is to delete it.
+async fn as_far_as_it_went<W: World>(core: &Core<W>, row: &Container, error: &Error) -> Changes {
+    let runs_on = matches!(core.observe(row.uuid).await, Observed::Running { .. });
+    let container_id = (!runs_on).then_some(None);
+    Changes { container_id, ..Changes::error(error.to_string()) }
 }
 
 /// How thorough the deletion is that was begun. One that has taken the record away already has only a row to remove: what else

@@ -121,7 +121,7 @@ pub async fn follow<W: World>(
         Decision::RecordEnd(after) => record_end(core, row, after).await,
         Decision::Heal { run } => {
             tracing::warn!("this host has nothing of a container that heals: it is rebuilt");
-            rebuild(core, &RequestContext::default(), row, run, &turn).await
+            rebuild(core, &nobody_of(&row), row, run, &turn).await
         }
         Decision::MarkLost => {
             let lost = Error::Lost(row.uuid).to_string();
@@ -131,6 +131,13 @@ pub async fn follow<W: World>(
         }
         Decision::Remove => delete::delete(core, NOBODY, row, Thoroughness::Debts).await,
     }
+}
+
+/// Work that nobody asks for, on what is a project's.
+fn nobody_of(row: &Container) -> RequestContext {
+    let mut context = RequestContext::default();
+    context.project_id = row.project_id.clone();
+    context
 }
 
 /// The row says what is seen; what runs is watched.
@@ -288,7 +295,7 @@ async fn resume<W: World>(
         }
         TaskState::ContainerRebuilding => {
             let run = row.started_at.is_some();
-            rebuild(core, &RequestContext::default(), row, run, &turn).await
+            rebuild(core, &nobody_of(&row), row, run, &turn).await
         }
     };
     // Whatever came of it, the end of what runs must be noticed.

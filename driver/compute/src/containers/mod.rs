@@ -18,8 +18,9 @@ mod sync;
 mod undo;
 
 pub use self::core::{Core, CorePolicy, World, background_span};
+pub use create::refuse_creation;
 pub use events::handle_all;
-pub use provision::{Provision, Thoroughness, Wanted};
-pub use recovery::{Recovery, recover};
+pub use provision::{Provision, Thoroughness, Volume, Wanted};
+pub use recovery::{Recovery, look_again, recover};
 pub use requests::{Lifecycle, Request, begin_change};
 pub use sync::synchronise;

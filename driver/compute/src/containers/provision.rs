@@ -18,8 +18,18 @@ pub struct Wanted {
     /// The networks.
     pub networks: Vec<RequestedNetwork>,
     /// The volumes of each container.
-    pub volumes: Vec<(ContainerUuid, RequestedVolume)>,
+    pub volumes: Vec<Volume>,
 }
+
+impl Wanted {
+    /// The rows of the volumes.
+    pub fn volume_rows(&self) -> Vec<i32> {
+        self.volumes.iter().map(|(_, volume)| volume.volume_id).collect()
+    }
+}
+
+/// A volume that is asked for, and for which container.
+pub type Volume = (ContainerUuid, RequestedVolume);
 
 /// Whether a deletion must give all back, or may remember what it could not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +45,8 @@ pub trait Provision: Clone + Send + Sync + 'static {
     /// What is known of a container's health.
     type Health: fmt::Display;
 
+    /// Gives a container that is this host's the volumes that are asked for it.
+    fn accept(&self, volumes: &[Volume]) -> impl Future<Output = Result<()>> + Send;
     /// Makes a container or a capsule this host's, if it has room for it, and writes that with `changes`.
     fn claim(&self, row: &mut Container, changes: Changes) -> impl Future<Output = Result<()>> + Send;
     /// Makes all that it needs. It ends early, with an error, once `turn` is hurried. What it leaves then is undone with
@@ -52,8 +64,13 @@ pub trait Provision: Clone + Send + Sync + 'static {
         row: &mut Container,
         turn: &Turn,
     ) -> impl Future<Output = Result<Changes>> + Send;
-    /// Takes away all that it has, on this host and elsewhere. Idempotent.
-    fn unmake(&self, row: &Container, thoroughness: Thoroughness) -> impl Future<Output = Result<()>> + Send;
+    /// Takes away all that it has, on this host and elsewhere, and the volumes of the rows that were `asked` for it. Idempotent.
+    fn unmake(
+        &self,
+        row: &Container,
+        asked: &[i32],
+        thoroughness: Thoroughness,
+    ) -> impl Future<Output = Result<()>> + Send;
     /// Connects its volumes to this host.
     fn disks(
         &self,

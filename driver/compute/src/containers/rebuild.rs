@@ -41,7 +41,7 @@ pub async fn rebuild<W: World>(
             Ok(())
         }
         Err(e) => {
-            let changes = as_it_was(core, &row, &e).await;
+            let changes = as_it_was(core, &row, run, &e).await;
             core.executor.settle_with(begun, &mut row, changes, Err(e)).await
         }
     }
@@ -53,11 +53,13 @@ fn require_accounted(row: &Container) -> Result<()> {
     if row.host.is_some() { Ok(()) } else { Err(Error::NotCreated) }
 }
 
-/// A container that was not touched goes on, and says why it was not rebuilt.
-async fn as_it_was<W: World>(core: &Core<W>, row: &Container, error: &Error) -> Changes {
+/// A container that was not touched goes on, and says why it was not rebuilt. One that was not to run is not to run either if
+/// it is made anew later.
+async fn as_it_was<W: World>(core: &Core<W>, row: &Container, run: bool, error: &Error) -> Changes {
     let observed = core.observe(row.uuid).await;
     if !matches!(observed, Observed::Running { .. }) {
-        return Changes::error(error.to_string());
+        let started_at = (!run).then_some(None);
+        return Changes { started_at, ..Changes::error(error.to_string()) };
     }
     let reason = Some(Some(format!("it was not rebuilt: {error}")));
     Changes { status_reason: reason, ..core.view(row.uuid, &observed) }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Container, ContainerUuid};
+use model::{Container, ContainerUuid, TaskState, Unfinished};
 use sandbox::SandboxStatus;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -16,11 +16,19 @@ use super::events::{decide_upon, follow};
 use super::patience::until_answered;
 use super::provision::Provision;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host_names::HostNames;
-use crate::lifecycle::Event;
-use crate::rows::Rows;
+use crate::lifecycle::{Decision, Event};
+use crate::rows::{Rows, SERVICE_DOWN_TIME};
 use crate::turns::{Ticket, Turn};
+
+/// What has become of what was interrupted.
+enum Recovered {
+    /// It was done again.
+    DoneAgain,
+    /// It was taken back, or there was nothing.
+    Otherwise,
+}
 
 /// Sandboxes that are looked at at one time. What follows from that is not counted: it may take its time.
 const LOOKS: usize = 32;
@@ -31,6 +39,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// What was found at start.
 pub struct Recovery {
     rows: Vec<(Ticket, Container)>,
+    unfinished: BTreeMap<ContainerUuid, Vec<Unfinished>>,
     written: BTreeMap<ContainerUuid, SandboxStatus>,
     /// Sandboxes of this host that no row has.
     pub orphans: Vec<ContainerUuid>,
@@ -45,30 +54,66 @@ impl Recovery {
         let here: Vec<ContainerUuid> = written.keys().copied().collect();
         let hosts = core.executor.rows().hosts_of(&here).await?;
         let orphans = here.iter().filter(|uuid| !hosts.contains_key(uuid)).copied().collect();
-        for (uuid, other) in elsewhere(&hosts, &names.now) {
-            let is_ours = names.former.contains(other) || !core.executor.rows().is_served(other).await?;
-            if !is_ours {
-                tracing::error!(sandbox = %uuid, host = other, "a sandbox of this host is a live other host's by its row: it is left alone");
-            } else if let Some(row) = core.executor.rows().find(uuid).await? {
-                rows.push(row);
-            }
+        rows.extend(under_other_names(core, names, &hosts).await?);
+        let mut unfinished: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for action in core.executor.rows().unfinished().await? {
+            unfinished.entry(action.container).or_default().push(action);
         }
-        for former in &names.former {
-            // Interrupted creations, and what was lost: of these there is nothing here.
-            let known: BTreeSet<_> = rows.iter().map(|row| row.uuid).collect();
-            if !core.executor.rows().is_served(former).await? {
-                let others = core.executor.rows().list_on(former).await?;
-                rows.extend(others.into_iter().filter(|row| !known.contains(&row.uuid)));
-            }
-        }
+        Ok(Self { unfinished, ..Self::of(core, rows, written, orphans, names) })
+    }
+
+    /// Finds this host's containers whose rows still name another host. When the service started, that host counted as live: its
+    /// last heartbeat may have been this host's own, under its former name.
+    pub async fn of_other_names<W: World>(core: &Core<W>, names: &HostNames) -> Result<Self> {
+        let written = core.engine.survey()?;
+        let here: Vec<ContainerUuid> = written.keys().copied().collect();
+        let hosts = core.executor.rows().hosts_of(&here).await?;
+        let rows = under_other_names(core, names, &hosts).await?;
+        Ok(Self::of(core, rows, written, Vec::new(), names))
+    }
+
+    fn of<W: World>(
+        core: &Core<W>,
+        rows: Vec<Container>,
+        written: BTreeMap<ContainerUuid, SandboxStatus>,
+        orphans: Vec<ContainerUuid>,
+        names: &HostNames,
+    ) -> Self {
         let rows = rows.into_iter().map(|row| (core.turns.place(row.uuid), row)).collect();
-        Ok(Self { rows, written, orphans, host: names.now.clone() })
+        Self { rows, unfinished: BTreeMap::new(), written, orphans, host: names.now.clone() }
     }
 
     /// The containers that were found.
     pub fn containers(&self) -> Vec<ContainerUuid> {
         self.rows.iter().map(|(_, row)| row.uuid).collect()
     }
+}
+
+/// Containers that are this host's although their rows name another: those whose sandboxes are here, unless a live other host has
+/// them, and all of this host's former names that no live host bears.
+async fn under_other_names<W: World>(
+    core: &Core<W>,
+    names: &HostNames,
+    hosts: &BTreeMap<ContainerUuid, Option<String>>,
+) -> Result<Vec<Container>> {
+    let (all, mut rows) = (core.executor.rows(), Vec::new());
+    for (uuid, other) in elsewhere(hosts, &names.now) {
+        let is_ours = names.former.contains(other) || !all.is_served(other).await?;
+        if !is_ours {
+            tracing::error!(sandbox = %uuid, host = other, "a sandbox of this host is a live other host's by its row: it is left alone");
+        } else if let Some(row) = all.find(uuid).await? {
+            rows.push(row);
+        }
+    }
+    for former in &names.former {
+        // Interrupted creations, and what was lost: of these there is nothing here.
+        let known: BTreeSet<_> = rows.iter().map(|row| row.uuid).collect();
+        if !all.is_served(former).await? {
+            let others = all.list_on(former).await?;
+            rows.extend(others.into_iter().filter(|row| !known.contains(&row.uuid)));
+        }
+    }
+    Ok(rows)
 }
 
 /// Sandboxes of this host whose rows name another. A row without a host is one whose creation failed, and is left out.
@@ -81,19 +126,46 @@ fn elsewhere<'a>(
 }
 
 /// Does for each container what is due after this service was away, side by side. It does not wait for that.
-pub fn recover<W: World>(core: &Arc<Core<W>>, recovery: Recovery) {
+pub fn recover<W: World>(core: &Arc<Core<W>>, mut recovery: Recovery) {
     let host: Arc<str> = recovery.host.into();
     let looks = Arc::new(Semaphore::new(LOOKS));
     for (ticket, row) in recovery.rows {
         let uuid = row.uuid;
         let written = recovery.written.get(&uuid).cloned().unwrap_or(SandboxStatus::Absent);
         let (core, looks, host) = (Arc::clone(core), Arc::clone(&looks), Arc::clone(&host));
+        let unfinished = recovery.unfinished.remove(&uuid).unwrap_or_default();
         let work = async move {
-            if let Err(e) = recover_one(&core, ticket, row, written, &looks, &host).await {
+            let recovered = recover_one(&core, ticket, row, written, &looks, &host).await;
+            if let Err(e) = &recovered {
                 tracing::error!(error = %e, "a container could not be recovered");
             }
+            end_actions(&core, &unfinished, recovered);
         };
         tokio::spawn(work.instrument(background_span(uuid)));
+    }
+}
+
+/// Ends the actions whose events were open when the service ended. The last of them was under way: it has been done again, or taken
+/// back.
+fn end_actions<W: World>(core: &Core<W>, unfinished: &[Unfinished], recovered: Result<Recovered>) {
+    let mut last = match recovered {
+        Ok(Recovered::DoneAgain) => Ok(()),
+        Ok(Recovered::Otherwise) => Err(Error::Interrupted),
+        Err(e) => Err(e),
+    };
+    for Unfinished { container, request_id, action, event } in unfinished.iter().rev() {
+        let result = std::mem::replace(&mut last, Err(Error::Interrupted));
+        core.executor.event_finished(request_id, *container, event, &result);
+        core.executor.finish(request_id, *container, action, &result);
+    }
+}
+
+/// Takes over what was left to a host that seemed to live, once it is known whether it does.
+pub async fn look_again<W: World>(core: Arc<Core<W>>, names: HostNames) {
+    sleep(SERVICE_DOWN_TIME + FIRST_PAUSE).await;
+    match until_answered(|| Recovery::of_other_names(&core, &names)).await {
+        Ok(found) => recover(&core, found),
+        Err(e) => tracing::error!(error = %e, "containers under other names of this host are not looked for"),
     }
 }
 
@@ -125,18 +197,23 @@ async fn recover_one<W: World>(
     core: &Arc<Core<W>>,
     ticket: Ticket,
     mut row: Container,
-    written: SandboxStatus,
+    mut written: SandboxStatus,
     looks: &Semaphore,
     host: &str,
-) -> Result<()> {
+) -> Result<Recovered> {
     let mut turn = ticket.turn().await;
     if row.host.as_deref() != Some(host) {
         tracing::warn!(
             from = row.host.as_deref().unwrap_or("-"),
             "a container of this host is taken over from another name of it"
         );
-        let Some(taken) = take_over(core, row, turn).await? else { return Ok(()) };
+        let Some(now) = until_answered(|| core.executor.rows().find(row.uuid)).await? else {
+            return Ok(Recovered::Otherwise);
+        };
+        let Some(taken) = take_over(core, now, turn).await? else { return Ok(Recovered::Otherwise) };
         (row, turn) = taken;
+        // Others may have had their turns meanwhile.
+        written = core.engine.status(row.uuid).await;
     }
     let (observed, decision) = {
         let _look = looks.acquire().await;
@@ -147,5 +224,19 @@ async fn recover_one<W: World>(
         };
         decide_upon(core, &row, &status, Event::ServiceStarted)?
     };
-    Box::pin(follow(core, row, &observed, decision, turn)).await
+    let recovered = match decision {
+        // What is begun again of a capsule, and of interfaces and groups, is taken back.
+        Decision::Resume(
+            TaskState::ContainerCreating
+            | TaskState::ImagePulling
+            | TaskState::SgAdding
+            | TaskState::SgRemoving
+            | TaskState::NetworkAttaching
+            | TaskState::NetworkDetaching,
+        ) => Recovered::Otherwise,
+        Decision::Resume(_) if !row.is_capsule() => Recovered::DoneAgain,
+        _ => Recovered::Otherwise,
+    };
+    Box::pin(follow(core, row, &observed, decision, turn)).await?;
+    Ok(recovered)
 }

@@ -123,7 +123,7 @@ async fn kill_process<W: World>(core: &Core<W>, uuid: model::ContainerUuid, proc
 async fn send_signal<W: World>(core: &Core<W>, row: &Container, signal: u32) -> Result<Changes> {
     let (uuid, record) = (row.uuid, core.engine.record(row.uuid)?);
     let Some(main) = record.main_process() else { return Ok(Changes::default()) };
-    let asks_to_end = signal == SIGKILL || signal == main.stop_signal;
+    let asks_to_end = cancels_policy(signal, main.own_stop_signal());
     if asks_to_end {
         core.update_record(uuid, |record| !std::mem::replace(&mut record.is_stopped, true))?;
     }
@@ -148,6 +148,12 @@ async fn send_signal<W: World>(core: &Core<W>, row: &Container, signal: u32) -> 
     }
 }
 
+/// Whether a signal switches the restart policy off. Where the image names a stop signal, that one and SIGKILL do; where it names
+/// none, any signal that a user sends does (moby, `daemon/kill.go`, `killWithSignal`).
+fn cancels_policy(signal: u32, stop_signal: Option<u32>) -> bool {
+    signal == SIGKILL || stop_signal.is_none_or(|stop_signal| signal == stop_signal)
+}
+
 /// Takes away what the container held, and tells how it ended. That it was ended on request is no failure, however it was
 /// done.
 async fn record_end<W: World>(core: &Core<W>, row: &Container) -> Result<Changes> {
@@ -159,4 +165,21 @@ async fn record_end<W: World>(core: &Core<W>, row: &Container) -> Result<Changes
         }
         _ => Changes::status(Status::Stopped),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::SIGTERM;
+
+    #[test]
+    fn a_users_signal_is_meant_to_end_unless_the_image_names_another() {
+        const SIGINT: u32 = 2;
+        const SIGQUIT: u32 = 3;
+        for signal in [SIGINT, SIGTERM, SIGKILL] {
+            assert!(cancels_policy(signal, None), "{signal}");
+        }
+        assert!(cancels_policy(SIGQUIT, Some(SIGQUIT)) && cancels_policy(SIGKILL, Some(SIGQUIT)));
+        assert!(!cancels_policy(SIGTERM, Some(SIGQUIT)), "it may be for something else");
+    }
 }

@@ -7,9 +7,11 @@ use super::provision::{Provision, Thoroughness};
 use crate::error::Error;
 use crate::rows::Rows;
 
-/// Takes away what there is of a container, and gives what its row says then.
-pub async fn undone<W: World>(core: &Core<W>, row: &Container, error: &Error) -> Changes {
-    let left = core.provision.unmake(row, Thoroughness::All).await;
+/// Takes away what there is of a container, and gives what its row says then. One that no host has does not come here again to be
+/// deleted: what is left of it is remembered.
+pub async fn undone<W: World>(core: &Core<W>, row: &Container, asked: &[i32], error: &Error) -> Changes {
+    let thoroughness = if row.host.is_some() { Thoroughness::All } else { Thoroughness::Debts };
+    let left = core.provision.unmake(row, asked, thoroughness).await;
     if let Err(left) = &left {
         tracing::error!(error = %left, "something of a creation is left behind");
     }

@@ -58,28 +58,39 @@ impl HostEngine {
         let spec = sandbox::SandboxSpec { volumes: disks, ..record.sandbox_spec(&self.kata) };
         let owner = sandbox.id();
         networking::plug(&record.attachments, owner, &self.hostname, spec.queue_pairs()).await?;
+        // A launch is not left half done: it has an end of its own.
         let made = async {
             sandbox.start(&spec).await?;
-            if let Some(main) = record.main_process() {
-                sandbox.make_container(&main.container).await?;
-                inject_files(sandbox, record).await?;
-            }
-            Ok(())
+            unless_hurried(turn, "the start", async {
+                if let Some(main) = record.main_process() {
+                    sandbox.make_container(&main.container).await?;
+                    inject_files(sandbox, record).await?;
+                }
+                Ok(())
+            })
+            .await
         };
         // Meanwhile Neutron wires the ports: no process runs before it can be reached.
-        let active = async {
-            tokio::select! {
-                biased;
-                active = networking::wait_active(&self.neutron, &record.attachments, self.plugging()) => active,
-                () = turn.hurried() => Err(Error::GivenUp { subject: "the wait for ports" }),
-            }
-        };
+        let active = networking::wait_active(&self.neutron, &record.attachments, self.plugging());
+        let active = unless_hurried(turn, "the wait for ports", active);
         let (made, active) = tokio::join!(made, active);
         made.and(active)?;
         match record.main_process() {
             Some(main) => Ok(sandbox.start_container(&main.container.id).await?),
             None => Ok(()),
         }
+    }
+}
+
+async fn unless_hurried(
+    turn: &Turn,
+    subject: &'static str,
+    work: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = turn.hurried() => Err(Error::GivenUp { subject }),
     }
 }
 

@@ -8,10 +8,12 @@ use sandbox::{Phase, SandboxStatus};
 
 use super::Interfaces;
 use super::groups::restore_groups;
+use super::mend::detach_strays;
 use super::plug::addresses;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::networking::{self, Attachment};
+use crate::networking::{self, Attachment, PortOwner};
+use crate::record::SandboxRecord;
 
 /// What has become of the port of an attachment.
 enum Fate {
@@ -27,6 +29,10 @@ impl Interfaces {
     pub async fn differing(&self) -> Result<Vec<ContainerUuid>> {
         let listed = self.neutron.ports_on(self.engine.hostname()).await?;
         let listed: HashMap<String, Port> = listed.into_iter().map(|port| (port.id.clone(), port)).collect();
+        let mut ports_of: HashMap<&str, Vec<&str>> = HashMap::new();
+        for port in listed.values() {
+            ports_of.entry(port.device_id.as_str()).or_default().push(&port.id);
+        }
         let mut differing = Vec::new();
         for id in self.engine.survey()?.into_keys() {
             let Ok(record) = self.engine.record(id) else { continue };
@@ -34,7 +40,10 @@ impl Interfaces {
                 let port = listed.get(&attachment.port);
                 port.is_some_and(|port| port.device_id == id.to_string() && attachment.has_addresses_of(port))
             };
-            if !record.attachments.iter().all(is_same) || record.regrouping.is_some() {
+            let is_known = |port: &str| record.attachments.iter().any(|one| one.port == port);
+            let mut own = ports_of.get(id.to_string().as_str()).into_iter().flatten();
+            let has_strays = own.any(|port| !is_known(port));
+            if !record.attachments.iter().all(is_same) || has_strays || record.regrouping.is_some() {
                 differing.push(id);
             }
         }
@@ -42,12 +51,17 @@ impl Interfaces {
     }
 }
 
-/// Brings a container's networks to what its ports are now, and tells what its row is to say; nothing where they are the same.
-/// Between what was listed and this turn they may have come and gone, so that each is looked at again.
-pub async fn follow_changes(interfaces: &Interfaces, uuid: ContainerUuid) -> Result<Option<Changes>> {
+/// Brings a container's networks to what its ports are now, and tells what its record and its row are to say; nothing where they
+/// are the same. Ports of its that are in no record are given back: an attachment has left them. Between what was listed and this
+/// turn ports may have come and gone, so that each is looked at again.
+pub async fn follow_changes(
+    interfaces: &Interfaces,
+    uuid: ContainerUuid,
+    owner: &PortOwner,
+) -> Result<Option<(SandboxRecord, Changes)>> {
     let sandbox = interfaces.sandbox(uuid);
     let Ok(mut record) = interfaces.engine.record(uuid) else { return Ok(None) };
-    restore_groups(interfaces, uuid, &mut record).await?;
+    restore_groups(interfaces, uuid, &mut record, &owner.security_groups).await?;
     let status = sandbox.status().await;
     match &status {
         SandboxStatus::Unanswered => return Ok(None),
@@ -57,6 +71,11 @@ pub async fn follow_changes(interfaces: &Interfaces, uuid: ContainerUuid) -> Res
         }
         SandboxStatus::Live(_) | SandboxStatus::Over(_) | SandboxStatus::Absent => {}
     }
+    let strays = networking::strays(&interfaces.neutron, &owner.id, &record.attachments).await?;
+    if let SandboxStatus::Live(_) = status {
+        detach_strays(&sandbox, &record, &strays).await?;
+    }
+    networking::reclaim(&interfaces.neutron, owner, &strays).await?;
     let (mut gone, mut has_changed) = (Vec::new(), false);
     for attachment in std::mem::take(&mut record.attachments) {
         match fate(interfaces, uuid, &attachment).await? {
@@ -82,8 +101,8 @@ pub async fn follow_changes(interfaces: &Interfaces, uuid: ContainerUuid) -> Res
         interfaces.tell_guest(uuid, &record).await?;
     }
     networking::unplug(&gone).await;
-    interfaces.engine.write_record(uuid, &record)?;
-    Ok(Some(addresses(&record)))
+    let changes = addresses(&record);
+    Ok(Some((record, changes)))
 }
 
 /// A port that is this sandbox's, and bound to another name of a host, is left alone: it is about to be bound again.

@@ -29,7 +29,8 @@ impl GroupChange {
     }
 }
 
-/// Changes the groups of all ports of a container. What they were is recorded first: an interruption is taken back.
+/// Changes the groups of all ports of a container. What they were is recorded first: an interruption is taken back, as long as
+/// the row does not have the change.
 pub async fn change_groups(
     interfaces: &Interfaces,
     row: &Container,
@@ -37,39 +38,42 @@ pub async fn change_groups(
 ) -> Result<Changes> {
     let (uuid, engine) = (row.uuid, &interfaces.engine);
     let mut record = engine.record(uuid)?;
+    let had = row.security_groups.as_ref().map(|groups| groups.0.clone()).unwrap_or_default();
+    restore_groups(interfaces, uuid, &mut record, &had).await?;
     let mut before = BTreeMap::new();
     for attachment in &record.attachments {
         let port = interfaces.neutron.port(&attachment.port).await?;
         before.insert(port.id, port.security_groups);
     }
+    let then = change.apply(&had);
     record.regrouping = Some(before.clone());
+    record.regrouped = Some(then.clone());
     engine.write_record(uuid, &record)?;
     for (port, groups) in &before {
         if let Err(e) = interfaces.neutron.set_security_groups(port, &change.apply(groups)).await {
-            restore_groups(interfaces, uuid, &mut record).await?;
+            restore_groups(interfaces, uuid, &mut record, &had).await?;
             return Err(e.into());
         }
     }
-    record.regrouping = None;
-    engine.write_record(uuid, &record)?;
-    let had = row.security_groups.as_ref().map(|groups| groups.0.clone()).unwrap_or_default();
-    Ok(Changes { security_groups: Some(change.apply(&had)), ..Changes::default() })
+    Ok(Changes { security_groups: Some(then), ..Changes::default() })
 }
 
-/// Gives ports the groups that they had before a change that did not come to its end.
+/// Gives ports the groups that they had before a change that did not come to its end: the row, which says `groups`, has not got it.
 pub async fn restore_groups(
     interfaces: &Interfaces,
     uuid: ContainerUuid,
     record: &mut SandboxRecord,
+    groups: &[String],
 ) -> Result<()> {
     let Some(before) = record.regrouping.clone() else { return Ok(()) };
-    for (port, groups) in &before {
+    let is_done = record.regrouped.as_deref() == Some(groups);
+    for (port, groups) in before.iter().filter(|_| !is_done) {
         match interfaces.neutron.set_security_groups(port, groups).await {
             Err(e) if !e.is_not_found() => return Err(e.into()),
             _ => {}
         }
     }
-    record.regrouping = None;
+    (record.regrouping, record.regrouped) = (None, None);
     interfaces.engine.write_record(uuid, record)
 }
 

@@ -46,11 +46,11 @@ pub async fn wait_active(neutron: &Neutron, attachments: &[Attachment], plugging
     wait(ports, |ports| active_of(neutron.clone(), ports), plugging).await
 }
 
-/// Those of the ports that are active. One that is gone is an error.
+/// Those of the ports that are active. One that is gone is [`Error::PortGone`].
 async fn active_of(neutron: Neutron, ports: Vec<String>) -> Result<Vec<String>> {
     let found = neutron.ports_by_ids(&ports).await?;
     if let Some(port) = ports.iter().find(|port| found.iter().all(|one| one.id != **port)) {
-        return Err(Error::Network(format!("port {port} is gone")));
+        return Err(Error::PortGone(port.clone()));
     }
     Ok(found.into_iter().filter(|port| port.status == ACTIVE).map(|port| port.id).collect())
 }
@@ -65,14 +65,22 @@ async fn wait<F: Future<Output = Result<Vec<String>>> + Send>(
     }
     let deadline = Instant::now() + plugging.timeout;
     while !ports.is_empty() {
-        let now = active(ports.clone()).await?;
-        ports.retain(|port| !now.contains(port));
+        let looked = active(ports.clone()).await;
+        let why = match looked {
+            Ok(now) => {
+                ports.retain(|port| !now.contains(port));
+                String::new()
+            }
+            Err(e @ Error::PortGone(_)) => return Err(e),
+            // Neutron is asked again: it may only have been started anew.
+            Err(e) => format!(": {e}"),
+        };
         let Some(port) = ports.first() else { break };
         if Instant::now() < deadline {
             sleep(POLL_INTERVAL).await;
             continue;
         }
-        let message = format!("port {port} was not active within {} s", plugging.timeout.as_secs());
+        let message = format!("port {port} was not active within {} s{why}", plugging.timeout.as_secs());
         if plugging.is_fatal {
             return Err(Error::Network(message));
         }
@@ -119,7 +127,21 @@ mod tests {
         };
         wait(ports(), wired, plugging).await.unwrap();
         assert!((7..9).contains(&began.elapsed().as_secs()));
-        let gone = |_| async { Err(Error::Network("the port is gone".into())) };
-        assert!(wait(ports(), gone, plugging).await.is_err());
+        let gone = |_| async { Err(Error::PortGone("a".into())) };
+        assert_eq!(wait(ports(), gone, plugging).await.unwrap_err().to_string(), "port a is gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn neutron_is_asked_again_that_gave_no_answer() {
+        let began = Instant::now();
+        let plugging = Plugging { timeout: Duration::from_secs(300), is_fatal: true };
+        let away = move |ports| async move {
+            let is_back = began.elapsed() > Duration::from_secs(7);
+            if is_back { Ok(ports) } else { Err(Error::Network("no answer".into())) }
+        };
+        wait(ports(), away, plugging).await.unwrap();
+        let never = |_| async { Err(Error::Network("no answer".into())) };
+        let error = wait(ports(), never, plugging).await.unwrap_err().to_string();
+        assert_eq!(error, "port a was not active within 300 s: no answer");
     }
 }

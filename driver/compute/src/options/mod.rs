@@ -291,6 +291,13 @@ mod tests {
     }
 
     #[test]
+    fn cpus_are_a_weight_unless_the_operator_bounds_them() {
+        assert_eq!(read(GOOD).unwrap().host().cpu_limit, CpuLimit::Weight);
+        let bounded = GOOD.to_owned() + "cpu_quota = true\n";
+        assert_eq!(read(&bounded).unwrap().host().cpu_limit, CpuLimit::Quota);
+    }
+
+    #[test]
     fn states_are_compared_as_often_as_upstream_would() {
         let every = |seconds: i64| {
             let defaults = Defaults { sync_container_state_interval: seconds, ..Defaults::default() };

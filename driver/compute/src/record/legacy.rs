@@ -66,6 +66,7 @@ impl From<ContainerRecord> for SandboxRecord {
         let member = Member {
             image_source: record.image_source,
             stop_signal: record.stop_signal,
+            names_stop_signal: false,
             restarts: Restarts::default(),
             files: record.files,
             container: record.container,
@@ -100,6 +101,7 @@ impl From<CapsuleMember> for Member {
             container: member.container,
             image_source: None,
             stop_signal: SIGTERM,
+            names_stop_signal: false,
             restarts: member.restarts,
             files: Vec::new(),
         }

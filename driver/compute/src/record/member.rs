@@ -50,6 +50,9 @@ pub struct Member {
     pub image_source: Option<ImageSource>,
     /// The signal that asks it to end.
     pub stop_signal: u32,
+    /// Whether its image names that signal. Not recorded by earlier versions.
+    #[serde(default)]
+    pub names_stop_signal: bool,
     /// How often its policy has started it again, while its sandbox went on.
     pub restarts: Restarts,
     /// Files that are put into it before it first runs.
@@ -72,6 +75,11 @@ impl fmt::Debug for InjectedFile {
 }
 
 impl Member {
+    /// The signal that its image names.
+    pub fn own_stop_signal(&self) -> Option<u32> {
+        (self.names_stop_signal || self.stop_signal != SIGTERM).then_some(self.stop_signal)
+    }
+
     /// What a container of `image` is, before it has networks.
     pub fn new(asked: NewMember, image: &Image) -> Result<Self> {
         let config = image.configuration.config().clone().unwrap_or_default();
@@ -107,6 +115,7 @@ impl Member {
             },
             image_source: Some(image.source.clone()),
             stop_signal: signal.unwrap_or(SIGTERM),
+            names_stop_signal: signal.is_some(),
             restarts: Restarts::default(),
             files: Vec::new(),
         })

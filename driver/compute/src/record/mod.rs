@@ -52,6 +52,9 @@ pub struct SandboxRecord {
     /// The security groups of its ports before a change of them that has not come to its end.
     #[serde(default)]
     pub regrouping: Option<BTreeMap<String, Vec<String>>>,
+    /// What the row says of security groups once that change has come to its end.
+    #[serde(default)]
+    pub regrouped: Option<Vec<String>>,
 }
 
 impl SandboxRecord {
@@ -76,6 +79,7 @@ impl SandboxRecord {
             is_stopped: false,
             is_forced: false,
             regrouping: None,
+            regrouped: None,
         }
     }
 

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use model::{Changes, Container, ContainerUuid, Record, VolumeMapping};
+use model::{Changes, Container, ContainerUuid, Record, Unfinished, VolumeMapping};
 use oslo::RequestContext;
 use sandbox::{ContainerExit, SandboxStatus, VolumeDisk};
 use tokio::time::{Instant, sleep};
 
 use super::world::{FakeWorld, Run};
-use crate::containers::{Provision, Thoroughness, Wanted, World};
+use crate::containers::{Provision, Thoroughness, Volume, Wanted, World};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::health::Health;
@@ -20,8 +20,7 @@ use crate::turns::Turn;
 
 pub const HOST: &str = "host";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a process ends by itself, of a thousand, and within what time.
-const ENDS: u64 = 300;
+/// Within what time a process ends that ends by itself.
 const LIFE_MAX: Duration = Duration::from_secs(600);
 
 impl World for FakeWorld {
@@ -36,12 +35,17 @@ impl Rows for FakeWorld {
     }
 
     async fn list(&self) -> Result<Vec<Container>> {
-        let own = |row: &&Container| row.host.as_deref() == Some(HOST);
-        self.call(|state| state.rows.values().filter(own).cloned().collect()).await
+        self.list_on(HOST).await
     }
 
-    async fn list_on(&self, _: &str) -> Result<Vec<Container>> {
-        Ok(Vec::new())
+    async fn list_on(&self, host: &str) -> Result<Vec<Container>> {
+        let host = host.to_owned();
+        let of_it = move |row: &&Container| row.host.as_ref() == Some(&host);
+        self.call(|state| state.rows.values().filter(of_it).cloned().collect()).await
+    }
+
+    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        self.call(|state| state.unfinished()).await
     }
 
     async fn hosts_of(&self, uuids: &[ContainerUuid]) -> Result<BTreeMap<ContainerUuid, Option<String>>> {
@@ -51,8 +55,8 @@ impl Rows for FakeWorld {
         .await
     }
 
-    async fn is_served(&self, _: &str) -> Result<bool> {
-        Ok(false)
+    async fn is_served(&self, host: &str) -> Result<bool> {
+        self.call(|state| state.served.contains(host)).await
     }
 
     async fn members(&self, _: &Container) -> Result<Vec<Container>> {
@@ -62,6 +66,7 @@ impl Rows for FakeWorld {
     async fn save(&self, container: &mut Container, changes: Changes) -> Result<()> {
         let uuid = container.uuid;
         let found = self.call(|state| {
+            state.saves += 1;
             let row = state.rows.get_mut(&uuid);
             row.map(|row| changes.clone().apply(row))
         });
@@ -133,7 +138,7 @@ impl Engine for FakeWorld {
     async fn start(&self, id: ContainerUuid, _: &SandboxRecord, _: Vec<VolumeDisk>, _: &Turn) -> Result<()> {
         sleep(self.pause(Duration::from_secs(2))).await;
         self.call(|state| {
-            let ends = state.random.happens(ENDS).then(|| {
+            let ends = state.random.happens(state.ends).then(|| {
                 let status = i32::from(state.random.happens(500));
                 (Instant::now() + state.random.duration(LIFE_MAX), status)
             });
@@ -215,7 +220,8 @@ impl FakeWorld {
         changed.await?.ok_or(Error::Lost(id))
     }
 
-    fn new_record(row: &Container) -> SandboxRecord {
+    /// What this host keeps of a container.
+    pub fn new_record(row: &Container) -> SandboxRecord {
         let member: Member = serde_json::from_value(serde_json::json!({
             "container": {
                 "id": row.uuid.to_string(), "arguments": ["sh"], "environment": [], "directory": "/",
@@ -246,13 +252,21 @@ impl FakeWorld {
         self.release(uuid).await?;
         let ports = self.call(|state| state.ports.remove(&uuid)).await.map(drop);
         let allocation = self.call(|state| state.allocations.remove(&uuid)).await.map(drop);
-        ports.and(allocation)?;
-        self.call(|state| state.sandboxes.remove(&uuid)).await.map(drop)
+        // A sandbox names its ports, and stays while they do.
+        let sandbox = match ports {
+            Ok(()) => self.call(|state| state.sandboxes.remove(&uuid)).await.map(drop),
+            Err(_) => Ok(()),
+        };
+        ports.and(allocation).and(sandbox)
     }
 }
 
 impl Provision for FakeWorld {
     type Health = Health;
+
+    async fn accept(&self, _: &[Volume]) -> Result<()> {
+        Ok(())
+    }
 
     async fn claim(&self, row: &mut Container, changes: Changes) -> Result<()> {
         let host = Changes { host: Some(Some(HOST.into())), ..changes };
@@ -287,7 +301,7 @@ impl Provision for FakeWorld {
         Ok(Changes { container_id: Some(Some(uuid.to_string())), ..Changes::status(model::Status::Created) })
     }
 
-    async fn unmake(&self, row: &Container, thoroughness: Thoroughness) -> Result<()> {
+    async fn unmake(&self, row: &Container, _: &[i32], thoroughness: Thoroughness) -> Result<()> {
         match (self.give_back(row.uuid).await, thoroughness) {
             (Err(_), Thoroughness::Debts) => {
                 self.unless_over().await;
@@ -306,8 +320,8 @@ impl Provision for FakeWorld {
         Ok(Changes::default())
     }
 
-    async fn take_over(&self, _: &mut Container) -> Result<()> {
-        Ok(())
+    async fn take_over(&self, row: &mut Container) -> Result<()> {
+        self.save(row, Changes { host: Some(Some(HOST.into())), ..Changes::default() }).await
     }
 
     async fn accompany(&self, _: &Container) {

@@ -4,18 +4,20 @@
 
 mod fakes;
 mod random;
+mod scenarios;
 mod world;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Container, ContainerUuid, Recorded, Status};
+use model::{Container, ContainerUuid, Status, TaskState, Unfinished};
 use oslo::RequestContext;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use self::fakes::HOST;
@@ -42,12 +44,13 @@ const REST_MAX: Duration = Duration::from_secs(4 * 3600);
 /// A user's patience without an end: only a kill or a deletion cuts it short.
 const FOR_EVER: Duration = Duration::from_secs(1_000_000);
 
+/// How many of a thousand processes end by themselves.
+const ENDS: u64 = 300;
+
 /// A service in the simulated world.
 struct Simulation {
     world: FakeWorld,
     core: Arc<Core<FakeWorld>>,
-    /// Requests that this life of the service has taken.
-    taken: BTreeSet<(ContainerUuid, String)>,
     under_way: JoinSet<()>,
     requests: u64,
     /// Which container has each place; one that is deleted makes room for another.
@@ -69,15 +72,18 @@ impl Simulation {
             }
         };
         recover(&core, recovery);
-        let (taken, under_way) = (BTreeSet::new(), JoinSet::new());
-        Self { world, core, taken, under_way, requests: 0, places: (0..CONTAINERS).map(uuid).collect() }
+        let under_way = JoinSet::new();
+        Self { world, core, under_way, requests: 0, places: (0..CONTAINERS).map(uuid).collect() }
     }
 
     /// The service dies and is started again.
     async fn die(&mut self) {
         let next = self.world.next_life();
         let (requests, places) = (self.requests, std::mem::take(&mut self.places));
-        // What it had taken and not finished is lost with it.
+        // What it had taken and not begun is lost with it.
+        let begun: BTreeSet<_> =
+            self.world.state().unfinished().into_iter().map(|one| one.request_id).collect();
+        self.world.state().asked.retain(|one| begun.contains(&one.request_id));
         std::mem::replace(&mut self.under_way, JoinSet::new()).detach_all();
         *self = Self { requests, places, ..Self::start(next).await };
     }
@@ -129,6 +135,9 @@ impl Simulation {
         let shown = inspect::show(&self.core, row).await.unwrap();
         assert!(began.elapsed() <= SHOW_MAX, "show took {:?}", began.elapsed());
         assert_ne!(shown.status, Status::Dead);
+        if shown.task() == Some(TaskState::ContainerDeleting) {
+            assert_eq!(shown.status, Status::Deleting, "so that nothing else is asked of it");
+        }
     }
 
     /// Somebody asks something of a container that Zun's API would let through.
@@ -217,6 +226,13 @@ impl Simulation {
         let mut context = RequestContext::default();
         context.request_id = Some(id.clone());
         let action = what.action();
+        let asked = Unfinished {
+            container: uuid,
+            request_id: id.clone(),
+            action: action.to_owned(),
+            event: String::new(),
+        };
+        self.world.state().asked.push(asked);
         match self.core.turns.enter(uuid, what.urgency()) {
             Err(full) => {
                 self.core.executor.refuse(&id, uuid, action, &full.into());
@@ -224,13 +240,13 @@ impl Simulation {
             }
             Ok(ticket) => {
                 let core = Arc::clone(&self.core);
-                self.taken.insert((uuid, id.clone()));
-                self.under_way.spawn(async move {
+                let work = async move {
                     let turn = ticket.turn().await;
                     if let Err(e) = (Request { context, uuid, what }).perform(&core, turn).await {
                         core.executor.finish::<()>(&id, uuid, action, &Err(e));
                     }
-                });
+                };
+                self.under_way.spawn(work.instrument(tracing::info_span!("container", %uuid)));
             }
         }
     }
@@ -293,11 +309,12 @@ impl Simulation {
                     wrong.push(format!("{uuid} has task {:?}", row.task_state));
                 }
                 Some(row) => {
+                    let all = (true, true, true);
                     let is_right = match row.status {
-                        Status::Running => runs,
-                        Status::Paused => runs,
-                        Status::Created | Status::Stopped => !runs && has.0,
-                        Status::Error => !runs,
+                        Status::Running | Status::Paused => runs && has == all && row.host.is_some(),
+                        Status::Created | Status::Stopped => !runs && has == all && row.host.is_some(),
+                        // What no host is asked to delete must have nothing.
+                        Status::Error => !runs && (row.host.is_some() || has == (false, false, false)),
                         Status::Restarting => true,
                         // Its message was lost with a life of the service: no host has it, and its user may delete it.
                         Status::Creating | Status::Rebuilding => {
@@ -314,17 +331,11 @@ impl Simulation {
         wrong
     }
 
-    /// Each request that this life has taken has been told an end, unless its container is gone.
-    fn unanswered(&self) -> Vec<&(ContainerUuid, String)> {
+    /// Each request has been told an end, unless its container is gone, or no host has it.
+    fn unanswered(&self) -> Vec<Unfinished> {
         let state = self.world.state();
-        let finished: BTreeSet<_> = state
-            .records
-            .iter()
-            .filter(|record| matches!(record.what, Recorded::Finished(..)))
-            .map(|record| (record.container, record.request_id.clone()))
-            .collect();
-        let is_there = |uuid: &ContainerUuid| state.rows.contains_key(uuid);
-        self.taken.iter().filter(|taken| !finished.contains(*taken) && is_there(&taken.0)).collect()
+        let is_on_a_host = |one: &Unfinished| state.rows[&one.container].host.is_some();
+        state.open().into_iter().filter(is_on_a_host).collect()
     }
 }
 
@@ -349,7 +360,7 @@ fn row(uuid: ContainerUuid, auto_remove: bool, auto_heal: bool, restarts: bool) 
 
 async fn live_through(seed: u64, steps: u64) {
     let world = FakeWorld::new(seed);
-    world.state().trouble = TROUBLE;
+    (world.state().trouble, world.state().ends) = (TROUBLE, ENDS);
     let mut simulation = Simulation::start(world).await;
     for _ in 0..steps {
         simulation.step().await;
@@ -436,6 +447,10 @@ fn no_tenants_delay_grows_with_what_another_stalls() {
 fn whatever_happens_ends_in_a_state_that_is_allowed_and_leaves_nothing() {
     let given = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     if let Some(seed) = given("ZUN_KATA_SEED") {
+        // Whoever replays a seed wants to read what the service says.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ =
+            tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_test_writer().try_init();
         return run(seed, STEPS_OF_A_WORLD);
     }
     let began = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use model::{Container, ContainerUuid, Record};
+use model::{Container, ContainerUuid, Record, Recorded, Unfinished};
 use sandbox::{ContainerExit, Phase, SandboxState, SandboxStatus, Stage};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
@@ -47,6 +47,8 @@ pub struct State {
     pub random: Random,
     /// How often, of a thousand calls, one goes wrong.
     pub trouble: u64,
+    /// How many of a thousand processes end by themselves.
+    pub ends: u64,
     /// Counts the lives of the service: calls of a life that is over never return.
     pub life: u64,
     pub rows: BTreeMap<ContainerUuid, Container>,
@@ -55,6 +57,12 @@ pub struct State {
     pub allocations: BTreeSet<ContainerUuid>,
     pub debts: BTreeSet<ContainerUuid>,
     pub records: Vec<Record>,
+    /// What has been asked for, as Zun's API records it.
+    pub asked: Vec<Unfinished>,
+    /// Other hosts whose services are up.
+    pub served: BTreeSet<String>,
+    /// How often a row was written.
+    pub saves: u64,
 }
 
 /// A life of the service in the world.
@@ -69,6 +77,7 @@ impl FakeWorld {
         let state = State {
             random: Random::new(seed),
             trouble: 0,
+            ends: 0,
             life: 0,
             rows: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
@@ -76,6 +85,9 @@ impl FakeWorld {
             allocations: BTreeSet::new(),
             debts: BTreeSet::new(),
             records: Vec::new(),
+            asked: Vec::new(),
+            served: BTreeSet::new(),
+            saves: 0,
         };
         Self { state: Arc::new(Mutex::new(state)), life: 0 }
     }
@@ -126,6 +138,31 @@ impl FakeWorld {
 }
 
 impl State {
+    /// What was asked of containers that have rows, and has been told no end.
+    pub fn unfinished(&self) -> Vec<Unfinished> {
+        self.open().into_iter().filter(|one| !one.event.is_empty()).collect()
+    }
+
+    /// The same, and what has not been begun.
+    pub fn open(&self) -> Vec<Unfinished> {
+        let told = |wanted: &Unfinished, is_end: fn(&Recorded) -> bool| {
+            let is_told = |record: &&Record| {
+                record.container == wanted.container && record.request_id == wanted.request_id
+            };
+            self.records.iter().filter(is_told).filter(|record| is_end(&record.what)).count()
+        };
+        let is_finished = |one: &&Unfinished| told(one, |what| matches!(what, Recorded::Finished(..))) > 0;
+        let open =
+            self.asked.iter().filter(|one| self.rows.contains_key(&one.container) && !is_finished(one));
+        let with_event = |one: &Unfinished| {
+            let begun = told(one, |what| matches!(what, Recorded::EventStarted(_)));
+            let ended = told(one, |what| matches!(what, Recorded::EventFinished(..)));
+            let event = if begun > ended { "event".to_owned() } else { String::new() };
+            Unfinished { event, ..one.clone() }
+        };
+        open.map(with_event).collect()
+    }
+
     /// What has become of a sandbox, by what its shim would say.
     pub fn status(&mut self, uuid: ContainerUuid) -> SandboxStatus {
         self.let_time_pass(uuid);

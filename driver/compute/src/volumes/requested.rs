@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,6 +13,7 @@ use model::VolumeMapping;
 use sandbox::{Sandbox, VolumeMount};
 use tar::{Builder, Header};
 use time::OffsetDateTime;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -19,6 +21,8 @@ use crate::record::{InjectedFile, SandboxRecord};
 
 const LOCAL: &str = "local";
 const CINDER: &str = "cinder";
+/// How long a guest may take to unpack the files that one container is given.
+const UNPACK_TIMEOUT: Duration = Duration::from_secs(180);
 /// That of a file which Zun's own driver writes on its host.
 const MODE: u32 = 0o644;
 
@@ -87,7 +91,8 @@ pub async fn inject_files(sandbox: &Sandbox, record: &SandboxRecord) -> Result<(
         let mut archive = sandbox.nameless_file()?;
         pack(&member.files, &mut archive).map_err(Error::Archive)?;
         archive.seek(SeekFrom::Start(0)).map_err(Error::Archive)?;
-        sandbox.unpack(&member.container.id, "/", &archive).await?;
+        let unpacked = timeout(UNPACK_TIMEOUT, sandbox.unpack(&member.container.id, "/", &archive)).await;
+        unpacked.map_err(|_| Error::FilesNotTaken)??;
         member.files.clear();
     }
     let has_given = record.members.iter().any(|member| !member.files.is_empty());

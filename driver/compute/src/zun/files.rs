@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use model::{Container, Status};
+use model::Container;
 use sandbox::{FileStat, Sandbox, SandboxSpec};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -67,8 +67,14 @@ impl Files {
         let id = sandbox_name(row.uuid);
         let unpack = async |sandbox: &Sandbox| {
             let mut archive: File = sandbox.nameless_file()?;
-            let written = archive.write_all(&data).and_then(|()| archive.seek(SeekFrom::Start(0)));
-            written.map_err(Error::Archive)?;
+            let write = move || {
+                archive.write_all(&data)?;
+                archive.seek(SeekFrom::Start(0)).map(|_| archive)
+            };
+            let written = tokio::task::spawn_blocking(write).await;
+            let written =
+                written.map_err(|e| Error::Conflict(format!("the archive could not be written: {e}")))?;
+            let archive = written.map_err(Error::Archive)?;
             Ok(sandbox.unpack(&id, path, &archive).await?)
         };
         self.with(row, unpack).await
@@ -84,7 +90,8 @@ impl Files {
                 Err(Error::Conflict(format!("container {} did not hand over its files in time", row.uuid)))
             })
         };
-        if row.status != Status::Paused && sandbox.status().await.runs(sandbox.id()) {
+        let status = sandbox.status().await;
+        if !status.is_paused() && status.runs(sandbox.id()) {
             return work(&sandbox).await;
         }
         let turn = call_turn(&self.core.turns, row.uuid).await?;
@@ -97,7 +104,7 @@ impl Files {
         let row = self.core.row(row.uuid).await?;
         require_created(&row)?;
         match sandbox.status().await {
-            status if row.status == Status::Paused && status.runs(sandbox.id()) => {
+            status if status.is_paused() && status.runs(sandbox.id()) => {
                 sandbox.resume().await?;
                 let done = work(&sandbox).await;
                 sandbox.pause().await?;

@@ -146,12 +146,47 @@ pub fn words(command: &Value) -> Result<Vec<String>> {
     if words.is_empty() { Err(Error::invalid("command", "none is given")) } else { Ok(words) }
 }
 
-fn split(text: &str) -> std::result::Result<Vec<String>, shell_words::ParseError> {
-    // To the library a word that begins with `#` is a comment: another character stands for it meanwhile.
-    let stand_in = ('\u{e000}'..='\u{f8ff}').find(|character| !text.contains(*character));
-    let Some(stand_in) = stand_in.filter(|_| text.contains('#')) else { return shell_words::split(text) };
-    let words = shell_words::split(&text.replace('#', &stand_in.to_string()))?;
-    Ok(words.into_iter().map(|word| word.replace(stand_in, "#")).collect())
+/// Splits as Python's `shlex.split` does: blanks part words; within single quotes every character stands for itself; within double
+/// quotes a backslash does but before `"` and itself; elsewhere it makes the next character stand for itself.
+fn split(text: &str) -> std::result::Result<Vec<String>, &'static str> {
+    let (mut words, mut word) = (Vec::new(), None::<String>);
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            ' ' | '\t' | '\r' | '\n' => words.extend(word.take()),
+            '\'' => quoted(&mut characters, '\'', word.get_or_insert_default())?,
+            '"' => quoted(&mut characters, '"', word.get_or_insert_default())?,
+            '\\' => {
+                let next = characters.next().ok_or("no character follows the backslash")?;
+                word.get_or_insert_default().push(next);
+            }
+            other => word.get_or_insert_default().push(other),
+        }
+    }
+    words.extend(word);
+    Ok(words)
+}
+
+/// Adds what is quoted to `word`.
+fn quoted(
+    characters: &mut std::str::Chars<'_>,
+    quote: char,
+    word: &mut String,
+) -> std::result::Result<(), &'static str> {
+    const OPEN: &str = "a quotation mark is missing";
+    loop {
+        match characters.next().ok_or(OPEN)? {
+            end if end == quote => return Ok(()),
+            '\\' if quote == '"' => {
+                let next = characters.next().ok_or(OPEN)?;
+                if !matches!(next, '"' | '\\') {
+                    word.push('\\');
+                }
+                word.push(next);
+            }
+            other => word.push(other),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -163,7 +198,18 @@ mod tests {
         assert_eq!(words(&json!("sh -c 'echo a b'")).unwrap(), ["sh", "-c", "echo a b"]);
         assert_eq!(words(&json!(["a", "b c"])).unwrap(), ["a", "b c"]);
         assert_eq!(words(&json!("grep '#' file # x")).unwrap(), ["grep", "#", "file", "#", "x"]);
-        for bad in [json!("'"), json!(""), json!(7), json!(null)] {
+        // What Python 3.11 gives.
+        for (text, split) in [
+            (r#"grep "\$" f"#, vec!["grep", r"\$", "f"]),
+            (r#"echo "\`" "a\"b" "c\\d""#, vec!["echo", r"\`", "a\"b", r"c\d"]),
+            ("a\\\nb", vec!["a\nb"]),
+            ("a\rb\tc\nd", vec!["a", "b", "c", "d"]),
+            (r"'a\' \'b a#b #", vec![r"a\", "'b", "a#b", "#"]),
+            (r#"'' x"" "y"z'w'"#, vec!["", "x", "yzw"]),
+        ] {
+            assert_eq!(words(&json!(text)).unwrap(), split, "{text}");
+        }
+        for bad in [json!("'"), json!("a\\"), json!("\"a\\"), json!(""), json!(7), json!(null)] {
             assert!(words(&bad).is_err(), "{bad} was taken");
         }
     }

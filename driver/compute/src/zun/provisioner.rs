@@ -13,7 +13,7 @@ use sandbox::VolumeDisk;
 use serde_json::Value;
 
 use crate::belongings::{Belongings, GiveBack};
-use crate::containers::{Provision, Thoroughness, Wanted};
+use crate::containers::{Provision, Thoroughness, Volume, Wanted};
 use crate::engine::{Engine, HostEngine};
 use crate::error::{Error, Result};
 use crate::health::{Health, HealthCheck, HealthChecks};
@@ -83,6 +83,13 @@ pub fn port_owner_of(uuid: ContainerUuid) -> PortOwner {
 impl Provision for Provisioner {
     type Health = Health;
 
+    async fn accept(&self, volumes: &[Volume]) -> Result<()> {
+        for (container, volume) in volumes {
+            volume.create(self.rows.database(), *container).await?;
+        }
+        Ok(())
+    }
+
     async fn claim(&self, row: &mut Container, changes: Changes) -> Result<()> {
         let _claiming = self.resources.claiming().await;
         self.resources.claim(row.uuid, Default::default(), row.usage()).await?;
@@ -137,9 +144,10 @@ impl Provision for Provisioner {
         Ok(Changes { addresses, status_reason: Some(None), ..made.after(told) })
     }
 
-    async fn unmake(&self, row: &Container, thoroughness: Thoroughness) -> Result<()> {
+    async fn unmake(&self, row: &Container, asked: &[i32], thoroughness: Thoroughness) -> Result<()> {
         let containers = containers_of(self.rows.database(), row).await?;
-        let mappings = self.volumes.mappings_of(&containers).await?;
+        let mut mappings = self.volumes.mappings_of(&containers).await?;
+        mappings.extend(VolumeMapping::unmapped(self.rows.database(), asked).await?);
         let mut belongings = Belongings::of(row.uuid, self.give_back.attachments(row.uuid), &mappings)?;
         if let Err(e) = self.give_back.all(&mut belongings, &port_owner(row)).await {
             match thoroughness {
@@ -147,7 +155,10 @@ impl Provision for Provisioner {
                 Thoroughness::Debts => self.give_back.remember(belongings, &e).await?,
             }
         }
-        if mappings.is_empty() { Ok(()) } else { self.volumes.forget(&containers).await }
+        if !mappings.is_empty() {
+            self.volumes.forget(&containers).await?;
+        }
+        Ok(VolumeMapping::destroy_unmapped(self.rows.database(), asked).await?)
     }
 
     async fn disks(&self, row: &Container, record: &SandboxRecord) -> Result<Vec<VolumeDisk>> {
@@ -182,7 +193,7 @@ type Prepared = (SandboxRecord, Vec<VolumeMapping>, Changes, BTreeSet<ExposedPor
 
 impl Provisioner {
     async fn new_container(&self, wanted: &Wanted, row: &mut Container, turn: &Turn) -> Result<Prepared> {
-        let mappings = self.take_volumes(row.uuid, wanted).await?;
+        let mappings = self.accepted(row.uuid, wanted).await?;
         let disk = (row.disk.unwrap_or(0) == 0).then_some(self.options.default.default_disk);
         row.disk = row.disk.filter(|disk| *disk != 0).or(disk);
         let (image, told) = Box::pin(self.images.of_container(&wanted.context, row, turn)).await?;
@@ -198,7 +209,7 @@ impl Provisioner {
         let (mut all, mut exposed) = (Vec::new(), BTreeSet::new());
         for mut row in self.rows.members(capsule).await? {
             reject_unsupported(&row)?;
-            let mappings = self.take_volumes(row.uuid, wanted).await?;
+            let mappings = self.accepted(row.uuid, wanted).await?;
             if !files_of(&mappings)?.is_empty() {
                 return Err(Error::NotSupported("a file as volume of a capsule".into()));
             }
@@ -227,14 +238,10 @@ impl Provisioner {
         Ok((record, all, changes, exposed))
     }
 
-    /// Gives a container the volumes that are asked for it. Those that are refused are its own, too: they go when its creation is
-    /// undone.
-    async fn take_volumes(&self, container: ContainerUuid, wanted: &Wanted) -> Result<Vec<VolumeMapping>> {
-        let own: Vec<_> = wanted.volumes.iter().filter(|(whose, _)| *whose == container).collect();
-        for (_, volume) in &own {
-            volume.create(self.rows.database(), container).await?;
-        }
-        if own.is_empty() { Ok(Vec::new()) } else { self.rows.volumes(container).await }
+    /// The volumes that a container was given.
+    async fn accepted(&self, container: ContainerUuid, wanted: &Wanted) -> Result<Vec<VolumeMapping>> {
+        let is_given = wanted.volumes.iter().any(|(whose, _)| *whose == container);
+        if is_given { self.rows.volumes(container).await } else { Ok(Vec::new()) }
     }
 
     fn record_of(&self, row: &Container, image: &Image, mappings: &[VolumeMapping]) -> Result<SandboxRecord> {

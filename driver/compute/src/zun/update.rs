@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use model::{Changes, Container, Status, Usage};
+use model::{Changes, Container, Usage};
 use sandbox::{SandboxStatus, Size};
 use serde::Deserialize;
 
@@ -55,7 +55,13 @@ impl Updates {
             ..Changes::default()
         };
         let size = size_of(&record, &row)?;
-        self.claim(&mut row, patch, size).await?;
+        if let Err(e) = self.claim(&mut row, patch, size).await {
+            if matches!(&e, Error::Database(lost) if lost.is_transient()) {
+                // The database may have taken it all the same.
+                self.core.executor.write(&mut row, before).await;
+            }
+            return Err(e);
+        }
         if let Err(e) = self.put_to_use(&row, &had, &record).await {
             self.core.engine.write_record(row.uuid, &had)?;
             self.core.executor.write(&mut row, before).await;
@@ -88,7 +94,7 @@ impl Updates {
             return Ok(());
         }
         match sandbox.status().await {
-            SandboxStatus::Live(_) if row.status == Status::Paused => {
+            status if status.is_paused() => {
                 sandbox.resume().await?;
                 let updated = sandbox.update(sandbox.id(), before, after).await;
                 sandbox.pause().await?;

@@ -1,0 +1,134 @@
+//! What the service does in the simulated world where nothing else goes on.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use model::Status;
+use tokio::time::sleep;
+
+use super::fakes::HOST;
+use super::world::{FakeSandbox, FakeWorld};
+use super::{Simulation, row, uuid};
+use crate::containers::{Recovery, inspect, refuse_creation};
+use crate::creations::Taken;
+use crate::host_names::HostNames;
+use crate::lifecycle::Event;
+
+const FORMER: &str = "former";
+const OTHER: &str = "other";
+
+#[tokio::test(start_paused = true)]
+async fn a_container_is_taken_over_from_a_former_name_and_from_no_live_host() {
+    let names = HostNames { now: HOST.into(), former: BTreeSet::from([FORMER.into()]) };
+    // The row's host, whether that is served, and whether its sandbox is here; whether it is this host's, and an orphan.
+    let cases = [
+        (Some(HOST), false, true, true, false),
+        (Some(HOST), false, false, true, false),
+        (Some(FORMER), false, true, true, false),
+        (Some(FORMER), false, false, true, false),
+        (Some(FORMER), true, true, true, false),
+        (Some(FORMER), true, false, false, false),
+        (Some(OTHER), false, true, true, false),
+        (Some(OTHER), false, false, false, false),
+        (Some(OTHER), true, true, false, false),
+        (Some(OTHER), true, false, false, false),
+    ];
+    for (host, is_served, is_here, is_ours, is_orphan) in cases {
+        let simulation = Simulation::start(FakeWorld::new(1)).await;
+        let container = uuid(1);
+        {
+            let mut state = simulation.world.state();
+            let mut row = row(container, false, false, false);
+            row.host = host.map(str::to_owned);
+            state.rows.insert(container, row);
+            if is_here {
+                let record = Some(FakeWorld::new_record(&state.rows[&container]));
+                state.sandboxes.insert(container, FakeSandbox { record, ..FakeSandbox::default() });
+            }
+            state.served.extend(host.filter(|_| is_served).map(str::to_owned));
+        }
+        let found = Recovery::begin(&simulation.core, &names).await.unwrap();
+        let what = format!("{host:?}, served: {is_served}, here: {is_here}");
+        assert_eq!(found.containers().contains(&container), is_ours, "{what}");
+        assert_eq!(found.orphans.contains(&container), is_orphan, "{what}");
+        drop(found);
+        // What was left to a live host is looked at again once it no longer is one.
+        simulation.world.state().served.clear();
+        let later = Recovery::of_other_names(&simulation.core, &names).await.unwrap();
+        let is_ours_later = host != Some(HOST) && (is_here || host == Some(FORMER));
+        assert_eq!(later.containers().contains(&container), is_ours_later, "{what}, later");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_without_a_row_is_an_orphan_and_stays() {
+    let simulation = Simulation::start(FakeWorld::new(1)).await;
+    let (container, names) = (uuid(1), HostNames { now: HOST.into(), former: BTreeSet::new() });
+    let record = Some(FakeWorld::new_record(&row(container, false, false, false)));
+    simulation.world.state().sandboxes.insert(container, FakeSandbox { record, ..FakeSandbox::default() });
+    let found = Recovery::begin(&simulation.core, &names).await.unwrap();
+    assert_eq!((found.containers(), found.orphans), (Vec::new(), vec![container]));
+    assert!(simulation.world.state().sandboxes.contains_key(&container));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_creation_that_is_refused_gives_back_what_the_scheduler_allocated() {
+    let simulation = Simulation::start(FakeWorld::new(1)).await;
+    let container = uuid(1);
+    let taken = Taken { row: row(container, false, false, false), volumes: Vec::new() };
+    {
+        let mut state = simulation.world.state();
+        state.rows.insert(container, row(container, false, false, false));
+        state.allocations.insert(container);
+    }
+    refuse_creation(&simulation.core, &taken, "too many").await.unwrap();
+    {
+        // Nor is anything kept of one that its user has deleted meanwhile.
+        let other = Taken { row: row(uuid(2), false, false, false), volumes: Vec::new() };
+        simulation.world.state().allocations.insert(uuid(2));
+        refuse_creation(&simulation.core, &other, "too many").await.unwrap();
+    }
+    let state = simulation.world.state();
+    assert!(state.allocations.is_empty());
+    let row = &state.rows[&container];
+    assert_eq!((row.status, row.status_reason.as_deref()), (Status::Error, Some("too many")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_looks_writes_nothing() {
+    let mut simulation = Simulation::start(FakeWorld::new(1)).await;
+    let container = uuid(1);
+    let created = simulation.creation(container);
+    simulation.submit(container, created);
+    while simulation.under_way.join_next().await.is_some() {}
+    let all =
+        [Status::Running, Status::Paused, Status::Created, Status::Stopped, Status::Error, Status::Deleting];
+    for status in all {
+        simulation.world.state().rows.get_mut(&container).unwrap().status = status;
+        let (row, before) = {
+            let state = simulation.world.state();
+            (state.rows[&container].clone(), state.saves)
+        };
+        inspect::show(&simulation.core, row).await.unwrap();
+        assert_eq!(simulation.world.state().saves, before, "{status}");
+        // What differs is followed by itself, in the container's turn.
+        let _turn = simulation.core.turns.internal(container).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_health_is_written_for_what_runs_only() {
+    let simulation = Simulation::start(FakeWorld::new(1)).await;
+    let container = uuid(1);
+    {
+        let mut state = simulation.world.state();
+        let mut row = row(container, false, false, false);
+        (row.status, row.host) = (Status::Stopped, Some(HOST.into()));
+        let record = Some(FakeWorld::new_record(&row));
+        state.sandboxes.insert(container, FakeSandbox { record, ..FakeSandbox::default() });
+        state.rows.insert(container, row);
+    }
+    simulation.core.tell(container, Event::HealthChanged);
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(simulation.world.state().saves, 0);
+}
