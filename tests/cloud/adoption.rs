@@ -2,8 +2,7 @@
 
 use cloud_tests::cloud::{BUSYBOX, Cloud, Said, in_cloud, service_log};
 use cloud_tests::eventually;
-
-use crate::service::Killed;
+use cloud_tests::killed::Killed;
 
 const LONG: &str = "sleep 100000";
 

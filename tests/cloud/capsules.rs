@@ -4,9 +4,8 @@ use std::fs;
 
 use cloud_tests::cloud::{Cloud, in_cloud};
 use cloud_tests::eventually;
+use cloud_tests::killed::Killed;
 use serde_json::Value;
-
-use crate::service::Killed;
 
 /// A capsule of these containers, each a name for its image and a shell's script.
 fn template(name: &str, restart_policy: &str, init: &[&str], containers: &[&str]) -> String {
@@ -151,10 +150,10 @@ fn a_capsule_that_cannot_begin_says_why_and_one_that_waits_can_be_deleted() {
         assert!(reason.contains("status 4"), "{reason}");
         delete(cloud, &fails);
 
-        let many = create(cloud, &template("many", "Never", &[], &["sleep 100000"; 5]));
+        let many = create(cloud, &template("many", "Never", &[], &["sleep 100000"; 17]));
         wait_for_status(cloud, &many, "Error");
         let reason = show(cloud, &many)["status_reason"].to_string();
-        assert!(reason.contains("5 containers are more than"), "{reason}");
+        assert!(reason.contains("17 containers are more than"), "{reason}");
         delete(cloud, &many);
 
         let waits = create(cloud, &template("waits", "Never", &["sleep 100000"], &["sleep 100000"]));

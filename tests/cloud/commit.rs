@@ -6,9 +6,8 @@ use std::process::Command;
 use cloud_tests::cloud::{BUSYBOX, Cloud, Said, in_cloud};
 use cloud_tests::docker::Docker;
 use cloud_tests::eventually;
+use cloud_tests::killed::Killed;
 use serde_json::Value;
-
-use crate::service::Killed;
 
 const CHANGE: &str = "echo changed >/new; rm /bin/vi; rm -r /var/www; mkdir /var/www; echo in >/var/www/x; sync; \
     while :; do sleep 1; done";

@@ -2,59 +2,12 @@
 
 use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud};
 use cloud_tests::eventually;
+use cloud_tests::relay::{self, Relay};
 
 const NEUTRON: u16 = 9696;
+const PLACEMENT: u16 = 8778;
 /// Seconds after which what could not be given back has been tried again.
 const LATER: u64 = 240;
-
-/// A lab's line to Neutron, out of order. It is whole again when this goes.
-struct Line<'a>(&'a Cloud);
-
-impl<'a> Line<'a> {
-    /// Connections are refused.
-    fn cut(cloud: &'a Cloud) -> Self {
-        let line = Self(cloud);
-        line.end();
-        line
-    }
-
-    /// Connections are taken, and nobody ever answers.
-    fn silence(cloud: &'a Cloud) -> Self {
-        let line = Self::cut(cloud);
-        line.listen("-u", "OPEN:/dev/null");
-        line
-    }
-
-    /// Ends who listens, and the connections that were made.
-    fn end(&self) {
-        // Brackets keep the pattern from matching the command that it stands in.
-        let pattern = format!("[T]CP-LISTEN:{NEUTRON},");
-        let script =
-            format!("pkill -f '{pattern}'; while pgrep -f '{pattern}' >/dev/null; do sleep 0.1; done");
-        self.0.on_host(&["bash", "-c", &script]);
-    }
-
-    fn listen(&self, option: &str, to: &str) {
-        let socat = format!("setsid socat {option} TCP-LISTEN:{NEUTRON},bind=127.0.0.1,fork,reuseaddr {to}");
-        self.0.on_host(&["bash", "-c", &format!("{socat} </dev/null >/dev/null 2>&1 &")]);
-    }
-}
-
-impl Drop for Line<'_> {
-    fn drop(&mut self) {
-        self.end();
-        self.listen("", &format!("TCP:10.0.2.2:{NEUTRON}"));
-    }
-}
-
-/// Whether the line to Neutron can be cut. Who reaches it on this machine's loopback has none.
-fn has_line(cloud: &Cloud) -> bool {
-    let is_in_lab = cloud.is_in_lab();
-    if !is_in_lab {
-        println!("the compute host is no lab VM, whose line to Neutron could be cut: not tried");
-    }
-    is_in_lab
-}
 
 fn status(cloud: &Cloud, uuid: &str) -> String {
     cloud.sql(&format!("SELECT status FROM zun.container WHERE uuid = '{uuid}'"))
@@ -86,21 +39,28 @@ fn a_container_that_is_removed_at_its_end_goes_when_it_is_stopped_or_killed() {
 
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
-fn a_container_is_deleted_by_force_without_neutron_and_its_port_goes_later() {
+fn a_container_is_deleted_by_force_without_neutron_and_placement_and_what_they_have_goes_later() {
     in_cloud(|cloud| {
-        if !has_line(cloud) {
+        if !relay::exist(cloud) {
             return;
         }
         let uuid = cloud.run_busybox("sleep 100000");
         let ports = cloud.ports_of(&uuid);
         assert_eq!(ports.len(), 1);
-        let line = Line::cut(cloud);
+        let relays = [NEUTRON, PLACEMENT].map(|port| Relay::cut(cloud, port));
         cloud.openstack(&["appcontainer", "delete", "--force", &uuid]).ok();
         cloud.wait_until_gone_within(180, &uuid);
         assert!(!cloud.shell("ls /var/lib/zun-kata/sandboxes").contains(&uuid), "its sandbox is gone, too");
         assert_eq!(cloud.ports_of(&uuid), ports, "Neutron has not been told");
-        drop(line);
+        let allocations =
+            || cloud.sql(&format!("SELECT id FROM placement.allocations WHERE consumer_id = '{uuid}'"));
+        assert_ne!(allocations(), "", "nor Placement");
+        relays.into_iter().for_each(Relay::join);
         comes_to_have_no_port(cloud, &uuid);
+        eventually(LATER, "its allocation is given back", || match allocations() {
+            none if none.is_empty() => Ok(()),
+            some => Err(some),
+        });
     });
 }
 
@@ -108,12 +68,12 @@ fn a_container_is_deleted_by_force_without_neutron_and_its_port_goes_later() {
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn a_container_that_is_being_deleted_says_so_and_takes_nothing_else() {
     in_cloud(|cloud| {
-        if !has_line(cloud) {
+        if !relay::exist(cloud) {
             return;
         }
         let uuid = cloud.make("create", &[&BUSYBOX[..], &["busybox", "true"]].concat());
         cloud.wait_for_status(&uuid, "Created");
-        let line = Line::silence(cloud);
+        let relay = Relay::silence(cloud, NEUTRON);
         cloud.openstack(&["appcontainer", "delete", "--force", &uuid]).ok();
         eventually(30, "its row says that it is being deleted", || match status(cloud, &uuid) {
             now if now == "Deleting" => Ok(()),
@@ -124,7 +84,7 @@ fn a_container_that_is_being_deleted_says_so_and_takes_nothing_else() {
             assert!(refused.out.contains("HTTP 409"), "{verb}: {refused:?}");
         }
         assert_eq!(status(cloud, &uuid), "Deleting");
-        drop(line);
+        relay.join();
         cloud.wait_until_gone_within(180, &uuid);
         comes_to_have_no_port(cloud, &uuid);
     });

@@ -159,6 +159,16 @@ fn a_paused_container_stands_still_and_goes_on() {
         assert_eq!(lines(), lines(), "a paused container writes nothing");
         let exec = cloud.openstack(&["appcontainer", "exec", &uuid, "true"]);
         assert!(exec.status != 0, "{exec:?}");
+        // What needs its guest lets it go on for a moment.
+        let folder = tempfile::tempdir().unwrap();
+        let (there, here) = (format!("{uuid}:/etc/hostname"), folder.path().to_str().unwrap());
+        cloud.openstack(&["appcontainer", "cp", &there, here]).ok();
+        let name = std::fs::read_to_string(folder.path().join("hostname")).unwrap();
+        assert!(!name.trim().is_empty());
+        cloud.openstack(&["appcontainer", "set", "--memory", "192", &uuid]).ok();
+        let shown = cloud.show(&uuid);
+        assert_eq!((&shown["status"], &shown["memory"]), (&"Paused".into(), &"192".into()), "{shown}");
+        assert_eq!(lines(), lines(), "it stands still again");
         cloud.openstack(&["appcontainer", "unpause", &uuid]).ok();
         cloud.wait_for_status(&uuid, "Running");
         let before = lines();

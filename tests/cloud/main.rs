@@ -13,7 +13,6 @@ mod deletion;
 mod glance;
 mod images;
 mod life;
-mod model;
 mod neighbours;
 mod network;
 mod operator;

@@ -2,12 +2,12 @@
 
 use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud};
 use cloud_tests::eventually;
+use cloud_tests::killed::Killed;
 use cloud_tests::registry::{Layout, Registry, noise};
 use cloud_tests::throttled::Throttled;
 
 use crate::glance::wait_until_it_pulls;
 use crate::images::PORT;
-use crate::service::Killed;
 
 /// It ends by no signal that it may ignore, so that an operation takes as long as it may.
 const STUBBORN: &str = "trap '' TERM; while :; do sleep 1; done";

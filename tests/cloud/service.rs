@@ -2,50 +2,8 @@
 
 use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud, service_log};
 use cloud_tests::eventually;
-
-/// The service, killed. It is started again when this goes.
-pub struct Killed<'a> {
-    cloud: &'a Cloud,
-    served: usize,
-}
-
-impl<'a> Killed<'a> {
-    pub fn now(cloud: &'a Cloud) -> Self {
-        let killed = Self { cloud, served: times_served(cloud) };
-        cloud.shell("kill -9 $(pgrep -x zun-kata-comput)");
-        eventually(20, "the service is dead", || {
-            let alive = cloud.on_host(&["pgrep", "-x", "zun-kata-comput"]);
-            if alive.status == 0 { Err(alive.out) } else { Ok(()) }
-        });
-        killed
-    }
-
-    fn start(&self) {
-        self.cloud.on_host(&["devstack/host", "start"]).ok();
-    }
-
-    /// Starts the service and waits until it serves.
-    pub fn revive(self) {
-        self.start();
-        self.wait_until_it_serves();
-    }
-
-    fn wait_until_it_serves(&self) {
-        eventually(120, "the service serves again", || {
-            if times_served(self.cloud) > self.served { Ok(()) } else { Err(service_log(self.cloud)) }
-        });
-    }
-}
-
-impl Drop for Killed<'_> {
-    fn drop(&mut self) {
-        self.cloud.on_host(&["devstack/host", "start"]);
-    }
-}
-
-fn times_served(cloud: &Cloud) -> usize {
-    service_log(cloud).matches("serving RPC").count()
-}
+use cloud_tests::killed::Killed;
+use cloud_tests::relay::{self, Relay};
 
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
@@ -153,50 +111,26 @@ fn a_start_that_was_interrupted_is_done_again() {
     });
 }
 
-/// A lab's way to one of the control plane's ports.
-struct Relay(u16);
-
-impl Relay {
-    /// Whether the compute host is a lab; another one has no relays to cut.
-    fn exists(&self, cloud: &Cloud) -> bool {
-        cloud.on_host(&["pgrep", "-f", &self.pattern()]).status == 0
-    }
-
-    /// Brackets keep the pattern from matching the command that it stands in.
-    fn pattern(&self) -> String {
-        format!("[T]CP-LISTEN:{},", self.0)
-    }
-
-    fn cut(&self, cloud: &Cloud) {
-        cloud.shell(&format!("pkill -f '{}'", self.pattern()));
-    }
-
-    fn join(&self, cloud: &Cloud) {
-        let port = self.0;
-        cloud.shell(&format!(
-            "setsid socat TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr TCP:10.0.2.2:{port} </dev/null >/dev/null 2>&1 &"
-        ));
-    }
-}
-
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn the_service_waits_for_what_it_needs() {
-    let needs = [(Relay(3306), "the database"), (Relay(5000), "Keystone at"), (Relay(5672), "RabbitMQ at")];
+    let needs = [(3306, "the database"), (5000, "Keystone"), (5672, "RabbitMQ")];
     in_cloud(|cloud| {
-        if !needs.iter().all(|(relay, _)| relay.exists(cloud)) {
+        if !relay::exist(cloud) {
             return;
         }
         let killed = Killed::now(cloud);
-        needs.iter().for_each(|(relay, _)| relay.cut(cloud));
+        let lines_before = service_log(cloud).lines().count();
+        let relays = needs.map(|(port, what)| (Relay::cut(cloud, port), what));
         killed.start();
-        for (relay, what) in &needs {
-            eventually(120, "it says what it waits for", || {
+        for (relay, what) in relays {
+            eventually(120, &format!("it says that it waits for {what}"), || {
                 let log = service_log(cloud);
-                let last = log.lines().last().unwrap_or_default();
-                if last.contains(&format!("waiting for {what}")) { Ok(()) } else { Err(last.to_owned()) }
+                let mut lines = log.lines().skip(lines_before);
+                let says_so = lines.any(|line| line.contains(&format!("waiting for {what}")));
+                if says_so { Ok(()) } else { Err(log.lines().last().unwrap_or_default().to_owned()) }
             });
-            relay.join(cloud);
+            relay.join();
         }
         killed.wait_until_it_serves();
     });

@@ -2,9 +2,8 @@
 
 use cloud_tests::cloud::{Cloud, Network, in_cloud};
 use cloud_tests::eventually;
+use cloud_tests::killed::Killed;
 use serde_json::Value;
-
-use crate::service::Killed;
 
 const SMALL: [&str; 6] = ["--cpu", "1", "--memory", "128", "--image-pull-policy", "ifnotpresent"];
 /// Seconds between the packets of a steady ping.

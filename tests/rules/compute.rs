@@ -11,23 +11,23 @@ const RULES: &[(&str, &str)] = &[
     ("main", "cli options service"),
     (
         "service",
-        "assembly console containers error heartbeat host_names metrics options orphans periodic services zun",
+        "assembly console containers creations error heartbeat host_names metrics options orphans periodic services zun",
     ),
     // Commands for operators work beside a service that may run: they use what it is made of, but no container's life, turns or
     // requests. Of `zun` they take how a port's owner is named.
     ("cli", "belongings error host_facts images networking options record rows zun"),
     // What the service does by itself, from time to time and at its start.
-    ("periodic", "belongings containers error heartbeat images interfaces options resources rows zun"),
+    ("periodic", "belongings containers engine error heartbeat images interfaces options resources rows zun"),
     ("orphans", "containers engine zun"),
     ("heartbeat", "options rows"),
     // The only place that knows all parts: it makes them and gives each the few that it needs.
     (
         "assembly",
-        "belongings console containers engine error executor health images interfaces lifecycle options pins resources \
+        "belongings console containers creations engine error executor health images interfaces lifecycle options pins resources \
          rows rpc services volumes zun",
     ),
     // Zun's requests are parsed, and handed to the module that does them: no row, no record, no service of the cloud.
-    ("rpc", "containers engine error images interfaces lifecycle operation turns zun"),
+    ("rpc", "containers creations engine error images interfaces lifecycle operation turns zun"),
     // What containers need of Zun, Neutron, Cinder, Placement and registries. It is given to `containers` behind traits, so that
     // another control plane can stand in its place.
     (
@@ -38,7 +38,7 @@ const RULES: &[(&str, &str)] = &[
     ("console", "containers error options"),
     // The life of a container: it is decided, carried out and written down, and nothing here knows of RPC, images, volumes,
     // networks or any other service of the cloud. The simulation runs it with fakes of these.
-    ("containers", "engine error executor host_names lifecycle operation record rows turns"),
+    ("containers", "creations engine error executor host_names lifecycle operation record rows turns"),
     // Services with the few parts that they use. They know nothing of requests, nor of who asks them.
     ("interfaces", "engine error networking options record"),
     ("belongings", "engine error networking pins record volumes"),
@@ -53,6 +53,7 @@ const RULES: &[(&str, &str)] = &[
     ("executor", "error operation rows"),
     ("rows", "error"),
     // What this host keeps in files.
+    ("creations", "error record"),
     ("host_names", "error record"),
     ("record", "error lifecycle networking options"),
     // Pure decisions: whoever has rows and records gives what they say as values.

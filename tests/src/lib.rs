@@ -6,8 +6,10 @@
 mod cli;
 pub mod cloud;
 pub mod docker;
+pub mod killed;
 pub mod oddities;
 pub mod registry;
+pub mod relay;
 mod said;
 pub mod sandboxes;
 pub mod throttled;
