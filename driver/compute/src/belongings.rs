@@ -16,7 +16,7 @@ use crate::engine::{Engine, HostEngine};
 use crate::error::{Error, Result};
 use crate::networking::{self, Attachment, PortOwner, exposed_ports};
 use crate::pins::Pins;
-use crate::record::{read_json, write_json};
+use crate::record::{read_json, remove_torn, write_json};
 use crate::volumes::{OwnedVolume, Volumes};
 
 const SUFFIX: &str = ".json";
@@ -84,6 +84,7 @@ impl Debts {
     /// The same, for somebody who writes them: the folder is made if it is absent.
     pub fn create(folder: PathBuf) -> Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(Error::Debts)?;
+        remove_torn(&folder).map_err(Error::Debts)?;
         Ok(Self(folder))
     }
 

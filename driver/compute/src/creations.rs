@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::record::{read_json, write_json};
+use crate::record::{read_json, remove_torn, write_json};
 
 const SUFFIX: &str = ".json";
 
@@ -37,6 +37,7 @@ impl Creations {
     /// Creations that are kept in `folder`, which is made if it is absent.
     pub fn open(folder: PathBuf) -> Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(Error::Creations)?;
+        remove_torn(&folder).map_err(Error::Creations)?;
         Ok(Self(folder))
     }
 
@@ -96,6 +97,10 @@ mod tests {
             (left[0].row.uuid, &left[0].row.image, &left[0].volumes[..]),
             (row.uuid, &row.image, &[7][..])
         );
+        let torn = folder.path().join(format!("creations/{}.new.77", name(row.uuid)));
+        fs::write(&torn, "{").unwrap();
+        assert_eq!(Creations::open(folder.path().join("creations")).unwrap().left().unwrap().len(), 1);
+        assert!(!torn.exists());
         creations.forget(row.uuid);
         creations.forget(row.uuid);
         assert!(creations.left().unwrap().is_empty());

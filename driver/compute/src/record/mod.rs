@@ -165,6 +165,17 @@ pub fn write_json(folder: &Path, name: &str, value: &impl Serialize) -> Result<(
     write().map_err(|e| failure(&folder.join(name), "written", e))
 }
 
+/// Removes what writes have left in a folder that were cut short by a crash.
+pub fn remove_torn(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().contains(".json.new")) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 fn failure(path: &Path, what: &'static str, source: std::io::Error) -> Error {
     Error::Kept { path: path.display().to_string(), what, source }
 }
