@@ -32,7 +32,7 @@ const RULES: &[(&str, &str)] = &[
     // another control plane can stand in its place.
     (
         "zun",
-        "belongings console containers engine error executor health host_facts images interfaces lifecycle networking \
+        "belongings console containers engine error executor health host_facts images interfaces kept lifecycle networking \
          options pins record resources rows turns volumes",
     ),
     ("console", "containers error options"),
@@ -41,7 +41,7 @@ const RULES: &[(&str, &str)] = &[
     ("containers", "creations engine error executor host_names lifecycle operation record rows turns"),
     // Services with the few parts that they use. They know nothing of requests, nor of who asks them.
     ("interfaces", "engine error networking options record"),
-    ("belongings", "engine error networking pins record volumes"),
+    ("belongings", "engine error kept networking pins volumes"),
     ("health", "engine error lifecycle"),
     ("images", "error executor options record rows turns"),
     ("resources", "error host_facts host_names options pins rows"),
@@ -53,9 +53,10 @@ const RULES: &[(&str, &str)] = &[
     ("executor", "error operation rows"),
     ("rows", "error"),
     // What this host keeps in files.
-    ("creations", "error record"),
-    ("host_names", "error record"),
-    ("record", "error lifecycle networking options"),
+    ("creations", "error kept"),
+    ("host_names", "error kept"),
+    ("record", "error kept lifecycle networking options"),
+    ("kept", "error"),
     // Pure decisions: whoever has rows and records gives what they say as values.
     ("lifecycle", "error"),
     // Neutron's ports and this host's interfaces, whoever they are for.

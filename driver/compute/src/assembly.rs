@@ -6,7 +6,6 @@ use std::time::Duration;
 use image::Store;
 use model::{ActionQueue, ContainerUuid, Database};
 use sandbox::Host;
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use volume::Connector;
 
@@ -34,9 +33,6 @@ use crate::zun::files::Files;
 use crate::zun::processes::Processes;
 use crate::zun::provisioner::Provisioner;
 use crate::zun::update::Updates;
-
-/// Creations that are refused at one time: nobody counts them, and each asks others to take back what they have made for it.
-const REFUSALS_AT_ONCE: usize = 8;
 
 /// What the service is made of.
 pub struct Parts {
@@ -102,7 +98,7 @@ pub fn assemble(
     );
     let resources = Resources::new(database, placement.clone(), Arc::clone(&options), Arc::clone(&pins));
     let creations = Creations::open(options.kata.state_path.join("creations"))?;
-    let debts = Debts::create(options.kata.state_path.join("debts"))?;
+    let debts = Debts::open(options.kata.state_path.join("debts"))?;
     let give_back = GiveBack::new(engine.clone(), neutron.clone(), placement, volumes.clone(), pins, debts);
     let interfaces = Interfaces { engine: engine.clone(), neutron: neutron.clone(), kata: Arc::clone(&kata) };
     let provision = Provisioner {
@@ -134,7 +130,6 @@ pub fn assemble(
         images: images.clone(),
         admission: Admission::default(),
         creations: creations.clone(),
-        refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE)),
     };
     Ok(Assembled { core, server, resources, give_back, interfaces, images, commits, creations })
 }

@@ -1,10 +1,6 @@
 //! What a container has on this host and elsewhere, and how it is given back. What a forced deletion could not give back is
 //! remembered as a debt, and paid later.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use cloud::{Neutron, Placement};
@@ -14,12 +10,10 @@ use time::OffsetDateTime;
 
 use crate::engine::{Engine, HostEngine};
 use crate::error::{Error, Result};
+use crate::kept::Kept;
 use crate::networking::{self, Attachment, PortOwner, exposed_ports};
 use crate::pins::Pins;
-use crate::record::{read_json, remove_torn, write_json};
 use crate::volumes::{OwnedVolume, Volumes};
-
-const SUFFIX: &str = ".json";
 
 /// What a container or a capsule has. What has been given back is left out.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -71,54 +65,8 @@ pub struct Debt {
     pub reason: String,
 }
 
-/// The debts of this host, one file each.
-#[derive(Debug, Clone)]
-pub struct Debts(PathBuf);
-
-impl Debts {
-    /// Debts that are kept in `folder`, for somebody who reads them.
-    pub fn new(folder: PathBuf) -> Self {
-        Self(folder)
-    }
-
-    /// The same, for somebody who writes them: the folder is made if it is absent.
-    pub fn create(folder: PathBuf) -> Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(Error::Debts)?;
-        remove_torn(&folder).map_err(Error::Debts)?;
-        Ok(Self(folder))
-    }
-
-    /// All of them.
-    pub fn list(&self) -> Result<Vec<Debt>> {
-        let entries = match fs::read_dir(&self.0) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(Error::Debts)?,
-        };
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let read = names.filter(|name| name.ends_with(SUFFIX)).map(|name| read_json(&self.0, &name));
-        // One that cannot be read keeps none of the others from being paid.
-        let readable = read
-            .filter_map(|debt| debt.inspect_err(|e| tracing::error!(error = %e, "a debt is not paid")).ok());
-        Ok(readable.collect())
-    }
-
-    /// Remembers one, or what is left of it.
-    pub fn write(&self, debt: &Debt) -> Result<()> {
-        write_json(&self.0, &self.name(debt.belongings.container), debt)
-    }
-
-    /// Forgets one that has been paid.
-    pub fn forget(&self, container: ContainerUuid) -> Result<()> {
-        match fs::remove_file(self.0.join(self.name(container))) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::Debts(e)),
-            _ => Ok(()),
-        }
-    }
-
-    fn name(&self, container: ContainerUuid) -> String {
-        format!("{container}{SUFFIX}")
-    }
-}
+/// The debts of this host.
+pub type Debts = Kept<Debt>;
 
 /// Gives back what containers have.
 #[derive(Clone)]
@@ -204,7 +152,7 @@ impl GiveBack {
         }
         tracing::error!(error = %reason, "what could not be given back is given back later");
         let since = OffsetDateTime::now_utc();
-        self.debts.write(&Debt { belongings, since, reason: reason.to_string() })
+        self.debts.write(uuid, &Debt { belongings, since, reason: reason.to_string() })
     }
 
     /// Pays a debt as far as that is possible by now. The caller has the container's turn, and knows that it has no row.
@@ -217,7 +165,7 @@ impl GiveBack {
             }
             Err(e) => {
                 tracing::warn!(error = %e, "something is still left of a deleted container");
-                self.debts.write(&Debt { reason: e.to_string(), ..debt })
+                self.debts.write(uuid, &Debt { reason: e.to_string(), ..debt })
             }
         }
     }
@@ -230,31 +178,5 @@ impl GiveBack {
     /// The networks of a sandbox, as far as they are recorded.
     pub fn attachments(&self, uuid: ContainerUuid) -> Vec<Attachment> {
         self.engine.record(uuid).map(|record| record.attachments).unwrap_or_default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-
-    #[test]
-    fn a_debt_is_remembered_until_it_is_paid() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("debts");
-        assert!(Debts::new(path.clone()).list().unwrap().is_empty(), "no service has been here yet");
-        let debts = Debts::create(path).unwrap();
-        let container = ContainerUuid(Uuid::new_v4());
-        let belongings = Belongings::of(container, Vec::new(), &[]).unwrap();
-        let debt = Debt { belongings, since: OffsetDateTime::UNIX_EPOCH, reason: "Neutron is away".into() };
-        debts.write(&debt).unwrap();
-        debts.write(&Debt { reason: "still".into(), ..debt }).unwrap();
-        let listed = debts.list().unwrap();
-        assert_eq!((listed.len(), listed[0].reason.as_str()), (1, "still"));
-        assert!(listed[0].belongings.allocation);
-        debts.forget(container).unwrap();
-        debts.forget(container).unwrap();
-        assert!(debts.list().unwrap().is_empty());
     }
 }

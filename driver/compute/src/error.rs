@@ -38,8 +38,6 @@ pub enum Error {
     Conflict(String),
     #[error("the guest did not take the container's files in time")]
     FilesNotTaken,
-    #[error("creations that are taken cannot be kept: {0}")]
-    Creations(std::io::Error),
     #[error("the service ended before this was done")]
     Interrupted,
     #[error("port {0} is gone")]
@@ -68,6 +66,8 @@ pub enum Error {
     NoSandbox(String),
     #[error("sandbox {0} is no orphan: {1}")]
     NoOrphan(Uuid, &'static str),
+    #[error("{0} has not answered in time")]
+    NoAnswer(&'static str),
     #[error("{0}")]
     Network(String),
     #[error("network {0} could not be found")]
@@ -80,8 +80,6 @@ pub enum Error {
     Archive(#[source] std::io::Error),
     #[error("the sandboxes of this host cannot be listed: {0}")]
     Sandboxes(#[source] std::io::Error),
-    #[error("what this host owes of deleted containers cannot be read or written: {0}")]
-    Debts(#[source] std::io::Error),
     #[error("{path} cannot be {what}: {source}")]
     Kept { path: String, what: &'static str, source: std::io::Error },
     #[error("the sandbox has no container {0}")]

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::record::{read_json, write_json};
+use crate::kept::{read_json, write_json};
 
 const NAME: &str = "host-names.json";
 

@@ -15,6 +15,7 @@ mod host_facts;
 mod host_names;
 mod images;
 mod interfaces;
+mod kept;
 mod lifecycle;
 mod metrics;
 mod networking;

@@ -161,8 +161,7 @@ async fn follow_one(core: &Core<Zun>, interfaces: &Interfaces, uuid: model::Cont
 /// Lets each debt be paid by itself, in the turn of its container: that of one cannot keep others waiting. What a host has a row of
 /// is not a debt.
 async fn pay_debts(core: &Arc<Core<Zun>>, give_back: &GiveBack) -> Result<()> {
-    for debt in give_back.debts().list()? {
-        let uuid = debt.belongings.container;
+    for (uuid, debt) in give_back.debts().list()? {
         let Some(turn) = core.turns.if_idle(uuid) else { continue };
         let (core, give_back) = (Arc::clone(core), give_back.clone());
         let pay = async move {

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cloud::{Inventory, Placement, ResourceClass};
 use model::{ComputeNode, Container, ContainerUuid, Database, Json, NumaTopology, Status, Usage, service};
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, OnceCell};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -15,6 +17,8 @@ use crate::options::Options;
 use crate::pins::{self, Pins};
 use crate::rows::{BINARY, OWNERS};
 
+/// How long the first claim waits to learn what Placement schedules by.
+const FIRST_REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Upstream's trait of a host that takes no new containers.
 const TRAIT_DISABLED: &str = "CUSTOM_ZUN_COMPUTE_STATUS_DISABLED";
 /// Placement's trait of an x86-64 host with AMD's or Intel's virtualisation.
@@ -81,9 +85,12 @@ impl Resources {
     /// claimed. What Placement has been told is known by then, if it answered.
     pub async fn claiming(&self) -> AsyncMutexGuard<'_, ()> {
         let first_report = async {
-            if self.told().iter().all(BTreeMap::is_empty)
-                && let Err(e) = self.report().await
-            {
+            if !self.told().iter().all(BTreeMap::is_empty) {
+                return;
+            }
+            let reported = timeout(FIRST_REPORT_TIMEOUT, self.report()).await;
+            let reported = reported.unwrap_or(Err(Error::NoAnswer("Placement or the database")));
+            if let Err(e) = reported {
                 tracing::warn!(error = %e, "Placement's allocation ratios are not known yet: those of this host's options count");
             }
         };

@@ -170,15 +170,12 @@ fn abandon_commits(commits: &crate::zun::commit::Commits, recovery: &Recovery) {
 /// Creations that an earlier life of this service has taken and not begun are refused, each beside everything else.
 fn refuse_what_was_lost(core: &Arc<Core<Zun>>, creations: &Creations) -> crate::error::Result<()> {
     for taken in creations.left()? {
-        let (core, creations, uuid) = (Arc::clone(core), creations.clone(), taken.row.uuid);
+        let (core, creations, span) = (Arc::clone(core), creations.clone(), background_span(taken.uuid));
         let work = async move {
             let reason = crate::error::Error::Interrupted.to_string();
-            match Box::pin(refuse_creation(&core, &taken, &reason)).await {
-                Ok(()) => creations.forget(uuid),
-                Err(e) => tracing::error!(error = %e, "a creation that was lost is not taken back"),
-            }
+            Box::pin(refuse_creation(&core, &creations, &taken, &reason)).await;
         };
-        tokio::spawn(work.instrument(background_span(uuid)));
+        tokio::spawn(work.instrument(span));
     }
     Ok(())
 }

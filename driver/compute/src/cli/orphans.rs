@@ -5,7 +5,7 @@ use model::{Container, ContainerUuid};
 use sandbox::Host;
 use uuid::Uuid;
 
-use crate::belongings::Debts;
+use crate::belongings::{Debt, Debts};
 use crate::error::{Error, Result};
 use crate::networking;
 use crate::options::Options;
@@ -62,8 +62,8 @@ async fn orphans(options: &Options) -> Result<Vec<ContainerUuid>> {
 
 /// What could not be given back of deleted containers, a line each.
 pub fn debts(options: &Options) -> Result<String> {
-    let debts = Debts::new(options.kata.state_path.join("debts")).list()?;
-    let line = |debt: crate::belongings::Debt| {
+    let debts = Debts::reader(options.kata.state_path.join("debts")).list()?;
+    let line = |(uuid, debt): (ContainerUuid, Debt)| {
         let left = &debt.belongings;
         let parts = [
             (left.sandbox, "sandbox"),
@@ -73,7 +73,7 @@ pub fn debts(options: &Options) -> Result<String> {
             (left.allocation, "allocation"),
         ];
         let parts: Vec<_> = parts.into_iter().filter_map(|(is_left, name)| is_left.then_some(name)).collect();
-        format!("{} since {}: {}: {}\n", left.container, debt.since, parts.join(", "), debt.reason)
+        format!("{uuid} since {}: {}: {}\n", debt.since, parts.join(", "), debt.reason)
     };
     Ok(debts.into_iter().map(line).collect())
 }
@@ -83,7 +83,7 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::belongings::{Belongings, Debt};
+    use crate::belongings::Belongings;
 
     #[test]
     fn a_debt_is_told_with_what_is_left_and_why() {
@@ -95,7 +95,7 @@ mod tests {
         let all = Belongings::of(container, Vec::new(), &[]).unwrap();
         let belongings = Belongings { sandbox: false, security_group: false, ..all };
         let debt = Debt { belongings, since: OffsetDateTime::UNIX_EPOCH, reason: "Neutron is away".into() };
-        Debts::create(folder.path().join("debts")).unwrap().write(&debt).unwrap();
+        Debts::open(folder.path().join("debts")).unwrap().write(container, &debt).unwrap();
         let told = debts(&options).unwrap();
         assert_eq!(
             told,

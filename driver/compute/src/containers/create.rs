@@ -7,11 +7,10 @@ use model::{Changes, Container, Status};
 use super::capsule;
 use super::core::{Core, World};
 use super::patience::until_answered;
-use super::provision::{Provision, Thoroughness, Wanted};
+use super::provision::{Provision, Wanted};
+use super::refusal::{give_back_gone, is_nothing_here, refuse};
 use super::start::start_made;
 use super::undo::undone;
-use crate::creations::Taken;
-use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::executor::Begun;
 use crate::operation::{CREATE, CREATE_ONLY, FIRST_START};
@@ -93,7 +92,7 @@ async fn is_new<W: World>(core: &Core<W>, row: &mut Container, wanted: &Wanted) 
     let now = match until_answered(|| core.executor.rows().find(row.uuid)).await {
         Ok(now) => now,
         Err(e) => {
-            if is_nothing_here(core, row) {
+            if is_nothing_here(core, row.uuid) {
                 refuse(core, row, &wanted.volume_rows(), &e.to_string()).await;
             }
             return Err(e);
@@ -107,43 +106,10 @@ async fn is_new<W: World>(core: &Core<W>, row: &mut Container, wanted: &Wanted) 
         tracing::warn!(container = %row.uuid, "a creation is dropped: the container is being made already, or is no longer wanted");
     }
     // Its user has deleted it before any host had it.
-    if !is_wanted && is_nothing_here(core, row) {
-        give_back(core, row, &wanted.volume_rows()).await;
+    if !is_wanted && is_nothing_here(core, row.uuid) {
+        give_back_gone(core, row.uuid, &wanted.volume_rows()).await;
     }
     Ok(is_new)
-}
-
-fn is_nothing_here<W: World>(core: &Core<W>, row: &Container) -> bool {
-    matches!(core.engine.find_record(row.uuid), Ok(None))
-}
-
-/// A container whose creation is refused is in error: no host has it, and nothing else would tell its user. The caller has its
-/// turn, and the row is as it is now.
-async fn refuse<W: World>(core: &Core<W>, row: &mut Container, volumes: &[i32], reason: &str) {
-    give_back(core, row, volumes).await;
-    core.executor.write(row, Changes::error(reason)).await;
-}
-
-/// Refuses a creation that did not begin: its message could not be taken, or was lost with an earlier life of this service. What
-/// has been begun is left alone.
-pub async fn refuse_creation<W: World>(core: &Core<W>, taken: &Taken, reason: &str) -> Result<()> {
-    let uuid = taken.row.uuid;
-    let _turn = core.turns.internal(uuid).await;
-    match until_answered(|| core.executor.rows().find(uuid)).await? {
-        Some(mut row) if row.status == Status::Creating && row.host.is_none() => {
-            refuse(core, &mut row, &taken.volumes, reason).await;
-        }
-        None if is_nothing_here(core, &taken.row) => give_back(core, &taken.row, &taken.volumes).await,
-        _ => {}
-    }
-    Ok(())
-}
-
-/// Gives back what others have made for a container that this host does not make: its allocation, its new volumes.
-async fn give_back<W: World>(core: &Core<W>, row: &Container, volumes: &[i32]) {
-    if let Err(e) = core.provision.unmake(row, volumes, Thoroughness::Debts).await {
-        tracing::error!(container = %row.uuid, error = %e, "something of a creation that is refused is left behind");
-    }
 }
 
 /// What is made is started. If the database will not have it, it is unmade.

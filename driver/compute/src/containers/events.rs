@@ -256,6 +256,26 @@ fn capsule_ended(observed: &Observed) -> Changes {
     }
 }
 
+/// Whether what was interrupted is done again by [`resume`], or else taken back.
+pub fn is_done_again(row: &Container, task: TaskState) -> bool {
+    match task {
+        TaskState::ContainerStarting => !row.is_capsule(),
+        TaskState::ContainerDeleting
+        | TaskState::ContainerStopping
+        | TaskState::ContainerRebooting
+        | TaskState::ContainerPausing
+        | TaskState::ContainerUnpausing
+        | TaskState::ContainerKilling
+        | TaskState::ContainerRebuilding => true,
+        TaskState::ImagePulling
+        | TaskState::ContainerCreating
+        | TaskState::SgAdding
+        | TaskState::SgRemoving
+        | TaskState::NetworkAttaching
+        | TaskState::NetworkDetaching => false,
+    }
+}
+
 /// Does again what was interrupted, as upstream does at start.
 async fn resume<W: World>(
     core: &Arc<Core<W>>,

@@ -11,6 +11,7 @@ mod patience;
 mod provision;
 mod rebuild;
 mod recovery;
+mod refusal;
 mod requests;
 mod start;
 mod stop;
@@ -18,9 +19,9 @@ mod sync;
 mod undo;
 
 pub use self::core::{Core, CorePolicy, World, background_span};
-pub use create::refuse_creation;
 pub use events::handle_all;
 pub use provision::{Provision, Thoroughness, Volume, Wanted};
 pub use recovery::{Recovery, look_again, recover};
+pub use refusal::refuse_creation;
 pub use requests::{Lifecycle, Request, begin_change};
 pub use sync::synchronise;

@@ -71,6 +71,8 @@ pub trait Provision: Clone + Send + Sync + 'static {
         asked: &[i32],
         thoroughness: Thoroughness,
     ) -> impl Future<Output = Result<()>> + Send;
+    /// The same of one whose row is gone. What cannot be given back is remembered.
+    fn unmake_gone(&self, uuid: ContainerUuid, asked: &[i32]) -> impl Future<Output = Result<()>> + Send;
     /// Connects its volumes to this host.
     fn disks(
         &self,

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Container, ContainerUuid, TaskState, Unfinished};
+use model::{Container, ContainerUuid, Unfinished};
 use sandbox::SandboxStatus;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tracing::Instrument;
 
 use super::core::{Core, World, background_span};
-use super::events::{decide_upon, follow};
+use super::events::{decide_upon, follow, is_done_again};
 use super::patience::until_answered;
 use super::provision::Provision;
 use crate::engine::Engine;
@@ -225,16 +225,7 @@ async fn recover_one<W: World>(
         decide_upon(core, &row, &status, Event::ServiceStarted)?
     };
     let recovered = match decision {
-        // What is begun again of a capsule, and of interfaces and groups, is taken back.
-        Decision::Resume(
-            TaskState::ContainerCreating
-            | TaskState::ImagePulling
-            | TaskState::SgAdding
-            | TaskState::SgRemoving
-            | TaskState::NetworkAttaching
-            | TaskState::NetworkDetaching,
-        ) => Recovered::Otherwise,
-        Decision::Resume(_) if !row.is_capsule() => Recovered::DoneAgain,
+        Decision::Resume(task) if is_done_again(&row, task) => Recovered::DoneAgain,
         _ => Recovered::Otherwise,
     };
     Box::pin(follow(core, row, &observed, decision, turn)).await?;

@@ -66,11 +66,12 @@ pub async fn restore_groups(
     groups: &[String],
 ) -> Result<()> {
     let Some(before) = record.regrouping.clone() else { return Ok(()) };
-    let is_done = record.regrouped.as_deref() == Some(groups);
-    for (port, groups) in before.iter().filter(|_| !is_done) {
-        match interfaces.neutron.set_security_groups(port, groups).await {
-            Err(e) if !e.is_not_found() => return Err(e.into()),
-            _ => {}
+    if record.regrouped.as_deref() != Some(groups) {
+        for (port, groups) in &before {
+            match interfaces.neutron.set_security_groups(port, groups).await {
+                Err(e) if !e.is_not_found() => return Err(e.into()),
+                _ => {}
+            }
         }
     }
     (record.regrouping, record.regrouped) = (None, None);

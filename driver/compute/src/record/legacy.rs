@@ -6,8 +6,9 @@ use image::ImageSource;
 use sandbox::{ContainerSpec, CpuPinning};
 use serde::Deserialize;
 
-use super::{InjectedFile, Member, SandboxRecord, read_json};
+use super::{InjectedFile, Member, SandboxRecord};
 use crate::error::Result;
+use crate::kept::read_json;
 use crate::lifecycle::{Kind, Restarts, SIGTERM};
 use crate::networking::Attachment;
 

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use model::ContainerUuid;
-use sandbox::{CpuPinning, SandboxSpec, write_atomically};
-use serde::de::DeserializeOwned;
+use sandbox::{CpuPinning, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
 pub use member::{InjectedFile, Member, NewMember, entry_and_command};
 
 use crate::error::{Error, Result};
+use crate::kept::{read_json, write_json};
 use crate::lifecycle::{Kind, Restarts};
 use crate::networking::{self, Attachment};
 use crate::options::Kata;
@@ -151,33 +151,6 @@ impl SandboxRecord {
     pub fn write(&self, folder: &Path) -> Result<()> {
         write_json(folder, NAME, self)
     }
-}
-
-/// Reads a file of a sandbox's folder.
-pub fn read_json<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<T> {
-    let read = || -> std::io::Result<T> { Ok(serde_json::from_slice(&std::fs::read(folder.join(name))?)?) };
-    read().map_err(|e| failure(&folder.join(name), "read", e))
-}
-
-/// Writes one: a crash leaves the old one or the new.
-pub fn write_json(folder: &Path, name: &str, value: &impl Serialize) -> Result<()> {
-    let write = || write_atomically(&folder.join(name), &serde_json::to_vec(value)?);
-    write().map_err(|e| failure(&folder.join(name), "written", e))
-}
-
-/// Removes what writes have left in a folder that were cut short by a crash.
-pub fn remove_torn(folder: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().contains(".json.new")) {
-            std::fs::remove_file(path)?;
-        }
-    }
-    Ok(())
-}
-
-fn failure(path: &Path, what: &'static str, source: std::io::Error) -> Error {
-    Error::Kept { path: path.display().to_string(), what, source }
 }
 
 fn no_member(id: &str) -> Error {

@@ -183,7 +183,7 @@ fn reject_pci(networks: &[RequestedNetwork]) -> Result<()> {
 }
 
 /// The volumes of each container that the message names.
-pub fn volumes(arguments: &Arguments) -> Result<Vec<Volume>> {
+fn volumes(arguments: &Arguments) -> Result<Vec<Volume>> {
     let mut all = Vec::new();
     for (container, volumes) in arguments.raw("requested_volumes").as_object().into_iter().flatten() {
         let uuid: ContainerUuid = container
@@ -194,6 +194,14 @@ pub fn volumes(arguments: &Arguments) -> Result<Vec<Volume>> {
         }
     }
     Ok(all)
+}
+
+/// The rows of these volumes, as far as the message can be read.
+pub fn volume_rows(arguments: &Arguments) -> Vec<i32> {
+    let each = arguments.raw("requested_volumes").as_object().into_iter().flat_map(|all| all.values());
+    let each = each.filter_map(Value::as_array).flatten();
+    let rows = each.filter_map(|volume| volume.pointer("/zun_object.data/volume_id")?.as_i64());
+    rows.filter_map(|row| i32::try_from(row).ok()).collect()
 }
 
 fn grace(arguments: &Arguments) -> Result<Duration> {

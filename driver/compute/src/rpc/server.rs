@@ -3,13 +3,12 @@ use std::sync::Arc;
 use model::{Changes, Container, ContainerUuid, RequestedNetwork};
 use oslo::{Answer, Call, Dispatch, RequestContext};
 use serde_json::Value;
-use tokio::sync::Semaphore;
 use tracing::{Instrument, Span};
 
 use super::admission::{Admission, Admitted, Kind};
 use super::arguments::Arguments;
-use super::request::{ImageWork, Operation, Query, Request, action_of, parse, volumes};
-use crate::containers::{self, Core, Lifecycle, begin_change, inspect};
+use super::request::{ImageWork, Operation, Query, Request, action_of, parse, volume_rows};
+use crate::containers::{self, Core, Lifecycle, Wanted, begin_change, inspect};
 use crate::creations::{Creations, Taken};
 use crate::engine::HostEngine;
 use crate::error::{Error, Result};
@@ -18,7 +17,7 @@ use crate::interfaces::{self, GroupChange, Interfaces};
 use crate::lifecycle::Event;
 use crate::operation::{ADD_GROUP, ATTACH, DETACH, REMOVE_GROUP};
 use crate::turns::{Ticket, Turn, Urgency};
-use crate::zun::commit::Commits;
+use crate::zun::commit::{self, Commits};
 use crate::zun::files::Files;
 use crate::zun::processes::Processes;
 use crate::zun::provisioner::port_owner;
@@ -52,8 +51,6 @@ pub struct Server {
     pub admission: Admission,
     /// Creations that are taken.
     pub creations: Creations,
-    /// Creations that are refused at one time.
-    pub refusals: Arc<Semaphore>,
 }
 
 impl Dispatch for Server {
@@ -105,7 +102,9 @@ impl Server {
         if let (Err(e), Some(uuid), Some(action)) = (&placed, arguments.uuid(), action_of(&call.method)) {
             self.core.executor.refuse(call.context.request(), uuid, action, e);
             match action {
-                CREATE => self.refuse_creation(arguments, e.to_string()),
+                CREATE => {
+                    self.refuse_creation(Taken { uuid, volumes: volume_rows(arguments) }, e.to_string());
+                }
                 // The API has said already that it is being rebuilt.
                 REBUILD => self.core.tell(uuid, Event::Looked),
                 _ => {}
@@ -115,18 +114,11 @@ impl Server {
     }
 
     /// A container whose creation is refused is in error, and what others have made for it is given back.
-    fn refuse_creation(self: &Arc<Self>, arguments: &Arguments, reason: String) {
-        let Ok(row) = arguments.row() else { return };
-        let volumes = volumes(arguments).unwrap_or_default();
-        let volumes = volumes.into_iter().map(|(_, volume)| volume.volume_id).collect();
-        let (server, taken) = (Arc::clone(self), Taken { row, volumes });
+    fn refuse_creation(self: &Arc<Self>, taken: Taken, reason: String) {
+        let server = Arc::clone(self);
         let work = async move {
-            let _place = server.refusals.acquire().await;
-            let refused = Box::pin(containers::refuse_creation(&server.core, &taken, &reason));
-            match refused.await {
-                Ok(()) => server.creations.forget(taken.row.uuid),
-                Err(e) => tracing::error!(error = %e, "a container whose creation is refused is not told so"),
-            }
+            server.creations.take(taken.clone()).await;
+            Box::pin(containers::refuse_creation(&server.core, &server.creations, &taken, &reason)).await;
         };
         tokio::spawn(work.in_current_span());
     }
@@ -158,9 +150,6 @@ impl Server {
                     _ => Some(self.admission.admit(project, Kind::Operation)?),
                 };
                 let ticket = self.core.turns.enter(uuid, urgency)?;
-                if let Operation::Lifecycle(Lifecycle::Create { row, wanted, .. }) = &operation {
-                    self.creations.take(row, wanted.volume_rows())?;
-                }
                 let (server, context) = (Arc::clone(self), context.clone());
                 let work = async move {
                     server.operate(context, uuid, operation, ticket).await;
@@ -180,11 +169,15 @@ impl Server {
         ticket: Ticket,
     ) {
         let (request, action) = (context.request().to_owned(), operation.action());
-        let turn = ticket.turn().await;
-        let done = Box::pin(self.perform(context, uuid, operation, turn)).await;
-        if action == CREATE {
-            self.creations.forget(uuid);
-        }
+        let done = match operation.creation() {
+            None => Box::pin(self.perform(context, uuid, operation, ticket.turn().await)).await,
+            Some(wanted) => {
+                self.creations.take(Taken { uuid, volumes: wanted.volume_rows() }).await;
+                let done = Box::pin(self.perform(context, uuid, operation, ticket.turn().await)).await;
+                self.creations.forget(uuid);
+                done
+            }
+        };
         if let Err(e) = done {
             tracing::warn!(action, error = %e, "an operation failed");
             if let Error::Database(model::Error::NoContainer(_)) = e {
@@ -239,6 +232,22 @@ impl Server {
         }
     }
 
+    async fn commit(
+        &self,
+        context: &RequestContext,
+        row: Container,
+        wanted: commit::Wanted,
+    ) -> Result<Value> {
+        let project = context.project_id.as_deref().unwrap_or_default();
+        match self.admission.admit(project, Kind::Commit) {
+            Ok(admitted) => self.commits.commit(context, row, wanted, admitted).await,
+            Err(e) => {
+                self.core.executor.refuse(context.request(), row.uuid, COMMIT, &e);
+                Err(e)
+            }
+        }
+    }
+
     async fn answer(&self, context: RequestContext, query: Query) -> Result<Value> {
         let engine: &HostEngine = &self.core.engine;
         match query {
@@ -266,16 +275,7 @@ impl Server {
                 Ok(Value::Null)
             }
             Query::Exec(row, command) => self.processes.exec(&row, &command).await,
-            Query::Commit(row, wanted) => {
-                let project = context.project_id.as_deref().unwrap_or_default();
-                match self.admission.admit(project, Kind::Commit) {
-                    Ok(admitted) => self.commits.commit(&context, row, wanted, admitted).await,
-                    Err(e) => {
-                        self.core.executor.refuse(context.request(), row.uuid, COMMIT, &e);
-                        Err(e)
-                    }
-                }
-            }
+            Query::Commit(row, wanted) => self.commit(&context, row, wanted).await,
             Query::SearchImages(wanted) => admin::search(&self.images, &context, &wanted).await,
             Query::CreateNetwork(id) => {
                 let rows = self.core.executor.rows();
@@ -290,6 +290,14 @@ impl Server {
 }
 
 impl Operation {
+    /// What is asked for, if it makes a container or a capsule.
+    fn creation(&self) -> Option<&Wanted> {
+        match self {
+            Self::Lifecycle(Lifecycle::Create { wanted, .. }) => Some(wanted),
+            _ => None,
+        }
+    }
+
     fn action(&self) -> &'static str {
         match self {
             Self::Lifecycle(what) => what.action(),

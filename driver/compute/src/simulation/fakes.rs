@@ -302,14 +302,18 @@ impl Provision for FakeWorld {
     }
 
     async fn unmake(&self, row: &Container, _: &[i32], thoroughness: Thoroughness) -> Result<()> {
-        match (self.give_back(row.uuid).await, thoroughness) {
-            (Err(_), Thoroughness::Debts) => {
-                self.unless_over().await;
-                self.state().debts.insert(row.uuid);
-                Ok(())
-            }
-            (given, _) => given,
+        match thoroughness {
+            Thoroughness::All => self.give_back(row.uuid).await,
+            Thoroughness::Debts => self.unmake_gone(row.uuid, &[]).await,
         }
+    }
+
+    async fn unmake_gone(&self, uuid: ContainerUuid, _: &[i32]) -> Result<()> {
+        if self.give_back(uuid).await.is_err() {
+            self.unless_over().await;
+            self.state().debts.insert(uuid);
+        }
+        Ok(())
     }
 
     async fn disks(&self, _: &Container, _: &SandboxRecord) -> Result<Vec<VolumeDisk>> {

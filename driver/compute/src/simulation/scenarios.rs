@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use model::Status;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::fakes::HOST;
 use super::world::{FakeSandbox, FakeWorld};
 use super::{Simulation, row, uuid};
 use crate::containers::{Recovery, inspect, refuse_creation};
-use crate::creations::Taken;
+use crate::creations::{Creations, Taken};
 use crate::host_names::HostNames;
 use crate::lifecycle::Event;
 
@@ -74,24 +74,53 @@ async fn a_sandbox_without_a_row_is_an_orphan_and_stays() {
 #[tokio::test(start_paused = true)]
 async fn a_creation_that_is_refused_gives_back_what_the_scheduler_allocated() {
     let simulation = Simulation::start(FakeWorld::new(1)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let creations = Creations::open(folder.path().to_owned()).unwrap();
+    let (container, deleted) = (uuid(1), uuid(2));
+    {
+        let mut state = simulation.world.state();
+        state.rows.insert(container, row(container, false, false, false));
+        state.allocations.extend([container, deleted]);
+    }
+    // Nor is anything kept of one that its user has deleted meanwhile.
+    for uuid in [container, deleted] {
+        let taken = Taken { uuid, volumes: Vec::new() };
+        creations.take(taken.clone()).await;
+        refuse_creation(&simulation.core, &creations, &taken, "too many").await;
+    }
+    assert!(creations.left().unwrap().is_empty());
+    let state = simulation.world.state();
+    assert!(state.allocations.is_empty());
+    let row = &state.rows[&container];
+    assert_eq!((row.status, row.status_reason.as_deref()), (Status::Error, Some("too many")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_creation_says_so_while_others_are_given_back() {
+    let simulation = Simulation::start(FakeWorld::new(1)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let creations = Creations::open(folder.path().to_owned()).unwrap();
     let container = uuid(1);
-    let taken = Taken { row: row(container, false, false, false), volumes: Vec::new() };
     {
         let mut state = simulation.world.state();
         state.rows.insert(container, row(container, false, false, false));
         state.allocations.insert(container);
     }
-    refuse_creation(&simulation.core, &taken, "too many").await.unwrap();
-    {
-        // Nor is anything kept of one that its user has deleted meanwhile.
-        let other = Taken { row: row(uuid(2), false, false, false), volumes: Vec::new() };
-        simulation.world.state().allocations.insert(uuid(2));
-        refuse_creation(&simulation.core, &other, "too many").await.unwrap();
+    let mut places = Vec::new();
+    while let Ok(Some(place)) = timeout(Duration::from_secs(1), creations.refusal()).await {
+        places.push(place);
     }
+    let taken = Taken { uuid: container, volumes: Vec::new() };
+    let refuse = refuse_creation(&simulation.core, &creations, &taken, "too many");
+    // The service ends before there is a place.
+    assert!(timeout(Duration::from_secs(600), refuse).await.is_err());
+    assert_eq!(simulation.world.state().rows[&container].status, Status::Error);
+    assert!(simulation.world.state().allocations.contains(&container));
+    drop(places);
+    refuse_creation(&simulation.core, &creations, &taken, "interrupted").await;
     let state = simulation.world.state();
     assert!(state.allocations.is_empty());
-    let row = &state.rows[&container];
-    assert_eq!((row.status, row.status_reason.as_deref()), (Status::Error, Some("too many")));
+    assert_eq!(state.rows[&container].status_reason.as_deref(), Some("too many"));
 }
 
 #[tokio::test(start_paused = true)]

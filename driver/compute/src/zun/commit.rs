@@ -20,7 +20,8 @@ use crate::engine::{Engine, HostEngine};
 use crate::error::{Error, Result};
 use crate::executor::{Executor, require_created};
 use crate::images::{Images, glance};
-use crate::record::{Member, read_json, sandbox_name, write_json};
+use crate::kept::{read_json, write_json};
+use crate::record::{Member, sandbox_name};
 use crate::rows::ZunRows;
 
 const DEFAULT_TAG: &str = "latest";

@@ -146,19 +146,11 @@ impl Provision for Provisioner {
 
     async fn unmake(&self, row: &Container, asked: &[i32], thoroughness: Thoroughness) -> Result<()> {
         let containers = containers_of(self.rows.database(), row).await?;
-        let mut mappings = self.volumes.mappings_of(&containers).await?;
-        mappings.extend(VolumeMapping::unmapped(self.rows.database(), asked).await?);
-        let mut belongings = Belongings::of(row.uuid, self.give_back.attachments(row.uuid), &mappings)?;
-        if let Err(e) = self.give_back.all(&mut belongings, &port_owner(row)).await {
-            match thoroughness {
-                Thoroughness::All => return Err(e),
-                Thoroughness::Debts => self.give_back.remember(belongings, &e).await?,
-            }
-        }
-        if !mappings.is_empty() {
-            self.volumes.forget(&containers).await?;
-        }
-        Ok(VolumeMapping::destroy_unmapped(self.rows.database(), asked).await?)
+        self.give_back_all(row.uuid, &containers, &port_owner(row), asked, thoroughness).await
+    }
+
+    async fn unmake_gone(&self, uuid: ContainerUuid, asked: &[i32]) -> Result<()> {
+        self.give_back_all(uuid, &[uuid], &port_owner_of(uuid), asked, Thoroughness::Debts).await
     }
 
     async fn disks(&self, row: &Container, record: &SandboxRecord) -> Result<Vec<VolumeDisk>> {
@@ -192,6 +184,30 @@ impl Provision for Provisioner {
 type Prepared = (SandboxRecord, Vec<VolumeMapping>, Changes, BTreeSet<ExposedPort>);
 
 impl Provisioner {
+    /// Gives back what these containers have, which are one sandbox, and the volumes that were `asked` for them.
+    async fn give_back_all(
+        &self,
+        uuid: ContainerUuid,
+        containers: &[ContainerUuid],
+        owner: &PortOwner,
+        asked: &[i32],
+        thoroughness: Thoroughness,
+    ) -> Result<()> {
+        let mut mappings = self.volumes.mappings_of(containers).await?;
+        mappings.extend(VolumeMapping::unmapped(self.rows.database(), asked).await?);
+        let mut belongings = Belongings::of(uuid, self.give_back.attachments(uuid), &mappings)?;
+        if let Err(e) = self.give_back.all(&mut belongings, owner).await {
+            match thoroughness {
+                Thoroughness::All => return Err(e),
+                Thoroughness::Debts => self.give_back.remember(belongings, &e).await?,
+            }
+        }
+        if !mappings.is_empty() {
+            self.volumes.forget(containers).await?;
+        }
+        Ok(VolumeMapping::destroy_unmapped(self.rows.database(), asked).await?)
+    }
+
     async fn new_container(&self, wanted: &Wanted, row: &mut Container, turn: &Turn) -> Result<Prepared> {
         let mappings = self.accepted(row.uuid, wanted).await?;
         let disk = (row.disk.unwrap_or(0) == 0).then_some(self.options.default.default_disk);

@@ -1,0 +1,73 @@
+//! Creations that do not begin. What others have made for them is given back.
+
+use model::{Changes, Container, ContainerUuid, Status};
+
+use super::core::{Core, World};
+use super::patience::until_answered;
+use super::provision::{Provision, Thoroughness};
+use crate::creations::{Creations, Taken};
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::rows::Rows;
+
+/// Refuses a creation whose message could not be taken, or was lost with an earlier life of this service. What has been begun is
+/// left alone. It is remembered until nothing is left of it.
+pub async fn refuse_creation<W: World>(core: &Core<W>, creations: &Creations, taken: &Taken, reason: &str) {
+    match refuse_unbegun(core, creations, taken, reason).await {
+        Ok(()) => creations.forget(taken.uuid),
+        Err(e) => {
+            tracing::error!(error = %e, "a refused creation is given back after the next start of this service");
+        }
+    }
+}
+
+async fn refuse_unbegun<W: World>(
+    core: &Core<W>,
+    creations: &Creations,
+    Taken { uuid, volumes }: &Taken,
+    reason: &str,
+) -> Result<()> {
+    let _turn = core.turns.internal(*uuid).await;
+    match until_answered(|| core.executor.rows().find(*uuid)).await? {
+        Some(mut row) if is_unbegun(&row) => {
+            if row.status == Status::Creating {
+                core.executor.write(&mut row, Changes::error(reason)).await;
+            }
+            let _place = creations.refusal().await;
+            until_answered(|| core.provision.unmake(&row, volumes, Thoroughness::Debts)).await
+        }
+        None if is_nothing_here(core, *uuid) => {
+            let _place = creations.refusal().await;
+            until_answered(|| core.provision.unmake_gone(*uuid, volumes)).await
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Whether no host has begun to make it. One that is in error may have been refused already.
+fn is_unbegun(row: &Container) -> bool {
+    let is_refused = matches!(row.status, Status::Creating | Status::Error);
+    is_refused && row.host.is_none() && row.container_id.is_none()
+}
+
+/// Whether this host has no sandbox of it.
+pub fn is_nothing_here<W: World>(core: &Core<W>, uuid: ContainerUuid) -> bool {
+    matches!(core.engine.find_record(uuid), Ok(None))
+}
+
+/// A creation that its host cannot begin is in error. The caller has its turn, and the row is as it is now.
+pub async fn refuse<W: World>(core: &Core<W>, row: &mut Container, volumes: &[i32], reason: &str) {
+    core.executor.write(row, Changes::error(reason)).await;
+    log_failure(core.provision.unmake(row, volumes, Thoroughness::Debts).await);
+}
+
+/// Gives back what was made for a creation whose row its user has deleted before any host had it.
+pub async fn give_back_gone<W: World>(core: &Core<W>, uuid: ContainerUuid, volumes: &[i32]) {
+    log_failure(core.provision.unmake_gone(uuid, volumes).await);
+}
+
+fn log_failure(given: Result<()>) {
+    if let Err(e) = given {
+        tracing::error!(error = %e, "something of a creation that is refused is left behind");
+    }
+}
