@@ -24,7 +24,7 @@ async fn seen(fixture: &Fixture, folder: &Path, image: &Layout, kind: &str) -> t
         io::copy(&mut File::open(&archive).unwrap(), &mut file).unwrap();
         Ok(file)
     };
-    let made = store.archived(kind, PullPolicy::Always, fetch).await.unwrap();
+    let made = image::archived(&store, kind, PullPolicy::Always, fetch).await.unwrap();
     let sandbox = fixture.start("c", 1.0).await;
     sandbox.make_disk("c", 1).await.unwrap();
     let container = ContainerSpec { image: made.rootfs, ..fixture.container("c", &["sleep", "100000"]) };

@@ -20,7 +20,7 @@ async fn archives_of_each_kind_hold_the_same_image() {
             io::copy(&mut File::open(&archive).unwrap(), &mut file).unwrap();
             Ok(file)
         };
-        let made = here.store.archived(kind, PullPolicy::Always, fetch).await.unwrap();
+        let made = image::archived(&here.store, kind, PullPolicy::Always, fetch).await.unwrap();
         let unpacked = content(&made);
         assert_eq!(std::fs::read(unpacked.path().join("new")).unwrap(), b"new");
         assert!(!unpacked.path().join("old").exists() && unpacked.path().join("bin/busybox").exists());
@@ -28,9 +28,9 @@ async fn archives_of_each_kind_hold_the_same_image() {
     }
     assert_eq!(seen[0], seen[1], "the same layers make the same file system");
     let known = async |_| -> Result<File, Error> { panic!("it is here") };
-    let again = here.store.archived("oci-archive", PullPolicy::Never, known).await.unwrap();
+    let again = image::archived(&here.store, "oci-archive", PullPolicy::Never, known).await.unwrap();
     assert_eq!(again.rootfs, seen[0]);
-    let unknown = here.store.archived("other", PullPolicy::Never, known).await.unwrap_err();
+    let unknown = image::archived(&here.store, "other", PullPolicy::Never, known).await.unwrap_err();
     assert!(matches!(unknown, Error::NotPresent(_)), "{unknown}");
 }
 
@@ -39,7 +39,7 @@ async fn archives_of_each_kind_hold_the_same_image() {
 async fn an_archive_that_cannot_be_had_leaves_nothing() {
     let here = store("127.0.0.1:1", Vec::new());
     let broken = async |_| Err(Error::Fetch { image: "a".into(), reason: "the line is cut".into() });
-    let error = here.store.archived("a", PullPolicy::Always, broken).await.unwrap_err();
+    let error = image::archived(&here.store, "a", PullPolicy::Always, broken).await.unwrap_err();
     assert!(error.to_string().contains("the line is cut"), "{error}");
     let image = Layout::busybox();
     let archive = image.archive("docker-archive");
@@ -48,9 +48,25 @@ async fn an_archive_that_cannot_be_had_leaves_nothing() {
         io::copy(&mut File::open(&archive).unwrap(), &mut file).unwrap();
         Ok(file)
     };
-    let error = here.store.archived("a", PullPolicy::Always, fetch).await.unwrap_err();
+    let error = image::archived(&here.store, "a", PullPolicy::Always, fetch).await.unwrap_err();
     assert!(matches!(error, Error::Layer { .. }), "{error}");
     assert_eq!(here.files(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs skopeo and umoci; tests/run installs them"]
+async fn an_archive_opens_no_layers_that_it_only_names() {
+    let here = store("127.0.0.1:1", Vec::new());
+    let archive = Layout::busybox().archive("docker-archive");
+    let fetch = async |mut file: File| {
+        io::copy(&mut File::open(&archive).unwrap(), &mut file).unwrap();
+        Ok(file)
+    };
+    let made = image::archived(&here.store, "somebody's", PullPolicy::Always, fetch).await.unwrap();
+    corrupt(&archive);
+    let error = image::archived(&here.store, "another's", PullPolicy::Always, fetch).await.unwrap_err();
+    assert!(matches!(error, Error::Layer { .. }), "{error}");
+    assert!(made.rootfs.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,11 +79,12 @@ async fn a_damaged_file_system_of_an_archive_is_made_again_from_it() {
         io::copy(&mut File::open(&archive).unwrap(), &mut file).unwrap();
         Ok(file)
     };
-    let image = here.store.archived("a", PullPolicy::Always, async |file| fetch("a", file).await).await;
+    let image =
+        image::archived(&here.store, "a", PullPolicy::Always, async |file| fetch("a", file).await).await;
     corrupt(&image.unwrap().rootfs);
     for expected in ["Healed", "Whole"] {
         let mut findings = Vec::new();
-        here.store.scrub(fetch, |scrubbed| findings.push(scrubbed.finding)).await.unwrap();
+        image::scrub(&here.store, fetch, |scrubbed| findings.push(scrubbed.finding)).await.unwrap();
         assert!(matches!(
             (&findings[..], expected),
             ([Finding::Healed], "Healed") | ([Finding::Whole], "Whole")

@@ -200,7 +200,7 @@ async fn what_is_damaged_is_found_and_made_again() {
     let scrub = async || {
         let mut found = Vec::new();
         let fetch = async |name: &str, _| panic!("{name} is no archive");
-        here.store.scrub(fetch, |scrubbed| found.push(scrubbed)).await.unwrap();
+        image::scrub(&here.store, fetch, |scrubbed| found.push(scrubbed)).await.unwrap();
         found.sort_by(|one, other| one.images.cmp(&other.images));
         let names: Vec<_> = found.iter().map(|one| one.images.concat()).collect();
         assert_eq!(names, [name("app"), name("other")]);

@@ -90,7 +90,7 @@ async fn assert_whole(store: &Store, when: &str) -> usize {
         assert!(matches!(found.finding, Finding::Whole), "{when}: {found:?}");
         seen += 1;
     };
-    store.scrub(never, tell).await.unwrap();
+    image::scrub(store, never, tell).await.unwrap();
     seen
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::store::Store;
+use crate::shelf::Shelf;
 
 /// An image asked for more recently is kept: its container may not be known yet.
 const GRACE: Duration = Duration::from_secs(600);
@@ -28,70 +28,65 @@ struct Candidate {
     last_asked_for: SystemTime,
 }
 
-impl Store {
-    /// Removes the images that `retention` does not keep at the time `now`, and returns their identifiers. `in_use` tells whether a
-    /// container has a file system. Does nothing while an image is asked for or pulled.
-    pub fn collect(
-        &self,
-        retention: Retention,
-        now: SystemTime,
-        in_use: impl Fn(&Path) -> bool,
-    ) -> Result<Vec<Digest>> {
-        let Some(_alone) = self.alone() else { return Ok(Vec::new()) };
-        self.remove_nameless(now, &in_use)?;
-        let mut candidates = self.candidates()?;
-        candidates.retain(|candidate| !in_use(&candidate.file_system));
-        candidates.sort_by_key(|candidate| candidate.last_asked_for);
-        let mut removed = Vec::new();
-        for candidate in candidates {
-            let unused = now.duration_since(candidate.last_asked_for).unwrap_or_default();
-            let is_old = retention.unused.is_some_and(|most| unused > most);
-            if unused > GRACE && (is_old || self.takes_more_than(retention.bytes)?) {
-                self.remove(&candidate.id, &in_use)?;
-                removed.push(candidate.id);
-            }
+/// Removes the images that `retention` does not keep at the time `now`, and returns their identifiers. `in_use` tells whether a
+/// container has a file system. The caller sees to it that none is asked for meanwhile.
+pub(crate) fn collect(
+    shelf: &Shelf,
+    retention: Retention,
+    now: SystemTime,
+    in_use: impl Fn(&Path) -> bool,
+) -> Result<Vec<Digest>> {
+    remove_nameless(shelf, now, &in_use)?;
+    let mut candidates = candidates(shelf)?;
+    candidates.retain(|candidate| !in_use(&candidate.file_system));
+    candidates.sort_by_key(|candidate| candidate.last_asked_for);
+    let mut removed = Vec::new();
+    for candidate in candidates {
+        let unused = now.duration_since(candidate.last_asked_for).unwrap_or_default();
+        let is_old = retention.unused.is_some_and(|most| unused > most);
+        if unused > GRACE && (is_old || takes_more_than(shelf, retention.bytes)?) {
+            shelf.remove(&candidate.id, &in_use)?;
+            removed.push(candidate.id);
         }
-        Ok(removed)
     }
-
-    /// One for each image; several references may name it.
-    fn candidates(&self) -> Result<Vec<Candidate>> {
-        let mut found: HashMap<Digest, Candidate> = HashMap::new();
-        for (path, record) in self.records()? {
-            let last_asked_for = modified(&path)?;
-            let file_system = self.rootfs_path(&record.chain);
-            let candidate = Candidate { id: record.config.clone(), file_system, last_asked_for };
-            let known = found.entry(record.config).or_insert(candidate);
-            known.last_asked_for = known.last_asked_for.max(last_asked_for);
-        }
-        Ok(found.into_values().collect())
-    }
-
-    /// Removes file systems without an image: their containers outlived it, or a crash prevented its record.
-    fn remove_nameless(&self, now: SystemTime, in_use: &impl Fn(&Path) -> bool) -> Result<()> {
-        let records = self.records()?;
-        let named: HashSet<_> = records.iter().map(|(_, record)| self.rootfs_path(&record.chain)).collect();
-        for path in self.file_systems()? {
-            let age = now.duration_since(modified(&path)?).unwrap_or_default();
-            if !named.contains(&path) && !in_use(&path) && age > GRACE {
-                match chain_named_by(&path) {
-                    Some(chain) => self.remove_file_system(&chain)?,
-                    None => fs::remove_file(&path).map_err(Error::io("remove", &path))?,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn takes_more_than(&self, bytes: Option<u64>) -> Result<bool> {
-        let Some(most) = bytes else { return Ok(false) };
-        let size =
-            |path: PathBuf| fs::metadata(&path).map(|found| found.len()).map_err(Error::io("find", path));
-        let taken: u64 = self.file_systems()?.into_iter().map(size).sum::<Result<_>>()?;
-        Ok(taken > most)
-    }
+    Ok(removed)
 }
 
+/// One for each image; several references may name it.
+fn candidates(shelf: &Shelf) -> Result<Vec<Candidate>> {
+    let mut found: HashMap<Digest, Candidate> = HashMap::new();
+    for (path, record) in shelf.records()? {
+        let last_asked_for = modified(&path)?;
+        let file_system = shelf.rootfs_path(&record.chain);
+        let candidate = Candidate { id: record.config.clone(), file_system, last_asked_for };
+        let known = found.entry(record.config).or_insert(candidate);
+        known.last_asked_for = known.last_asked_for.max(last_asked_for);
+    }
+    Ok(found.into_values().collect())
+}
+
+/// Removes file systems without an image: their containers outlived it, or a crash prevented its record.
+fn remove_nameless(shelf: &Shelf, now: SystemTime, in_use: &impl Fn(&Path) -> bool) -> Result<()> {
+    let records = shelf.records()?;
+    let named: HashSet<_> = records.iter().map(|(_, record)| shelf.rootfs_path(&record.chain)).collect();
+    for path in shelf.file_systems()? {
+        let age = now.duration_since(modified(&path)?).unwrap_or_default();
+        if !named.contains(&path) && !in_use(&path) && age > GRACE {
+            match chain_named_by(&path) {
+                Some(chain) => shelf.remove_file_system(&chain)?,
+                None => fs::remove_file(&path).map_err(Error::io("remove", &path))?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn takes_more_than(shelf: &Shelf, bytes: Option<u64>) -> Result<bool> {
+    let Some(most) = bytes else { return Ok(false) };
+    let size = |path: PathBuf| fs::metadata(&path).map(|found| found.len()).map_err(Error::io("find", path));
+    let taken: u64 = shelf.file_systems()?.into_iter().map(size).sum::<Result<_>>()?;
+    Ok(taken > most)
+}
 /// The digest of the layers that a file system's name has.
 fn chain_named_by(file_system: &Path) -> Option<Digest> {
     Digest::from_hex(file_system.file_stem()?.to_str()?).ok()
@@ -106,6 +101,7 @@ mod tests {
     use super::*;
     use crate::options::{PullPolicy, RegistryOptions};
     use crate::reference::ImageReference;
+    use crate::store::Store;
 
     const HOUR: Duration = Duration::from_secs(3600);
     const BYTES: u64 = 1000;
@@ -125,8 +121,13 @@ mod tests {
 
         /// An image that was last asked for so many hours ago.
         fn add(&self, name: &str, hours: u32) {
-            self.store.add_test_image(&format!("r.io/{name}:1"), name, name, &vec![0; BYTES as usize]);
-            let record = self.store.record_path(&name_of(name));
+            self.store.shelf().add_test_image(
+                &format!("r.io/{name}:1"),
+                name,
+                name,
+                &vec![0; BYTES as usize],
+            );
+            let record = self.store.shelf().record_path(&name_of(name));
             let used = self.now - HOUR * hours;
             fs::File::options().write(true).open(record).unwrap().set_modified(used).unwrap();
         }
@@ -138,7 +139,7 @@ mod tests {
         }
 
         fn file_system(&self, name: &str) -> PathBuf {
-            self.store.rootfs_path(&Digest::of(name.as_bytes()))
+            self.store.shelf().rootfs_path(&Digest::of(name.as_bytes()))
         }
     }
 
@@ -158,7 +159,8 @@ mod tests {
         assert_eq!(images.collect(Some(HOUR * 48), None, &["used"]), ids(&["old"]));
         assert!(!images.file_system("old").exists() && images.file_system("used").exists());
         assert!(
-            images.store.find(&name_of("old")).is_none() && images.store.find(&name_of("young")).is_some()
+            images.store.shelf().find(&name_of("old")).is_none()
+                && images.store.shelf().find(&name_of("young")).is_some()
         );
         assert_eq!(images.collect(Some(HOUR * 48), None, &[]), ids(&["used"]));
     }

@@ -19,7 +19,8 @@ use crate::options::Credentials;
 use crate::pull::Remote;
 use crate::reference::ImageReference;
 use crate::section::Section;
-use crate::store::{ImageSource, Origin, Store};
+use crate::shelf::{ImageSource, Origin};
+use crate::store::Store;
 
 const BLOCK: u64 = 512;
 const COMMENT: &str = "openstack appcontainer commit";
@@ -44,65 +45,61 @@ struct Sent {
     layers: Vec<(Section, String)>,
 }
 
-impl Store {
-    /// An archive of an image that has the layers of `parent` and one more. The parent's layers are fetched again from where they
-    /// came, since the store keeps file systems, not layers. `fetch` writes the archive of a name into a file.
-    pub async fn save(
-        &self,
-        parent: &ImageSource,
-        credentials: Option<&Credentials>,
-        fetch: impl AsyncFnOnce(File) -> Result<File>,
-        addition: Addition,
-    ) -> Result<File> {
-        let work = self.work_folder()?;
-        let new_file =
-            || tempfile::tempfile_in(work.path()).map_err(Error::io("make a file in", work.path()));
-        let sent = match parent.origin {
-            Origin::Registry => self.sent_by_registry(parent, credentials, work.path()).await?,
-            Origin::Archive => {
-                let (file, name) = (fetch(new_file()?).await?, parent.reference.clone());
-                let (folder, limit) = (work.path().to_owned(), self.options().image_bytes_max);
-                let read = spawn_blocking(move || ImageArchive::open(&name, file, &folder, limit)?.image());
-                let image = read.await.map_err(|_| Error::Lost(parent.reference.clone()))??;
-                let blobs = image.layers.into_iter().map(|(_, blob)| blob).collect();
-                Sent::new(image.configuration_bytes, &image.configuration, blobs)
-            }
-        };
-        let (out, budget) = (new_file()?, Budget::new(self.options().image_bytes_max));
-        let image = parent.reference.clone();
-        let failed = move |e: io::Error| Error::Store { image, reason: e.to_string() };
-        let written = spawn_blocking(move || write(out, sent, addition, &budget)).await;
-        written.map_err(|_| Error::Lost(parent.reference.clone()))?.map_err(failed)
-    }
-
-    async fn sent_by_registry(
-        &self,
-        parent: &ImageSource,
-        credentials: Option<&Credentials>,
-        folder: &std::path::Path,
-    ) -> Result<Sent> {
-        let reference = ImageReference::parse(&parent.reference, None)?.pinned(&parent.manifest);
-        let mut last = Err(Error::NotFound(parent.reference.clone()));
-        for source in self.sources(&reference, credentials) {
-            let remote = Remote::new(&source, self.options(), credentials, self.progress().clone());
-            last = async {
-                let manifest = remote.manifest().await?;
-                let (bytes, configuration) = remote.configuration(&manifest).await?;
-                let blobs = remote.blobs(&manifest, folder).await?;
-                Ok(Sent::new(bytes, &configuration, blobs))
-            }
-            .await;
-            match &last {
-                Ok(_) => return last,
-                Err(e) => {
-                    tracing::warn!(image = %reference, registry = source.asked(), error = %e, "image cannot be fetched");
-                }
-            }
+/// An archive of an image that has the layers of `parent` and one more. The parent's layers are fetched again from where they
+/// came, since the store keeps file systems, not layers. `fetch` writes the archive of a name into a file.
+pub async fn save(
+    store: &Store,
+    parent: &ImageSource,
+    credentials: Option<&Credentials>,
+    fetch: impl AsyncFnOnce(File) -> Result<File>,
+    addition: Addition,
+) -> Result<File> {
+    let work = store.shelf().work_folder()?;
+    let new_file = || tempfile::tempfile_in(work.path()).map_err(Error::io("make a file in", work.path()));
+    let sent = match parent.origin {
+        Origin::Registry => sent_by_registry(store, parent, credentials, work.path()).await?,
+        Origin::Archive => {
+            let (file, name) = (fetch(new_file()?).await?, parent.reference.clone());
+            let (folder, limit) = (work.path().to_owned(), store.options().image_bytes_max);
+            let read = spawn_blocking(move || ImageArchive::open(&name, file, &folder, limit)?.image());
+            let image = read.await.map_err(|_| Error::Lost(parent.reference.clone()))??;
+            let blobs = image.layers.into_iter().map(|(_, blob)| blob).collect();
+            Sent::new(image.configuration_bytes, &image.configuration, blobs)
         }
-        last
-    }
+    };
+    let (out, budget) = (new_file()?, Budget::new(store.options().image_bytes_max));
+    let image = parent.reference.clone();
+    let failed = move |e: io::Error| Error::Store { image, reason: e.to_string() };
+    let written = spawn_blocking(move || write(out, sent, addition, &budget)).await;
+    written.map_err(|_| Error::Lost(parent.reference.clone()))?.map_err(failed)
 }
 
+async fn sent_by_registry(
+    store: &Store,
+    parent: &ImageSource,
+    credentials: Option<&Credentials>,
+    folder: &std::path::Path,
+) -> Result<Sent> {
+    let reference = ImageReference::parse(&parent.reference, None)?.pinned(&parent.manifest);
+    let mut last = Err(Error::NotFound(parent.reference.clone()));
+    for source in store.sources(&reference, credentials) {
+        let remote = Remote::new(&source, store.options(), credentials, store.progress().clone());
+        last = async {
+            let manifest = remote.manifest().await?;
+            let (bytes, configuration) = remote.configuration(&manifest).await?;
+            let blobs = remote.blobs(&manifest, folder).await?;
+            Ok(Sent::new(bytes, &configuration, blobs))
+        }
+        .await;
+        match &last {
+            Ok(_) => return last,
+            Err(e) => {
+                tracing::warn!(image = %reference, registry = source.asked(), error = %e, "image cannot be fetched");
+            }
+        }
+    }
+    last
+}
 impl Sent {
     fn new(configuration: Vec<u8>, read: &ImageConfiguration, blobs: Vec<Section>) -> Self {
         let layers = blobs.into_iter().zip(read.rootfs().diff_ids().iter().cloned()).collect();

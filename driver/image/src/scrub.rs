@@ -3,11 +3,13 @@
 use std::fs::{self, File};
 use std::io;
 
+use crate::archived::{Existing, add_archive};
 use crate::digest::{Digest, sum_of};
 use crate::error::{Error, Result};
 use crate::pull::Remote;
 use crate::reference::ImageReference;
-use crate::store::{Existing, ImageSource, Origin, Store};
+use crate::shelf::{ImageSource, Origin};
+use crate::store::Store;
 
 /// A file system that was checked.
 #[derive(Debug)]
@@ -31,89 +33,88 @@ pub enum Finding {
     Damaged(Error),
 }
 
-impl Store {
-    /// Checks the file systems of all images, and makes damaged ones again. `tell` is called after each. `fetch` writes the archive
-    /// of a name into a file.
-    pub async fn scrub(
-        &self,
-        fetch: impl AsyncFn(&str, File) -> Result<File>,
-        mut tell: impl FnMut(Scrubbed),
-    ) -> Result<()> {
-        let mut records: Vec<ImageSource> = self.records()?.into_iter().map(|(_, record)| record).collect();
-        records.sort_by(|one, other| one.chain.cmp(&other.chain));
-        for records in records.chunk_by(|one, other| one.chain == other.chain) {
-            let Some(first) = records.first() else { continue };
-            let finding = if self.is_whole(&first.chain).await? {
-                Finding::Whole
-            } else {
-                self.heal(records, &fetch).await.map_or_else(Finding::Damaged, |()| Finding::Healed)
-            };
-            let images = records.iter().map(|record| record.reference.clone()).collect();
-            tell(Scrubbed { layers: first.chain.clone(), images, finding });
-        }
-        Ok(())
-    }
-
-    async fn is_whole(&self, chain: &Digest) -> Result<bool> {
-        let (file_system, sum) = (self.rootfs_path(chain), self.sum_path(chain));
-        let read = move || {
-            let found = match sum_of(&file_system) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-                found => found.map_err(Error::io("read", &file_system))?,
-            };
-            // A sum that cannot be read counts as a wrong one.
-            Ok(fs::read_to_string(sum).is_ok_and(|made| made == found.to_string()))
+/// Checks the file systems of all images of a store, and makes damaged ones again. `tell` is called after each. `fetch` writes the archive
+/// of a name into a file.
+pub async fn scrub(
+    store: &Store,
+    fetch: impl AsyncFn(&str, File) -> Result<File>,
+    mut tell: impl FnMut(Scrubbed),
+) -> Result<()> {
+    let mut records: Vec<ImageSource> =
+        store.shelf().records()?.into_iter().map(|(_, record)| record).collect();
+    records.sort_by(|one, other| one.chain.cmp(&other.chain));
+    for records in records.chunk_by(|one, other| one.chain == other.chain) {
+        let Some(first) = records.first() else { continue };
+        let finding = if is_whole(store, &first.chain).await? {
+            Finding::Whole
+        } else {
+            heal(store, records, &fetch).await.map_or_else(Finding::Damaged, |()| Finding::Healed)
         };
-        let lost = |_| Error::Lost(chain.to_string());
-        tokio::task::spawn_blocking(read).await.map_err(lost)?
+        let images = records.iter().map(|record| record.reference.clone()).collect();
+        tell(Scrubbed { layers: first.chain.clone(), images, finding });
     }
+    Ok(())
+}
 
-    /// Makes a file system again from whichever image of it can still be had.
-    async fn heal(
-        &self,
-        records: &[ImageSource],
-        fetch: &impl AsyncFn(&str, File) -> Result<File>,
-    ) -> Result<()> {
-        let mut last = Ok(());
-        for record in records {
-            last = match record.origin {
-                Origin::Registry => self.pull_again(record).await,
-                Origin::Archive => {
-                    let fetch = async |file: File| fetch(&record.reference, file).await;
-                    self.add_archive(&record.reference, fetch, Existing::Replaced).await.map(drop)
-                }
-            };
-            match &last {
-                Ok(()) => return last,
-                Err(e) => {
-                    tracing::warn!(image = record.reference, error = %e, "image cannot be fetched again");
-                }
+async fn is_whole(store: &Store, chain: &Digest) -> Result<bool> {
+    let (file_system, sum) = (store.shelf().rootfs_path(chain), store.shelf().sum_path(chain));
+    let read = move || {
+        let found = match sum_of(&file_system) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            found => found.map_err(Error::io("read", &file_system))?,
+        };
+        // A sum that cannot be read counts as a wrong one.
+        Ok(fs::read_to_string(sum).is_ok_and(|made| made == found.to_string()))
+    };
+    let lost = |_| Error::Lost(chain.to_string());
+    tokio::task::spawn_blocking(read).await.map_err(lost)?
+}
+
+/// Makes a file system again from whichever image of it can still be had.
+async fn heal(
+    store: &Store,
+    records: &[ImageSource],
+    fetch: &impl AsyncFn(&str, File) -> Result<File>,
+) -> Result<()> {
+    let mut last = Ok(());
+    for record in records {
+        last = match record.origin {
+            Origin::Registry => pull_again(store, record).await,
+            Origin::Archive => {
+                let fetch = async |file: File| fetch(&record.reference, file).await;
+                add_archive(store, &record.reference, fetch, Existing::Replaced).await.map(drop)
+            }
+        };
+        match &last {
+            Ok(()) => return last,
+            Err(e) => {
+                tracing::warn!(image = record.reference, error = %e, "image cannot be fetched again");
             }
         }
-        last
     }
+    last
+}
 
-    async fn pull_again(&self, record: &ImageSource) -> Result<()> {
-        let reference = ImageReference::parse(&record.reference, None)?.pinned(&record.manifest);
-        let mut last = Err(Error::NotFound(record.reference.clone()));
-        for source in self.sources(&reference, None) {
-            last = self.pull_again_from(&source, record).await;
-            match &last {
-                Ok(()) => return last,
-                Err(e) => {
-                    tracing::debug!(image = %reference, registry = source.asked(), error = %e, "image cannot be fetched");
-                }
+async fn pull_again(store: &Store, record: &ImageSource) -> Result<()> {
+    let reference = ImageReference::parse(&record.reference, None)?.pinned(&record.manifest);
+    let mut last = Err(Error::NotFound(record.reference.clone()));
+    for source in store.sources(&reference, None) {
+        last = pull_again_from(store, &source, record).await;
+        match &last {
+            Ok(()) => return last,
+            Err(e) => {
+                tracing::debug!(image = %reference, registry = source.asked(), error = %e, "image cannot be fetched");
             }
         }
-        last
     }
+    last
+}
 
-    async fn pull_again_from(&self, source: &ImageReference, record: &ImageSource) -> Result<()> {
-        let remote = Remote::new(source, self.options(), None, self.progress().clone());
-        let manifest = remote.manifest().await?;
-        let (_, configuration) = remote.configuration(&manifest).await?;
-        let work = self.work_folder()?;
-        let layers = remote.layers(manifest, &configuration, work.path()).await?;
-        self.make(layers, &work, &record.chain).await
-    }
+async fn pull_again_from(store: &Store, source: &ImageReference, record: &ImageSource) -> Result<()> {
+    let remote = Remote::new(source, store.options(), None, store.progress().clone());
+    let manifest = remote.manifest().await?;
+    let (_, configuration) = remote.configuration(&manifest).await?;
+    let work = store.shelf().work_folder()?;
+    let layers = remote.layers(manifest, &configuration, work.path()).await?;
+    store.make(layers, &work, &record.chain).await
 }

@@ -65,7 +65,7 @@ async fn scrub(options: &Options) -> Result<usize> {
     };
     let store = options.image_store()?;
     let fetch = async |name: &str, file| fetch_archive(options, name, file, store.progress()).await;
-    store.scrub(fetch, tell).await?;
+    image::scrub(&store, fetch, tell).await?;
     Ok(damaged)
 }
 

@@ -209,7 +209,7 @@ impl Images {
         let found = glance::find(&client, name, glance::Match::Exact, viewer).await?;
         let found = glance::the_one(name, found)?;
         let fetch = async |file| glance::download(&client, &found, file, progress).await;
-        Ok(self.store.archived(&glance::archive_name(found.id), policy, fetch).await?)
+        Ok(image::archived(&self.store, &glance::archive_name(found.id), policy, fetch).await?)
     }
 
     /// Glance, in the name of whoever asks; in our own where nobody does.

@@ -225,7 +225,7 @@ impl Commits {
         let credentials = self.images.credentials(parent.registry().as_deref(), registry);
         let progress = self.images.store().progress().of_one();
         let fetch = async |file| glance::fetch(glance, parent.name(), file, &progress).await;
-        Ok(self.images.store().save(parent, credentials.as_ref(), fetch, addition).await?)
+        Ok(image::save(self.images.store(), parent, credentials.as_ref(), fetch, addition).await?)
     }
 }
 
