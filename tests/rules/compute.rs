@@ -11,7 +11,7 @@ const RULES: &[(&str, &str)] = &[
     ("main", "cli options service"),
     (
         "service",
-        "assembly console containers creations error heartbeat host_names metrics options orphans periodic services zun",
+        "assembly console containers creations error heartbeat host_names metrics options orphans periodic rows services zun",
     ),
     // Commands for operators work beside a service that may run: they use what it is made of, but no container's life, turns or
     // requests. Of `zun` they take how a port's owner is named.

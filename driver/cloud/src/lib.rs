@@ -16,6 +16,6 @@ pub use cinder::{Cinder, CinderVolume, VolumeAttachment};
 pub use error::{Error, Result};
 pub use glance::{Glance, GlanceImage};
 pub use keystone::{AuthOptions, Keystone, UserToken};
-pub use neutron::{DnsAssignment, FixedIp, HostRoute, Network, Neutron, NewPort, Port, Subnet};
+pub use neutron::{DnsAssignment, FixedIp, HostRoute, Network, Neutron, NewPort, Owned, Port, Subnet};
 pub use placement::{Inventory, Placement, ResourceClass};
 pub use rest::ClientOptions;

@@ -56,6 +56,9 @@ pub struct Port {
     /// Its name.
     #[serde(default)]
     pub name: String,
+    /// The project that owns it.
+    #[serde(default)]
+    pub project_id: String,
     /// Its network.
     pub network_id: String,
     /// Its hardware address.
@@ -141,6 +144,26 @@ pub struct HostRoute {
 #[derive(Deserialize)]
 struct Identified {
     id: String,
+    #[serde(default)]
+    project_id: String,
+}
+
+/// Whose ports and security groups are looked for. Anybody may give his own the name and the device of another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owned<'a> {
+    /// A project's.
+    By(&'a str),
+    /// Everybody's.
+    ByAnybody,
+}
+
+impl Owned<'_> {
+    fn has(self, project: &str) -> bool {
+        match self {
+            Self::By(owner) => owner == project,
+            Self::ByAnybody => true,
+        }
+    }
 }
 
 impl Neutron {
@@ -200,14 +223,15 @@ impl Neutron {
     }
 
     /// The identifiers of the security groups of this name.
-    pub async fn security_groups_named(&self, name: &str) -> Result<Vec<String>> {
+    pub async fn security_groups_named(&self, name: &str, owned: Owned<'_>) -> Result<Vec<String>> {
         #[derive(Deserialize)]
         struct List {
             security_groups: Vec<Identified>,
         }
         let path = format!("/v2.0/security-groups?name={name}");
         let List { security_groups } = self.0.call(Method::GET, &path, NOTHING).await?;
-        Ok(security_groups.into_iter().map(|group| group.id).collect())
+        let owned = security_groups.into_iter().filter(|group| owned.has(&group.project_id));
+        Ok(owned.map(|group| group.id).collect())
     }
 
     /// Removes a security group. Idempotent: succeeds if it is absent.
@@ -246,8 +270,9 @@ impl Neutron {
     }
 
     /// The ports of a container.
-    pub async fn ports_of(&self, device_id: &str) -> Result<Vec<Port>> {
-        self.ports(&format!("device_id={device_id}")).await
+    pub async fn ports_of(&self, device_id: &str, owned: Owned<'_>) -> Result<Vec<Port>> {
+        let ports = self.ports(&format!("device_id={device_id}")).await?;
+        Ok(ports.into_iter().filter(|port| owned.has(&port.project_id)).collect())
     }
 
     /// All ports that are bound to a host.

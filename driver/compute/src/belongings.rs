@@ -20,6 +20,9 @@ use crate::volumes::{OwnedVolume, Volumes};
 pub struct Belongings {
     /// Whose it is.
     pub container: ContainerUuid,
+    /// The project whose ports and security group they are; empty where it is not known.
+    #[serde(default)]
+    pub project: String,
     /// Whether this host may have a sandbox of it.
     pub sandbox: bool,
     /// Its places on networks, as far as they are recorded.
@@ -38,11 +41,13 @@ impl Belongings {
     /// All that a container of these networks and volumes may have.
     pub fn of(
         container: ContainerUuid,
+        project: String,
         attachments: Vec<Attachment>,
         mappings: &[VolumeMapping],
     ) -> Result<Self> {
         Ok(Self {
             container,
+            project,
             sandbox: true,
             attachments,
             ports: true,
@@ -50,6 +55,30 @@ impl Belongings {
             volumes: OwnedVolume::each_once(mappings)?,
             allocation: true,
         })
+    }
+
+    /// What one may have that no host has begun to make.
+    pub fn of_unbegun(container: ContainerUuid, mappings: &[VolumeMapping]) -> Result<Self> {
+        let all = Self::of(container, String::new(), Vec::new(), mappings)?;
+        Ok(Self { sandbox: false, ports: false, security_group: false, ..all })
+    }
+
+    /// With what was known to be left before. A deletion that is done again knows no more of what it has forgotten.
+    fn and(mut self, before: Self) -> Self {
+        let is_new = |volume: &OwnedVolume| self.volumes.iter().all(|known| known.id != volume.id);
+        let volumes: Vec<_> = before.volumes.into_iter().filter(is_new).collect();
+        let is_new = |one: &Attachment| self.attachments.iter().all(|known| known.port != one.port);
+        let attachments: Vec<_> = before.attachments.into_iter().filter(is_new).collect();
+        self.volumes.extend(volumes);
+        self.attachments.extend(attachments);
+        Self {
+            project: if self.project.is_empty() { before.project } else { self.project },
+            sandbox: self.sandbox || before.sandbox,
+            ports: self.ports || before.ports,
+            security_group: self.security_group || before.security_group,
+            allocation: self.allocation || before.allocation,
+            ..self
+        }
     }
 }
 
@@ -110,7 +139,7 @@ impl GiveBack {
             all = all.and(given);
         }
         if belongings.security_group {
-            let closed = exposed_ports::close(&self.neutron, uuid).await;
+            let closed = exposed_ports::close(&self.neutron, uuid, owner.owned()).await;
             belongings.security_group = closed.is_err();
             all = all.and(closed);
         }
@@ -139,7 +168,7 @@ impl GiveBack {
         networking::unplug(attachments).await;
         networking::release(&self.neutron, attachments).await?;
         // What was interrupted, or whose record is lost: Neutron knows whose its ports are.
-        let strays = networking::strays(&self.neutron, &owner.id, &[]).await?;
+        let strays = networking::strays(&self.neutron, owner, &[]).await?;
         networking::reclaim(&self.neutron, owner, &strays).await
     }
 
@@ -151,14 +180,19 @@ impl GiveBack {
             self.pins.remove(uuid);
         }
         tracing::error!(error = %reason, "what could not be given back is given back later");
-        let since = OffsetDateTime::now_utc();
-        self.debts.write(uuid, &Debt { belongings, since, reason: reason.to_string() })
+        let reason = reason.to_string();
+        let debt = match self.debts.find(uuid)? {
+            None => Debt { belongings, since: OffsetDateTime::now_utc(), reason },
+            Some(before) => Debt { belongings: belongings.and(before.belongings), reason, ..before },
+        };
+        self.debts.write(uuid, &debt)
     }
 
     /// Pays a debt as far as that is possible by now. The caller has the container's turn, and knows that it has no row.
-    pub async fn pay(&self, mut debt: Debt, owner: &PortOwner) -> Result<()> {
+    pub async fn pay(&self, mut debt: Debt, owner: PortOwner) -> Result<()> {
         let uuid = debt.belongings.container;
-        match self.all(&mut debt.belongings, owner).await {
+        let owner = PortOwner { project: debt.belongings.project.clone(), ..owner };
+        match self.all(&mut debt.belongings, &owner).await {
             Ok(()) => {
                 tracing::info!("what was left of a deleted container has been given back");
                 self.debts.forget(uuid)
@@ -178,5 +212,31 @@ impl GiveBack {
     /// The networks of a sandbox, as far as they are recorded.
     pub fn attachments(&self, uuid: ContainerUuid) -> Vec<Attachment> {
         self.engine.record(uuid).map(|record| record.attachments).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_debt_keeps_what_a_second_deletion_no_longer_knows() {
+        let container = ContainerUuid(Uuid::new_v4());
+        let volume = |id| OwnedVolume { id: Uuid::from_u128(id), connection_info: None, auto_remove: true };
+        let all = Belongings::of(container, "p".into(), Vec::new(), &[]).unwrap();
+        let first = Belongings { allocation: false, volumes: vec![volume(1), volume(2)], ..all.clone() };
+        let second = Belongings { project: String::new(), ports: false, volumes: vec![volume(2)], ..all };
+        let debt = second.and(first);
+        let volumes: Vec<_> = debt.volumes.iter().map(|volume| volume.id.as_u128()).collect();
+        assert_eq!((volumes, debt.project.as_str()), (vec![2, 1], "p"));
+        assert!(debt.ports && debt.allocation && debt.sandbox);
+    }
+
+    #[test]
+    fn what_nobody_has_begun_has_neither_ports_nor_a_sandbox() {
+        let unbegun = Belongings::of_unbegun(ContainerUuid(Uuid::new_v4()), &[]).unwrap();
+        assert!(unbegun.allocation && !unbegun.ports && !unbegun.sandbox && !unbegun.security_group);
     }
 }

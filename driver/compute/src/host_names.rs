@@ -33,6 +33,13 @@ impl HostNames {
         }
         Ok(names)
     }
+
+    /// Forgets former names.
+    pub fn forget(mut self, folder: &Path, outlived: &[String]) -> Result<()> {
+        let before = self.former.len();
+        self.former.retain(|name| !outlived.contains(name));
+        if self.former.len() < before { write_json(folder, NAME, &self) } else { Ok(()) }
+    }
 }
 
 #[cfg(test)]
@@ -47,6 +54,9 @@ mod tests {
         assert_eq!(names("b"), ["a"]);
         assert_eq!(names("b"), ["a"]);
         assert_eq!(names("a"), ["b"], "it has its first name again");
+        let known = HostNames::open(folder.path(), "c").unwrap();
+        known.forget(folder.path(), &["b".to_owned(), "x".to_owned()]).unwrap();
+        assert_eq!(names("c"), ["a"]);
         std::fs::write(folder.path().join(NAME), "{").unwrap();
         assert!(HostNames::open(folder.path(), "a").is_err(), "what cannot be read is not forgotten");
     }

@@ -60,6 +60,12 @@ impl<T: Serialize + DeserializeOwned> Kept<T> {
         Ok(read.collect())
     }
 
+    /// What is remembered of a container, if anything is.
+    pub fn find(&self, uuid: ContainerUuid) -> Result<Option<T>> {
+        let is_there = self.folder.join(name(uuid)).exists();
+        is_there.then(|| read_json(&self.folder, &name(uuid))).transpose()
+    }
+
     /// Remembers this of a container, in place of what was known before.
     pub fn write(&self, uuid: ContainerUuid, value: &T) -> Result<()> {
         write_json(&self.folder, &name(uuid), value)
@@ -126,8 +132,11 @@ mod tests {
         fs::write(&half_written, "{").unwrap();
         assert_eq!(Kept::open(path).unwrap().list().unwrap(), [(one, "now".to_owned())]);
         assert!(!half_written.exists());
+        assert_eq!(kept.find(one).unwrap().as_deref(), Some("now"));
+        assert!(kept.find(torn).is_err());
         kept.forget(one).unwrap();
         kept.forget(one).unwrap();
+        assert!(kept.find(one).unwrap().is_none());
         assert!(kept.list().unwrap().is_empty());
     }
 }

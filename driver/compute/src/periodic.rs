@@ -169,7 +169,7 @@ async fn pay_debts(core: &Arc<Core<Zun>>, give_back: &GiveBack) -> Result<()> {
             let paid = async {
                 match core.executor.rows().find(uuid).await? {
                     Some(row) if row.host.is_some() => Ok(()),
-                    _ => give_back.pay(debt, &port_owner_of(uuid)).await,
+                    _ => give_back.pay(debt, port_owner_of(uuid)).await,
                 }
             };
             if let Err(e) = paid.await {

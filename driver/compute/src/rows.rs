@@ -25,8 +25,8 @@ pub trait Rows: Clone + Send + Sync + 'static {
     fn list(&self) -> impl Future<Output = Result<Vec<Container>>> + Send;
     /// All of the host of another name.
     fn list_on(&self, host: &str) -> impl Future<Output = Result<Vec<Container>>> + Send;
-    /// Actions of this host's containers that have not come to their end, in their order.
-    fn unfinished(&self) -> impl Future<Output = Result<Vec<Unfinished>>> + Send;
+    /// Actions of these that have not come to their end, in their order.
+    fn unfinished(&self, uuids: &[ContainerUuid]) -> impl Future<Output = Result<Vec<Unfinished>>> + Send;
     /// On which host each of these is; one that has no row is not in the answer.
     fn hosts_of(
         &self,
@@ -79,8 +79,8 @@ impl Rows for ZunRows {
         Ok(Container::list_by_host(&self.database, &OWNERS, host).await?)
     }
 
-    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
-        Ok(Unfinished::list_by_host(&self.database, &self.host).await?)
+    async fn unfinished(&self, uuids: &[ContainerUuid]) -> Result<Vec<Unfinished>> {
+        Ok(Unfinished::list(&self.database, uuids).await?)
     }
 
     async fn hosts_of(&self, uuids: &[ContainerUuid]) -> Result<BTreeMap<ContainerUuid, Option<String>>> {

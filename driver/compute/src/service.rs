@@ -1,7 +1,7 @@
 //! The service's life: wait for what it needs, register, serve and recover side by side, end.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +18,18 @@ use tracing::Instrument;
 
 use crate::assembly::{Assembled, Parts, assemble};
 use crate::console::{self, Sessions};
-use crate::containers::{Core, Recovery, background_span, handle_all, look_again, recover, refuse_creation};
+use crate::containers::{
+    Core, Recovery, background_span, handle_all, outlived_names, recover, refuse_creation, until_answered,
+};
 use crate::creations::Creations;
 use crate::heartbeat::beat;
 use crate::host_names::HostNames;
 use crate::options::{ConfigError, Options};
 use crate::periodic::Periodic;
+use crate::rows::SERVICE_DOWN_TIME;
 use crate::services::Services;
 use crate::zun::Zun;
+use crate::zun::commit::Commits;
 use crate::{metrics, orphans};
 
 const RETRY: Duration = Duration::from_secs(2);
@@ -108,7 +112,8 @@ async fn serve(options: Options) -> Result<(), StartError> {
     abandon_commits(&commits, &recovery);
     recover(&core, recovery);
     refuse_what_was_lost(&core, &creations)?;
-    tokio::spawn(look_again(Arc::clone(&core), names));
+    let state_path = options.kata.state_path.clone();
+    tokio::spawn(look_again(Arc::clone(&core), commits, names, state_path));
     tokio::spawn(orphans::remove_taps(Arc::clone(&core), leftovers));
     let tasks =
         Periodic { options: Arc::clone(&options), beats, core, resources, give_back, interfaces, images };
@@ -156,7 +161,7 @@ fn only_one(state_path: &Path) -> Result<Flock<File>, StartError> {
 }
 
 /// Commits that were under way when this service ended are taken back beside everything else.
-fn abandon_commits(commits: &crate::zun::commit::Commits, recovery: &Recovery) {
+fn abandon_commits(commits: &Commits, recovery: &Recovery) {
     for uuid in recovery.containers() {
         let commits = commits.clone();
         tokio::spawn(async move {
@@ -164,6 +169,21 @@ fn abandon_commits(commits: &crate::zun::commit::Commits, recovery: &Recovery) {
                 tracing::error!(container = %uuid, error = %e, "an interrupted commit is not taken back");
             }
         });
+    }
+}
+
+/// Takes over what was left to hosts that seemed to live, once it is known whether they do. Names of this host that others have by
+/// then, or of which nothing is left, are forgotten.
+async fn look_again(core: Arc<Core<Zun>>, commits: Commits, names: HostNames, state_path: PathBuf) {
+    sleep(SERVICE_DOWN_TIME + RETRY).await;
+    let outlived = async {
+        let found = until_answered(|| Recovery::of_other_names(&*core, &names)).await?;
+        abandon_commits(&commits, &found);
+        recover(&core, found);
+        until_answered(|| outlived_names(&*core, &names)).await
+    };
+    if let Err(e) = outlived.await.and_then(|outlived| names.forget(&state_path, &outlived)) {
+        tracing::error!(error = %e, "containers under other names of this host are not looked for");
     }
 }
 

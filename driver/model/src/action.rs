@@ -1,3 +1,7 @@
+use sqlx::{MySql, QueryBuilder};
+use time::PrimitiveDateTime;
+
+use crate::container::{UUIDS_AT_ONCE, push_uuids};
 use crate::database::{Database, Result, idempotent, now};
 use crate::uuid::ContainerUuid;
 
@@ -44,25 +48,34 @@ pub struct Unfinished {
     pub action: String,
     /// Its event, which has begun and not ended.
     pub event: String,
+    /// When that has begun.
+    pub started: Option<PrimitiveDateTime>,
 }
 
 impl Unfinished {
-    /// Those of the containers of a host, in the order in which they were asked for.
-    pub async fn list_by_host(database: &Database, host: &str) -> Result<Vec<Self>> {
-        let rows: Vec<(String, String, String, String)> = idempotent(|| async {
-            let rows = sqlx::query_as(
-                "SELECT a.container_uuid, a.request_id, a.action, e.event FROM container_actions a \
-                 JOIN container c ON c.uuid = a.container_uuid JOIN container_actions_events e ON e.action_id = a.id \
-                 WHERE c.host = ? AND a.finish_time IS NULL AND e.finish_time IS NULL AND a.action <> 'commit' \
-                 AND a.request_id IS NOT NULL AND e.event IS NOT NULL ORDER BY a.id, e.id",
-            );
-            Ok(rows.bind(host).fetch_all(database).await?)
-        })
-        .await?;
-        let unfinished = |(container, request_id, action, event): (String, _, _, _)| {
-            Some(Self { container: container.parse().ok()?, request_id, action, event })
-        };
-        Ok(rows.into_iter().filter_map(unfinished).collect())
+    /// Those of these containers; those of each in the order in which they were asked for.
+    pub async fn list(database: &Database, containers: &[ContainerUuid]) -> Result<Vec<Self>> {
+        type Row = (String, String, String, String, Option<PrimitiveDateTime>);
+        let mut all = Vec::new();
+        for some in containers.chunks(UUIDS_AT_ONCE) {
+            let rows: Vec<Row> = idempotent(|| async {
+                let mut query: QueryBuilder<MySql> = QueryBuilder::new(
+                    "SELECT a.container_uuid, a.request_id, a.action, e.event, e.start_time FROM container_actions a \
+                     JOIN container_actions_events e ON e.action_id = a.id \
+                     WHERE a.finish_time IS NULL AND e.finish_time IS NULL AND a.action <> 'commit' \
+                     AND a.request_id IS NOT NULL AND e.event IS NOT NULL AND a.container_uuid IN (",
+                );
+                push_uuids(&mut query, some);
+                query.push(") ORDER BY a.id, e.id");
+                Ok(query.build_query_as().fetch_all(database).await?)
+            })
+            .await?;
+            let unfinished = |(container, request_id, action, event, started): Row| {
+                Some(Self { container: container.parse().ok()?, request_id, action, event, started })
+            };
+            all.extend(rows.into_iter().filter_map(unfinished));
+        }
+        Ok(all)
     }
 }
 

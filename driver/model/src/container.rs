@@ -14,7 +14,7 @@ use crate::uuid::ContainerUuid;
 use crate::{versioned, wire_cpu, wire_json, wire_time};
 
 /// Identifiers that one statement asks for.
-const UUIDS_AT_ONCE: usize = 500;
+pub(crate) const UUIDS_AT_ONCE: usize = 500;
 
 /// What a row of the table is (`container_type` of `zun/common/consts.py`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -286,10 +286,7 @@ impl Container {
             let rows: Vec<(String, Option<String>)> = idempotent(|| async {
                 let mut query: QueryBuilder<MySql> =
                     QueryBuilder::new("SELECT uuid, host FROM container WHERE uuid IN (");
-                let mut list = query.separated(", ");
-                for uuid in some {
-                    list.push_bind(uuid.to_string());
-                }
+                push_uuids(&mut query, some);
                 query.push(")");
                 Ok(query.build_query_as().fetch_all(database).await?)
             })
@@ -331,6 +328,14 @@ impl Container {
     /// What this row is; none for a number that is not known.
     pub fn kind(&self) -> Option<ContainerType> {
         ContainerType::of_number(self.container_type)
+    }
+}
+
+/// Adds the items of a list.
+pub(crate) fn push_uuids(query: &mut QueryBuilder<MySql>, uuids: &[ContainerUuid]) {
+    let mut list = query.separated(", ");
+    for uuid in uuids {
+        list.push_bind(uuid.to_string());
     }
 }
 

@@ -46,9 +46,9 @@ pub async fn remove(options: &Options, uuid: Uuid) -> Result<()> {
     networking::unplug(&attachments).await;
     networking::release(&neutron, &attachments).await?;
     let owner = port_owner_of(container);
-    let strays = networking::strays(&neutron, &owner.id, &[]).await?;
+    let strays = networking::strays(&neutron, &owner, &[]).await?;
     networking::reclaim(&neutron, &owner, &strays).await?;
-    networking::exposed_ports::close(&neutron, container).await?;
+    networking::exposed_ports::close(&neutron, container, owner.owned()).await?;
     placement.delete_allocations(&owner.id).await?;
     Ok(sandbox.delete().await?)
 }
@@ -92,7 +92,7 @@ mod tests {
         options.kata.state_path = folder.path().to_owned();
         assert_eq!(debts(&options).unwrap(), "");
         let container = ContainerUuid(Uuid::new_v4());
-        let all = Belongings::of(container, Vec::new(), &[]).unwrap();
+        let all = Belongings::of(container, "p".into(), Vec::new(), &[]).unwrap();
         let belongings = Belongings { sandbox: false, security_group: false, ..all };
         let debt = Debt { belongings, since: OffsetDateTime::UNIX_EPOCH, reason: "Neutron is away".into() };
         Debts::open(folder.path().join("debts")).unwrap().write(container, &debt).unwrap();

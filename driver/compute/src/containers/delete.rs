@@ -32,7 +32,7 @@ pub async fn delete<W: World>(
     }
     let deleting = Changes::status(Status::Deleting);
     let begun = core.executor.begin(request, &mut row, &DELETE, deleting).await?;
-    match core.provision.unmake(&row, &[], thoroughness).await {
+    match until_answered(|| core.provision.unmake(&row, &[], thoroughness)).await {
         Ok(()) => until_answered(|| core.executor.rows().destroy(&row)).await,
         Err(e) => {
             let changes = as_far_as_it_went(core, &row, &e).await;

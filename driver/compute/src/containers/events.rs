@@ -16,12 +16,12 @@ use super::patience::until_answered;
 use super::provision::{Provision, Thoroughness};
 use super::rebuild::rebuild;
 use super::start::{bring_up, start, start_again};
-use super::stop::{kill, pause, reboot, stop, unpause};
+use super::stop::{begun_signal, kill, pause, reboot, stop, unpause};
 use super::{capsule, create, delete};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::executor::NOBODY;
-use crate::lifecycle::{AfterEnd, Decision, Event, Observed, SIGKILL, decide};
+use crate::lifecycle::{AfterEnd, Decision, Event, Observed, decide};
 use crate::rows::Rows;
 use crate::turns::Turn;
 
@@ -256,6 +256,11 @@ fn capsule_ended(observed: &Observed) -> Changes {
     }
 }
 
+/// Whether [`resume`] leaves it as far as it has come.
+pub fn is_mended(task: TaskState) -> bool {
+    matches!(task, TaskState::NetworkAttaching | TaskState::NetworkDetaching)
+}
+
 /// Whether what was interrupted is done again by [`resume`], or else taken back.
 pub fn is_done_again(row: &Container, task: TaskState) -> bool {
     match task {
@@ -303,7 +308,10 @@ async fn resume<W: World>(
         TaskState::ContainerRebooting => reboot(core, NOBODY, row, grace, &turn).await,
         TaskState::ContainerPausing => pause(core, NOBODY, row).await,
         TaskState::ContainerUnpausing => unpause(core, NOBODY, row).await,
-        TaskState::ContainerKilling => kill(core, NOBODY, row, SIGKILL).await,
+        TaskState::ContainerKilling => {
+            let signal = begun_signal(core, &row);
+            kill(core, NOBODY, row, signal).await
+        }
         TaskState::SgAdding
         | TaskState::SgRemoving
         | TaskState::NetworkAttaching

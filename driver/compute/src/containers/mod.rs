@@ -20,8 +20,9 @@ mod undo;
 
 pub use self::core::{Core, CorePolicy, World, background_span};
 pub use events::handle_all;
+pub use patience::until_answered;
 pub use provision::{Provision, Thoroughness, Volume, Wanted};
-pub use recovery::{Recovery, look_again, recover};
+pub use recovery::{Recovery, outlived_names, recover};
 pub use refusal::refuse_creation;
 pub use requests::{Lifecycle, Request, begin_change};
 pub use sync::synchronise;

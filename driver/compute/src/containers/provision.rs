@@ -71,8 +71,12 @@ pub trait Provision: Clone + Send + Sync + 'static {
         asked: &[i32],
         thoroughness: Thoroughness,
     ) -> impl Future<Output = Result<()>> + Send;
-    /// The same of one whose row is gone. What cannot be given back is remembered.
-    fn unmake_gone(&self, uuid: ContainerUuid, asked: &[i32]) -> impl Future<Output = Result<()>> + Send;
+    /// Gives back what others have made for one that no host has begun to make. What cannot be given back is remembered.
+    fn give_back_unbegun(
+        &self,
+        uuid: ContainerUuid,
+        asked: &[i32],
+    ) -> impl Future<Output = Result<()>> + Send;
     /// Connects its volumes to this host.
     fn disks(
         &self,

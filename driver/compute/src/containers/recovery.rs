@@ -5,21 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Container, ContainerUuid, Unfinished};
+use model::{Addresses, Container, ContainerUuid, Json, Status, Unfinished};
 use sandbox::SandboxStatus;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tracing::Instrument;
 
 use super::core::{Core, World, background_span};
-use super::events::{decide_upon, follow, is_done_again};
+use super::events::{decide_upon, follow, is_done_again, is_mended};
 use super::patience::until_answered;
 use super::provision::Provision;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::host_names::HostNames;
 use crate::lifecycle::{Decision, Event};
-use crate::rows::{Rows, SERVICE_DOWN_TIME};
+use crate::rows::Rows;
 use crate::turns::{Ticket, Turn};
 
 /// What has become of what was interrupted.
@@ -55,11 +55,7 @@ impl Recovery {
         let hosts = core.executor.rows().hosts_of(&here).await?;
         let orphans = here.iter().filter(|uuid| !hosts.contains_key(uuid)).copied().collect();
         rows.extend(under_other_names(core, names, &hosts).await?);
-        let mut unfinished: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for action in core.executor.rows().unfinished().await? {
-            unfinished.entry(action.container).or_default().push(action);
-        }
-        Ok(Self { unfinished, ..Self::of(core, rows, written, orphans, names) })
+        Self::of(core, rows, written, orphans, names).await
     }
 
     /// Finds this host's containers whose rows still name another host. When the service started, that host counted as live: its
@@ -69,18 +65,23 @@ impl Recovery {
         let here: Vec<ContainerUuid> = written.keys().copied().collect();
         let hosts = core.executor.rows().hosts_of(&here).await?;
         let rows = under_other_names(core, names, &hosts).await?;
-        Ok(Self::of(core, rows, written, Vec::new(), names))
+        Self::of(core, rows, written, Vec::new(), names).await
     }
 
-    fn of<W: World>(
+    async fn of<W: World>(
         core: &Core<W>,
         rows: Vec<Container>,
         written: BTreeMap<ContainerUuid, SandboxStatus>,
         orphans: Vec<ContainerUuid>,
         names: &HostNames,
-    ) -> Self {
+    ) -> Result<Self> {
+        let uuids: Vec<_> = rows.iter().map(|row| row.uuid).collect();
+        let mut unfinished: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for action in core.executor.rows().unfinished(&uuids).await? {
+            unfinished.entry(action.container).or_default().push(action);
+        }
         let rows = rows.into_iter().map(|row| (core.turns.place(row.uuid), row)).collect();
-        Self { rows, unfinished: BTreeMap::new(), written, orphans, host: names.now.clone() }
+        Ok(Self { rows, unfinished, written, orphans, host: names.now.clone() })
     }
 
     /// The containers that were found.
@@ -116,6 +117,21 @@ async fn under_other_names<W: World>(
     Ok(rows)
 }
 
+/// Former names of this host of which nothing is left, and those that another host has been given: what runs there is not to be
+/// taken for this host's. It is asked when no heartbeat of this host's own can be the last under such a name.
+pub async fn outlived_names<W: World>(core: &Core<W>, names: &HostNames) -> Result<Vec<String>> {
+    let here: Vec<ContainerUuid> = core.engine.survey()?.into_keys().collect();
+    let (all, mut outlived) = (core.executor.rows(), Vec::new());
+    let hosts = all.hosts_of(&here).await?;
+    for former in &names.former {
+        let has_sandboxes = elsewhere(&hosts, &names.now).iter().any(|(_, host)| host == former);
+        if !has_sandboxes && (all.is_served(former).await? || all.list_on(former).await?.is_empty()) {
+            outlived.push(former.clone());
+        }
+    }
+    Ok(outlived)
+}
+
 /// Sandboxes of this host whose rows name another. A row without a host is one whose creation failed, and is left out.
 fn elsewhere<'a>(
     hosts: &'a BTreeMap<ContainerUuid, Option<String>>,
@@ -134,38 +150,39 @@ pub fn recover<W: World>(core: &Arc<Core<W>>, mut recovery: Recovery) {
         let written = recovery.written.get(&uuid).cloned().unwrap_or(SandboxStatus::Absent);
         let (core, looks, host) = (Arc::clone(core), Arc::clone(&looks), Arc::clone(&host));
         let unfinished = recovery.unfinished.remove(&uuid).unwrap_or_default();
+        let said = unfinished.last().and_then(|last| said_by(&row, last));
         let work = async move {
             let recovered = recover_one(&core, ticket, row, written, &looks, &host).await;
             if let Err(e) = &recovered {
                 tracing::error!(error = %e, "a container could not be recovered");
             }
-            end_actions(&core, &unfinished, recovered);
+            let result = match recovered {
+                Ok(Recovered::DoneAgain) => Ok(()),
+                Ok(Recovered::Otherwise) => said.unwrap_or(Err(Error::Interrupted)),
+                Err(e) => Err(e),
+            };
+            end_actions(&core, &unfinished, result);
         };
         tokio::spawn(work.instrument(background_span(uuid)));
     }
 }
 
-/// Ends the actions whose events were open when the service ended. The last of them was under way: it has been done again, or taken
-/// back.
-fn end_actions<W: World>(core: &Core<W>, unfinished: &[Unfinished], recovered: Result<Recovered>) {
-    let mut last = match recovered {
-        Ok(Recovered::DoneAgain) => Ok(()),
-        Ok(Recovered::Otherwise) => Err(Error::Interrupted),
-        Err(e) => Err(e),
-    };
-    for Unfinished { container, request_id, action, event } in unfinished.iter().rev() {
+/// How the last action went, by what the row says: its end was written there, and in its history no more.
+fn said_by(row: &Container, last: &Unfinished) -> Option<Result<()>> {
+    let is_written = row.updated_at.zip(last.started).is_some_and(|(written, started)| written >= started);
+    let is_over = row.task_state.is_none() && is_written;
+    is_over.then(|| match row.status {
+        Status::Error => Err(Error::Conflict(row.status_reason.clone().unwrap_or_default())),
+        _ => Ok(()),
+    })
+}
+
+/// Ends the actions whose events were open when the service ended. The last of them was under way.
+fn end_actions<W: World>(core: &Core<W>, unfinished: &[Unfinished], mut last: Result<()>) {
+    for Unfinished { container, request_id, action, event, .. } in unfinished.iter().rev() {
         let result = std::mem::replace(&mut last, Err(Error::Interrupted));
         core.executor.event_finished(request_id, *container, event, &result);
         core.executor.finish(request_id, *container, action, &result);
-    }
-}
-
-/// Takes over what was left to a host that seemed to live, once it is known whether it does.
-pub async fn look_again<W: World>(core: Arc<Core<W>>, names: HostNames) {
-    sleep(SERVICE_DOWN_TIME + FIRST_PAUSE).await;
-    match until_answered(|| Recovery::of_other_names(&core, &names)).await {
-        Ok(found) => recover(&core, found),
-        Err(e) => tracing::error!(error = %e, "containers under other names of this host are not looked for"),
     }
 }
 
@@ -224,10 +241,25 @@ async fn recover_one<W: World>(
         };
         decide_upon(core, &row, &status, Event::ServiceStarted)?
     };
-    let recovered = match decision {
-        Decision::Resume(task) if is_done_again(&row, task) => Recovered::DoneAgain,
-        _ => Recovered::Otherwise,
+    let (uuid, addresses) = (row.uuid, row.addresses.clone());
+    let (is_done_again, is_mended) = match decision {
+        Decision::Resume(task) => (is_done_again(&row, task), is_mended(task)),
+        _ => (false, false),
     };
     Box::pin(follow(core, row, &observed, decision, turn)).await?;
-    Ok(recovered)
+    if is_done_again || is_mended && has_other_addresses(core, uuid, addresses).await? {
+        Ok(Recovered::DoneAgain)
+    } else {
+        Ok(Recovered::Otherwise)
+    }
+}
+
+/// Whether an interface that came or went has come, or gone, after all.
+async fn has_other_addresses<W: World>(
+    core: &Core<W>,
+    uuid: ContainerUuid,
+    before: Option<Json<Addresses>>,
+) -> Result<bool> {
+    let row = until_answered(|| core.executor.rows().find(uuid)).await?;
+    Ok(row.is_some_and(|row| row.addresses != before))
 }

@@ -4,7 +4,7 @@ use model::{Changes, Container, ContainerUuid, Status};
 
 use super::core::{Core, World};
 use super::patience::until_answered;
-use super::provision::{Provision, Thoroughness};
+use super::provision::Provision;
 use crate::creations::{Creations, Taken};
 use crate::engine::Engine;
 use crate::error::Result;
@@ -33,15 +33,12 @@ async fn refuse_unbegun<W: World>(
             if row.status == Status::Creating {
                 core.executor.write(&mut row, Changes::error(reason)).await;
             }
-            let _place = creations.refusal().await;
-            until_answered(|| core.provision.unmake(&row, volumes, Thoroughness::Debts)).await
         }
-        None if is_nothing_here(core, *uuid) => {
-            let _place = creations.refusal().await;
-            until_answered(|| core.provision.unmake_gone(*uuid, volumes)).await
-        }
-        Some(_) | None => Ok(()),
+        None if is_nothing_here(core, *uuid) => {}
+        Some(_) | None => return Ok(()),
     }
+    let _place = creations.refusal().await;
+    until_answered(|| core.provision.give_back_unbegun(*uuid, volumes)).await
 }
 
 /// Whether no host has begun to make it. One that is in error may have been refused already.
@@ -55,19 +52,9 @@ pub fn is_nothing_here<W: World>(core: &Core<W>, uuid: ContainerUuid) -> bool {
     matches!(core.engine.find_record(uuid), Ok(None))
 }
 
-/// A creation that its host cannot begin is in error. The caller has its turn, and the row is as it is now.
-pub async fn refuse<W: World>(core: &Core<W>, row: &mut Container, volumes: &[i32], reason: &str) {
-    core.executor.write(row, Changes::error(reason)).await;
-    log_failure(core.provision.unmake(row, volumes, Thoroughness::Debts).await);
-}
-
-/// Gives back what was made for a creation whose row its user has deleted before any host had it.
-pub async fn give_back_gone<W: World>(core: &Core<W>, uuid: ContainerUuid, volumes: &[i32]) {
-    log_failure(core.provision.unmake_gone(uuid, volumes).await);
-}
-
-fn log_failure(given: Result<()>) {
-    if let Err(e) = given {
+/// Gives back what others have made for a creation that its host does not begin. The caller has its turn.
+pub async fn give_back_unbegun<W: World>(core: &Core<W>, uuid: ContainerUuid, volumes: &[i32]) {
+    if let Err(e) = until_answered(|| core.provision.give_back_unbegun(uuid, volumes)).await {
         tracing::error!(error = %e, "something of a creation that is refused is left behind");
     }
 }

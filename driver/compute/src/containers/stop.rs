@@ -62,6 +62,11 @@ pub async fn kill<W: World>(
     mut row: Container,
     signal: u32,
 ) -> Result<()> {
+    // What a signal that is interrupted is sent again as.
+    let own = (signal != SIGKILL).then_some(signal);
+    if let Err(e) = core.update_record(row.uuid, |record| std::mem::replace(&mut record.signal, own) != own) {
+        tracing::warn!(error = %e, "the signal is not recorded");
+    }
     let begun = core.executor.begin(request, &mut row, &KILL, Changes::default()).await?;
     let killed = send_signal(core, &row, signal).await;
     core.executor.settle(begun, &mut row, killed).await?;
@@ -118,6 +123,12 @@ async fn kill_process<W: World>(core: &Core<W>, uuid: model::ContainerUuid, proc
     } else if tokio::time::timeout(KILL_TIMEOUT, core.engine.wait(uuid, process)).await.is_err() {
         tracing::warn!("a process does not end: its sandbox is ended");
     }
+}
+
+/// The signal that was being sent to a container when the service ended.
+pub fn begun_signal<W: World>(core: &Core<W>, row: &Container) -> u32 {
+    let record = core.engine.find_record(row.uuid).ok().flatten();
+    record.and_then(|record| record.signal).unwrap_or(SIGKILL)
 }
 
 async fn send_signal<W: World>(core: &Core<W>, row: &Container, signal: u32) -> Result<Changes> {

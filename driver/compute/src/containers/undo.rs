@@ -3,15 +3,14 @@
 use model::{Addresses, Changes, Container, Status};
 
 use super::core::{Core, World};
+use super::patience::until_answered;
 use super::provision::{Provision, Thoroughness};
 use crate::error::Error;
 use crate::rows::Rows;
 
-/// Takes away what there is of a container, and gives what its row says then. One that no host has does not come here again to be
-/// deleted: what is left of it is remembered.
+/// Takes away what there is of a container, and gives what its row says then. What cannot be given back is remembered.
 pub async fn undone<W: World>(core: &Core<W>, row: &Container, asked: &[i32], error: &Error) -> Changes {
-    let thoroughness = if row.host.is_some() { Thoroughness::All } else { Thoroughness::Debts };
-    let left = core.provision.unmake(row, asked, thoroughness).await;
+    let left = until_answered(|| core.provision.unmake(row, asked, Thoroughness::Debts)).await;
     if let Err(left) = &left {
         tracing::error!(error = %left, "something of a creation is left behind");
     }

@@ -71,11 +71,14 @@ pub async fn follow_changes(
         }
         SandboxStatus::Live(_) | SandboxStatus::Over(_) | SandboxStatus::Absent => {}
     }
-    let strays = networking::strays(&interfaces.neutron, &owner.id, &record.attachments).await?;
+    let strays = networking::strays(&interfaces.neutron, owner, &record.attachments).await?;
     if let SandboxStatus::Live(_) = status {
         detach_strays(&sandbox, &record, &strays).await?;
     }
-    networking::reclaim(&interfaces.neutron, owner, &strays).await?;
+    // What is left is reclaimed the next time: it keeps no change of the container's own ports from being followed.
+    if let Err(e) = networking::reclaim(&interfaces.neutron, owner, &strays).await {
+        tracing::warn!(error = %e, "a port that an attachment has left is not given back yet");
+    }
     let (mut gone, mut has_changed) = (Vec::new(), false);
     for attachment in std::mem::take(&mut record.attachments) {
         match fate(interfaces, uuid, &attachment).await? {

@@ -23,7 +23,7 @@ pub async fn mend(interfaces: &Interfaces, uuid: ContainerUuid, owner: &PortOwne
         record.attachments.retain(|one| there.iter().any(|slot| slot.device == one.nic.mac));
         engine.write_record(uuid, &record)?;
     }
-    let strays = networking::strays(&interfaces.neutron, &owner.id, &record.attachments).await?;
+    let strays = networking::strays(&interfaces.neutron, owner, &record.attachments).await?;
     if runs {
         detach_strays(&sandbox, &record, &strays).await?;
         interfaces.tell_guest(uuid, &record).await?;

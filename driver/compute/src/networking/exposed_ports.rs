@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use cloud::Neutron;
+use cloud::{Neutron, Owned};
 use model::{Container, ContainerUuid};
 use serde_json::Value;
 
@@ -55,8 +55,8 @@ pub async fn open(
 }
 
 /// Removes the group, which no port may have any more. Idempotent: succeeds if there is none.
-pub async fn close(neutron: &Neutron, owner: ContainerUuid) -> Result<()> {
-    for group in neutron.security_groups_named(&name(owner)).await? {
+pub async fn close(neutron: &Neutron, container: ContainerUuid, owned: Owned<'_>) -> Result<()> {
+    for group in neutron.security_groups_named(&name(container), owned).await? {
         neutron.delete_security_group(&group).await?;
     }
     Ok(())

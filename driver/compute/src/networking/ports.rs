@@ -1,6 +1,6 @@
 //! Neutron ports: made or taken for a sandbox, and given back.
 
-use cloud::{Neutron, NewPort, Port};
+use cloud::{Neutron, NewPort, Owned, Port};
 use model::RequestedNetwork;
 use serde_json::json;
 
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 pub struct PortOwner {
     /// The identifier of the sandbox, `device_id`.
     pub id: String,
-    /// The project that owns what is made.
+    /// The project that owns what is made; empty where it is not known.
     pub project: String,
     /// What kind of thing has them, `device_owner`.
     pub kind: &'static str,
@@ -21,6 +21,13 @@ pub struct PortOwner {
     pub port_name: String,
     /// Security groups in place of the project's default.
     pub security_groups: Vec<String>,
+}
+
+impl PortOwner {
+    /// Whose its ports and security groups are.
+    pub fn owned(&self) -> Owned<'_> {
+        if self.project.is_empty() { Owned::ByAnybody } else { Owned::By(&self.project) }
+    }
 }
 
 /// Makes or takes a port for each network. If one fails, those before it are given back.
@@ -103,8 +110,8 @@ fn new_port(owner: &PortOwner, host: &str, requested: &RequestedNetwork) -> NewP
 }
 
 /// Ports of a container that are in none of its attachments: something was interrupted, or its record is lost.
-pub async fn strays(neutron: &Neutron, owner: &str, attachments: &[Attachment]) -> Result<Vec<Port>> {
-    let ports = neutron.ports_of(owner).await?.into_iter();
+pub async fn strays(neutron: &Neutron, owner: &PortOwner, attachments: &[Attachment]) -> Result<Vec<Port>> {
+    let ports = neutron.ports_of(&owner.id, owner.owned()).await?.into_iter();
     Ok(ports.filter(|port| attachments.iter().all(|known| known.port != port.id)).collect())
 }
 

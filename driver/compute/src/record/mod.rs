@@ -46,6 +46,9 @@ pub struct SandboxRecord {
     /// Whether somebody has asked it to end: its restart policy has no say in that end.
     #[serde(default)]
     pub is_stopped: bool,
+    /// The signal that is being sent, if it is not SIGKILL.
+    #[serde(default)]
+    pub signal: Option<u32>,
     /// Whether it is being deleted by force.
     #[serde(default)]
     pub is_forced: bool,
@@ -77,6 +80,7 @@ impl SandboxRecord {
             pinning: None,
             is_made: false,
             is_stopped: false,
+            signal: None,
             is_forced: false,
             regrouping: None,
             regrouped: None,

@@ -44,8 +44,9 @@ impl Rows for FakeWorld {
         self.call(|state| state.rows.values().filter(of_it).cloned().collect()).await
     }
 
-    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
-        self.call(|state| state.unfinished()).await
+    async fn unfinished(&self, uuids: &[ContainerUuid]) -> Result<Vec<Unfinished>> {
+        let of_them = |one: &Unfinished| uuids.contains(&one.container);
+        self.call(|state| state.unfinished().into_iter().filter(of_them).collect()).await
     }
 
     async fn hosts_of(&self, uuids: &[ContainerUuid]) -> Result<BTreeMap<ContainerUuid, Option<String>>> {
@@ -248,6 +249,14 @@ impl FakeWorld {
         }
     }
 
+    async fn give_back_later(&self, uuid: ContainerUuid) -> Result<()> {
+        if self.give_back(uuid).await.is_err() {
+            self.unless_over().await;
+            self.state().debts.insert(uuid);
+        }
+        Ok(())
+    }
+
     async fn give_back(&self, uuid: ContainerUuid) -> Result<()> {
         self.release(uuid).await?;
         let ports = self.call(|state| state.ports.remove(&uuid)).await.map(drop);
@@ -304,16 +313,17 @@ impl Provision for FakeWorld {
     async fn unmake(&self, row: &Container, _: &[i32], thoroughness: Thoroughness) -> Result<()> {
         match thoroughness {
             Thoroughness::All => self.give_back(row.uuid).await,
-            Thoroughness::Debts => self.unmake_gone(row.uuid, &[]).await,
+            Thoroughness::Debts => {
+                // The volumes of its row are asked for first.
+                self.call(|_| ()).await?;
+                self.give_back_later(row.uuid).await
+            }
         }
     }
 
-    async fn unmake_gone(&self, uuid: ContainerUuid, _: &[i32]) -> Result<()> {
-        if self.give_back(uuid).await.is_err() {
-            self.unless_over().await;
-            self.state().debts.insert(uuid);
-        }
-        Ok(())
+    async fn give_back_unbegun(&self, uuid: ContainerUuid, _: &[i32]) -> Result<()> {
+        self.call(|_| ()).await?;
+        self.give_back_later(uuid).await
     }
 
     async fn disks(&self, _: &Container, _: &SandboxRecord) -> Result<Vec<VolumeDisk>> {

@@ -231,6 +231,7 @@ impl Simulation {
             request_id: id.clone(),
             action: action.to_owned(),
             event: String::new(),
+            started: None,
         };
         self.world.state().asked.push(asked);
         match self.core.turns.enter(uuid, what.urgency()) {

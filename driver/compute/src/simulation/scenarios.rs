@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use super::fakes::HOST;
 use super::world::{FakeSandbox, FakeWorld};
 use super::{Simulation, row, uuid};
-use crate::containers::{Recovery, inspect, refuse_creation};
+use crate::containers::{Recovery, inspect, outlived_names, refuse_creation};
 use crate::creations::{Creations, Taken};
 use crate::host_names::HostNames;
 use crate::lifecycle::Event;
@@ -57,6 +57,36 @@ async fn a_container_is_taken_over_from_a_former_name_and_from_no_live_host() {
         let later = Recovery::of_other_names(&simulation.core, &names).await.unwrap();
         let is_ours_later = host != Some(HOST) && (is_here || host == Some(FORMER));
         assert_eq!(later.containers().contains(&container), is_ours_later, "{what}, later");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_former_name_is_forgotten_once_nothing_is_left_of_it_or_another_host_has_it() {
+    let names = HostNames { now: HOST.into(), former: BTreeSet::from([FORMER.into()]) };
+    // Whether it is served, whether a row names it, and whether that row's sandbox is here; whether it is forgotten.
+    let cases = [
+        (false, false, false, true),
+        (false, true, false, false),
+        (false, true, true, false),
+        (true, true, false, true),
+        (true, true, true, false),
+    ];
+    for (is_served, has_row, is_here, is_forgotten) in cases {
+        let simulation = Simulation::start(FakeWorld::new(1)).await;
+        {
+            let mut state = simulation.world.state();
+            let mut row = row(uuid(1), false, false, false);
+            row.host = Some(FORMER.into());
+            if is_here {
+                let record = Some(FakeWorld::new_record(&row));
+                state.sandboxes.insert(uuid(1), FakeSandbox { record, ..FakeSandbox::default() });
+            }
+            state.rows.extend(has_row.then_some((uuid(1), row)));
+            state.served.extend(is_served.then(|| FORMER.to_owned()));
+        }
+        let outlived = outlived_names(&simulation.core, &names).await.unwrap();
+        let what = format!("served: {is_served}, row: {has_row}, here: {is_here}");
+        assert_eq!(outlived.contains(&FORMER.to_owned()), is_forgotten, "{what}");
     }
 }
 

@@ -145,12 +145,32 @@ impl Provision for Provisioner {
     }
 
     async fn unmake(&self, row: &Container, asked: &[i32], thoroughness: Thoroughness) -> Result<()> {
-        let containers = containers_of(self.rows.database(), row).await?;
-        self.give_back_all(row.uuid, &containers, &port_owner(row), asked, thoroughness).await
+        let (database, owner) = (self.rows.database(), port_owner(row));
+        let containers = containers_of(database, row).await?;
+        let mut mappings = self.volumes.mappings_of(&containers).await?;
+        mappings.extend(VolumeMapping::unmapped(database, asked).await?);
+        let attachments = self.give_back.attachments(row.uuid);
+        let mut belongings = Belongings::of(row.uuid, owner.project.clone(), attachments, &mappings)?;
+        if let Err(e) = self.give_back.all(&mut belongings, &owner).await {
+            match thoroughness {
+                Thoroughness::All => return Err(e),
+                Thoroughness::Debts => self.give_back.remember(belongings, &e).await?,
+            }
+        }
+        if !mappings.is_empty() {
+            self.volumes.forget(&containers).await?;
+        }
+        Ok(VolumeMapping::destroy_unmapped(database, asked).await?)
     }
 
-    async fn unmake_gone(&self, uuid: ContainerUuid, asked: &[i32]) -> Result<()> {
-        self.give_back_all(uuid, &[uuid], &port_owner_of(uuid), asked, Thoroughness::Debts).await
+    async fn give_back_unbegun(&self, uuid: ContainerUuid, asked: &[i32]) -> Result<()> {
+        let database = self.rows.database();
+        let mappings = VolumeMapping::unmapped(database, asked).await?;
+        let mut belongings = Belongings::of_unbegun(uuid, &mappings)?;
+        if let Err(e) = self.give_back.all(&mut belongings, &port_owner_of(uuid)).await {
+            self.give_back.remember(belongings, &e).await?;
+        }
+        Ok(VolumeMapping::destroy_unmapped(database, asked).await?)
     }
 
     async fn disks(&self, row: &Container, record: &SandboxRecord) -> Result<Vec<VolumeDisk>> {
@@ -184,30 +204,6 @@ impl Provision for Provisioner {
 type Prepared = (SandboxRecord, Vec<VolumeMapping>, Changes, BTreeSet<ExposedPort>);
 
 impl Provisioner {
-    /// Gives back what these containers have, which are one sandbox, and the volumes that were `asked` for them.
-    async fn give_back_all(
-        &self,
-        uuid: ContainerUuid,
-        containers: &[ContainerUuid],
-        owner: &PortOwner,
-        asked: &[i32],
-        thoroughness: Thoroughness,
-    ) -> Result<()> {
-        let mut mappings = self.volumes.mappings_of(containers).await?;
-        mappings.extend(VolumeMapping::unmapped(self.rows.database(), asked).await?);
-        let mut belongings = Belongings::of(uuid, self.give_back.attachments(uuid), &mappings)?;
-        if let Err(e) = self.give_back.all(&mut belongings, owner).await {
-            match thoroughness {
-                Thoroughness::All => return Err(e),
-                Thoroughness::Debts => self.give_back.remember(belongings, &e).await?,
-            }
-        }
-        if !mappings.is_empty() {
-            self.volumes.forget(containers).await?;
-        }
-        Ok(VolumeMapping::destroy_unmapped(self.rows.database(), asked).await?)
-    }
-
     async fn new_container(&self, wanted: &Wanted, row: &mut Container, turn: &Turn) -> Result<Prepared> {
         let mappings = self.accepted(row.uuid, wanted).await?;
         let disk = (row.disk.unwrap_or(0) == 0).then_some(self.options.default.default_disk);
