@@ -154,6 +154,31 @@ async fn a_refused_creation_says_so_while_others_are_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_interrupted_signal_is_sent_again_as_what_it_was() {
+    const SIGHUP: u32 = 1;
+    for (signal, status) in [(Some(SIGHUP), Status::Running), (None, Status::Stopped)] {
+        let mut simulation = Simulation::start(FakeWorld::new(1)).await;
+        let container = uuid(1);
+        let created = simulation.creation(container);
+        simulation.submit(container, created);
+        while simulation.under_way.join_next().await.is_some() {}
+        {
+            let mut state = simulation.world.state();
+            state.rows.get_mut(&container).unwrap().task_state = Some("container_killing".into());
+            let sandbox = state.sandboxes.get_mut(&container).unwrap();
+            sandbox.record.as_mut().unwrap().signal = signal;
+            let run = sandbox.run.as_mut().unwrap();
+            (run.ignores_term, run.ends) = (true, None);
+        }
+        simulation.die().await;
+        let _turn = simulation.core.turns.internal(container).await;
+        let state = simulation.world.state();
+        let row = &state.rows[&container];
+        assert_eq!((row.task_state.as_deref(), row.status), (None, status), "{signal:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_looks_writes_nothing() {
     let mut simulation = Simulation::start(FakeWorld::new(1)).await;
     let container = uuid(1);
