@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::Database;
-use tokio::sync::watch;
+use model::{ContainerUuid, Database};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::Instrument;
@@ -31,6 +31,11 @@ const REPORT_MAX: Duration = Duration::from_secs(60);
 /// Longest run of a task: one that takes longer is given up, and done anew when it is due. A collection of images goes on beside
 /// the next.
 const RUN_MAX: Duration = Duration::from_secs(600);
+
+/// Containers on which a task works at one time: each asks other services, and after an outage all may have work.
+const PLACES: usize = 64;
+
+type Places = Arc<Semaphore>;
 
 /// Whom the tasks are for.
 pub struct Periodic {
@@ -74,7 +79,7 @@ impl Periodic {
         running
     }
 
-    async fn run(&self, task: Task) -> Result<()> {
+    async fn run(&self, task: Task, places: &Places) -> Result<()> {
         match task {
             Task::Heartbeat => Ok(beat(&self.beats, &self.options).await?),
             Task::Report => {
@@ -82,8 +87,8 @@ impl Periodic {
                 self.resources.report().await
             }
             Task::States => synchronise(&self.core).await,
-            Task::Ports => follow_ports(&self.core, &self.interfaces).await,
-            Task::Debts => pay_debts(&self.core, &self.give_back).await,
+            Task::Ports => follow_ports(&self.core, &self.interfaces, places).await,
+            Task::Debts => pay_debts(&self.core, &self.give_back, places).await,
             Task::Images => {
                 let images = self.images.clone();
                 let collected = tokio::task::spawn_blocking(move || admin::collect(&images)).await;
@@ -112,6 +117,7 @@ enum Task {
 
 /// Runs a task at each tick until the service stops. It does not overlap with itself.
 async fn repeat(tasks: Arc<Periodic>, task: Task, period: Duration, mut stop: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(PLACES));
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -119,7 +125,7 @@ async fn repeat(tasks: Arc<Periodic>, task: Task, period: Duration, mut stop: wa
             _ = ticks.tick() => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        match timeout(RUN_MAX, tasks.run(task)).await {
+        match timeout(RUN_MAX, tasks.run(task, &places)).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::error!(?task, error = %e, "a periodic task failed"),
             Err(_) => tracing::error!(?task, "a periodic task took longer than {} s", RUN_MAX.as_secs()),
@@ -127,23 +133,17 @@ async fn repeat(tasks: Arc<Periodic>, task: Task, period: Duration, mut stop: wa
     }
 }
 
-/// Lets each container whose ports have changed follow them, in its turn. One on which somebody works is left for the next time.
-async fn follow_ports(core: &Arc<Core<Zun>>, interfaces: &Interfaces) -> Result<()> {
+/// Lets each container whose ports have changed follow them.
+async fn follow_ports(core: &Arc<Core<Zun>>, interfaces: &Interfaces, places: &Places) -> Result<()> {
     for uuid in interfaces.differing().await? {
-        let Some(turn) = core.turns.if_idle(uuid) else { continue };
-        let (core, interfaces) = (Arc::clone(core), interfaces.clone());
-        let follow = async move {
-            let _turn = turn;
-            if let Err(e) = follow_one(&core, &interfaces, uuid).await {
-                tracing::error!(error = %e, "changes of ports are not followed");
-            }
-        };
-        tokio::spawn(follow.instrument(background_span(uuid)));
+        let (of, interfaces) = (Arc::clone(core), interfaces.clone());
+        let follow = async move { follow_one(&of, &interfaces, uuid).await };
+        in_turn(core, places, uuid, "changes of ports are not followed", follow).await;
     }
     Ok(())
 }
 
-async fn follow_one(core: &Core<Zun>, interfaces: &Interfaces, uuid: model::ContainerUuid) -> Result<()> {
+async fn follow_one(core: &Core<Zun>, interfaces: &Interfaces, uuid: ContainerUuid) -> Result<()> {
     let Some(mut row) = core.executor.rows().find(uuid).await? else { return Ok(()) };
     if row.task_state.is_some() || row.host.as_deref() != Some(interfaces.engine.hostname()) {
         return Ok(());
@@ -158,27 +158,39 @@ async fn follow_one(core: &Core<Zun>, interfaces: &Interfaces, uuid: model::Cont
     }
 }
 
-/// Lets each debt be paid by itself, in the turn of its container: that of one cannot keep others waiting. What a host has a row of
-/// is not a debt.
-async fn pay_debts(core: &Arc<Core<Zun>>, give_back: &GiveBack) -> Result<()> {
+/// Lets each debt be paid. What a host has a row of is not a debt.
+async fn pay_debts(core: &Arc<Core<Zun>>, give_back: &GiveBack, places: &Places) -> Result<()> {
     for (uuid, debt) in give_back.debts().list()? {
-        let Some(turn) = core.turns.if_idle(uuid) else { continue };
-        let (core, give_back) = (Arc::clone(core), give_back.clone());
+        let (of, give_back) = (Arc::clone(core), give_back.clone());
         let pay = async move {
-            let _turn = turn;
-            let paid = async {
-                match core.executor.rows().find(uuid).await? {
-                    Some(row) if row.host.is_some() => Ok(()),
-                    _ => give_back.pay(debt, port_owner_of(uuid)).await,
-                }
-            };
-            if let Err(e) = paid.await {
-                tracing::error!(error = %e, "what a deleted container has left is not given back");
+            match of.executor.rows().find(uuid).await? {
+                Some(row) if row.host.is_some() => Ok(()),
+                _ => give_back.pay(debt, port_owner_of(uuid)).await,
             }
         };
-        tokio::spawn(pay.instrument(background_span(uuid)));
+        in_turn(core, places, uuid, "what a container has left is not given back", pay).await;
     }
     Ok(())
+}
+
+/// Begins work on a container in its turn, and waits only until there is a place for it. A container on which somebody works is
+/// left for the next time: it keeps no other waiting.
+async fn in_turn(
+    core: &Core<Zun>,
+    places: &Places,
+    uuid: ContainerUuid,
+    failure: &'static str,
+    work: impl Future<Output = Result<()>> + Send + 'static,
+) {
+    let place = Arc::clone(places).acquire_owned().await;
+    let Some(turn) = core.turns.if_idle(uuid) else { return };
+    let work = async move {
+        if let Err(e) = work.await {
+            tracing::error!(error = %e, "{failure}");
+        }
+        drop((turn, place));
+    };
+    tokio::spawn(work.instrument(background_span(uuid)));
 }
 
 /// What a burst of requests took, and is free again, goes back to the host.

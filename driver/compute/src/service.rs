@@ -110,6 +110,8 @@ async fn serve(options: Options) -> Result<(), StartError> {
     orphans::tell(&recovery.orphans);
     tokio::spawn(handle_all(Arc::clone(&core), happenings));
     abandon_commits(&commits, &recovery);
+    let (rpc, asked_to_stop) = (rpc(&options)?, stop.clone());
+    let serving = tokio::spawn(async move { rpc.run(Arc::new(server), asked_to_stop).await });
     recover(&core, recovery);
     refuse_what_was_lost(&core, &creations)?;
     let state_path = options.kata.state_path.clone();
@@ -119,7 +121,9 @@ async fn serve(options: Options) -> Result<(), StartError> {
         Periodic { options: Arc::clone(&options), beats, core, resources, give_back, interfaces, images };
     let turns = tasks.core.turns.clone();
     let mut tasks = tasks.start(&stop);
-    rpc(&options)?.run(Arc::new(server), stop).await;
+    if let Err(e) = serving.await {
+        tracing::error!(error = %e, "RPC is served no longer");
+    }
     tasks.abort_all();
     let left = turns.rest(REST_TIMEOUT).await;
     if left > 0 {
@@ -160,15 +164,18 @@ fn only_one(state_path: &Path) -> Result<Flock<File>, StartError> {
     Ok(Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| taken(e))?)
 }
 
-/// Commits that were under way when this service ended are taken back beside everything else.
+/// Commits that were under way when this service ended are taken back, each beside everything else.
 fn abandon_commits(commits: &Commits, recovery: &Recovery) {
     for uuid in recovery.containers() {
-        let commits = commits.clone();
-        tokio::spawn(async move {
-            if let Err(e) = commits.abandon_interrupted(uuid).await {
-                tracing::error!(container = %uuid, error = %e, "an interrupted commit is not taken back");
-            }
-        });
+        for begun in commits.interrupted(uuid) {
+            let commits = commits.clone();
+            let abandon = async move {
+                if let Err(e) = commits.abandon(uuid, &begun).await {
+                    tracing::error!(error = %e, "an interrupted commit is not taken back");
+                }
+            };
+            tokio::spawn(abandon.instrument(background_span(uuid)));
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use model::{Addresses, Container, ContainerUuid, Json, Status, Unfinished};
 use sandbox::SandboxStatus;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tracing::Instrument;
 
@@ -142,17 +142,24 @@ fn elsewhere<'a>(
 }
 
 /// Does for each container what is due after this service was away, side by side. It does not wait for that.
-pub fn recover<W: World>(core: &Arc<Core<W>>, mut recovery: Recovery) {
+pub fn recover<W: World>(core: &Arc<Core<W>>, recovery: Recovery) {
+    tokio::spawn(recover_all(Arc::clone(core), recovery));
+}
+
+/// Begins one container's recovery after the other, as soon as there is a place among those that are looked at: whoever asks for
+/// something meanwhile finds no more than these before him.
+async fn recover_all<W: World>(core: Arc<Core<W>>, mut recovery: Recovery) {
     let host: Arc<str> = recovery.host.into();
     let looks = Arc::new(Semaphore::new(LOOKS));
     for (ticket, row) in recovery.rows {
+        let Ok(look) = Arc::clone(&looks).acquire_owned().await else { return };
         let uuid = row.uuid;
         let written = recovery.written.get(&uuid).cloned().unwrap_or(SandboxStatus::Absent);
-        let (core, looks, host) = (Arc::clone(core), Arc::clone(&looks), Arc::clone(&host));
+        let (core, host) = (Arc::clone(&core), Arc::clone(&host));
         let unfinished = recovery.unfinished.remove(&uuid).unwrap_or_default();
         let said = unfinished.last().and_then(|last| said_by(&row, last));
         let work = async move {
-            let recovered = recover_one(&core, ticket, row, written, &looks, &host).await;
+            let recovered = recover_one(&core, ticket, row, written, look, &host).await;
             if let Err(e) = &recovered {
                 tracing::error!(error = %e, "a container could not be recovered");
             }
@@ -215,11 +222,13 @@ async fn recover_one<W: World>(
     ticket: Ticket,
     mut row: Container,
     mut written: SandboxStatus,
-    looks: &Semaphore,
+    look: OwnedSemaphorePermit,
     host: &str,
 ) -> Result<Recovered> {
     let mut turn = ticket.turn().await;
     if row.host.as_deref() != Some(host) {
+        // It may take its time.
+        drop(look);
         tracing::warn!(
             from = row.host.as_deref().unwrap_or("-"),
             "a container of this host is taken over from another name of it"
@@ -231,16 +240,14 @@ async fn recover_one<W: World>(
         (row, turn) = taken;
         // Others may have had their turns meanwhile.
         written = core.engine.status(row.uuid).await;
-    }
-    let (observed, decision) = {
-        let _look = looks.acquire().await;
+    } else {
         // What has ended needs nobody to be asked.
-        let status = match written {
-            SandboxStatus::Live(_) | SandboxStatus::Unanswered => core.engine.status(row.uuid).await,
-            SandboxStatus::Over(_) | SandboxStatus::Absent => written,
-        };
-        decide_upon(core, &row, &status, Event::ServiceStarted)?
-    };
+        if let SandboxStatus::Live(_) | SandboxStatus::Unanswered = written {
+            written = core.engine.status(row.uuid).await;
+        }
+        drop(look);
+    }
+    let (observed, decision) = decide_upon(core, &row, &written, Event::ServiceStarted)?;
     let (uuid, addresses) = (row.uuid, row.addresses.clone());
     let (is_done_again, is_mended) = match decision {
         Decision::Resume(task) => (is_done_again(&row, task), is_mended(task)),

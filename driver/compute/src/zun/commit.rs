@@ -168,23 +168,25 @@ impl Commits {
         Ok(Commit { glance, begun, repository, tag: tag.unwrap_or_else(|| DEFAULT_TAG.into()) })
     }
 
-    /// Takes back commits of a container that had not ended when this service did. One whose image had all its data had come to
-    /// its end.
-    pub async fn abandon_interrupted(&self, uuid: ContainerUuid) -> Result<()> {
-        for begun in BegunCommit::list(self.engine.sandbox(uuid).path()) {
-            let glance = self.images.glance_as(&RequestContext::default());
-            let ended = match glance.is_active(begun.image).await? {
-                true => Ok(()),
-                false => {
-                    glance.delete(begun.image).await?;
-                    tracing::warn!(image = %begun.image, "a commit was interrupted and is taken back");
-                    Err(Error::Conflict("the commit was interrupted".into()))
-                }
-            };
-            self.executor.event_finished(&begun.request, uuid, EVENT, &ended);
-            self.executor.finish(&begun.request, uuid, ACTION, &ended);
-            begun.forget(self.engine.sandbox(uuid).path());
-        }
+    /// Commits of a container that had not ended when this service did. It is asked before a new one can begin.
+    pub fn interrupted(&self, uuid: ContainerUuid) -> Vec<BegunCommit> {
+        BegunCommit::list(self.engine.sandbox(uuid).path())
+    }
+
+    /// Takes an interrupted commit back. One whose image had all its data had come to its end.
+    pub async fn abandon(&self, uuid: ContainerUuid, begun: &BegunCommit) -> Result<()> {
+        let glance = self.images.glance_as(&RequestContext::default());
+        let ended = match glance.is_active(begun.image).await? {
+            true => Ok(()),
+            false => {
+                glance.delete(begun.image).await?;
+                tracing::warn!(image = %begun.image, "a commit was interrupted and is taken back");
+                Err(Error::Conflict("the commit was interrupted".into()))
+            }
+        };
+        self.executor.event_finished(&begun.request, uuid, EVENT, &ended);
+        self.executor.finish(&begun.request, uuid, ACTION, &ended);
+        begun.forget(self.engine.sandbox(uuid).path());
         Ok(())
     }
 
