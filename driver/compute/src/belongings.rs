@@ -1,5 +1,5 @@
-//! What a container has on this host and elsewhere, and how it is given back. What a forced deletion could not give back is
-//! remembered as a debt, and paid later.
+//! What a container has on this host and elsewhere, and how it is given back. What a creation that failed, or a deletion that was
+//! forced, could not give back is remembered as a debt, and paid later.
 
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ impl Belongings {
     }
 }
 
-/// What could not be given back of a container whose row is gone.
+/// What could not be given back of a container whose row is gone, or names no host.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Debt {
     /// What is left.
@@ -136,6 +136,9 @@ impl GiveBack {
         if belongings.ports {
             let given = self.ports(&belongings.attachments, owner).await;
             belongings.ports = given.is_err();
+            if given.is_ok() {
+                belongings.attachments.clear();
+            }
             all = all.and(given);
         }
         if belongings.security_group {
@@ -165,8 +168,9 @@ impl GiveBack {
     }
 
     async fn ports(&self, attachments: &[Attachment], owner: &PortOwner) -> Result<()> {
-        networking::unplug(attachments).await;
-        networking::release(&self.neutron, attachments).await?;
+        let attachments = networking::still_owned(&self.neutron, owner, attachments).await?;
+        networking::unplug(&attachments).await;
+        networking::release(&self.neutron, &attachments).await?;
         // What was interrupted, or whose record is lost: Neutron knows whose its ports are.
         let strays = networking::strays(&self.neutron, owner, &[]).await?;
         networking::reclaim(&self.neutron, owner, &strays).await
@@ -188,7 +192,8 @@ impl GiveBack {
         self.debts.write(uuid, &debt)
     }
 
-    /// Pays a debt as far as that is possible by now. The caller has the container's turn, and knows that it has no row.
+    /// Pays a debt as far as that is possible by now. The caller has the container's turn, and knows that no
+    /// row of it names a host.
     pub async fn pay(&self, mut debt: Debt, owner: PortOwner) -> Result<()> {
         let uuid = debt.belongings.container;
         let owner = PortOwner { project: debt.belongings.project.clone(), ..owner };

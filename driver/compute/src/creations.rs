@@ -1,12 +1,13 @@
 //! Creations that this service has taken and no row names this host for yet. Others have made something for them: Placement an
 //! allocation, Cinder volumes. If the service dies, nobody else would know.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::ContainerUuid;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::Result;
 use crate::kept::Kept;
@@ -15,12 +16,16 @@ use crate::kept::Kept;
 const WRITES_AT_ONCE: usize = 16;
 /// Refused creations that are given back at one time: nobody counts them, and each asks other services.
 const REFUSALS_AT_ONCE: usize = 8;
+/// Of these, of one project: another's do not wait behind all of its own.
+const REFUSALS_OF_A_PROJECT: usize = 2;
 
 /// A creation that is taken.
 #[derive(Debug, Clone)]
 pub struct Taken {
     /// The container or the capsule.
     pub uuid: ContainerUuid,
+    /// Its project.
+    pub project: String,
     /// The rows of the volumes that are asked for it.
     pub volumes: Vec<i32>,
 }
@@ -31,11 +36,18 @@ pub struct Creations {
     notes: Kept<Note>,
     writes: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
+    of_projects: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
 }
+
+/// The right to give one back, until it is dropped.
+#[derive(Debug)]
+pub struct Place(#[expect(dead_code, reason = "it is dropped")] [Option<OwnedSemaphorePermit>; 2]);
 
 /// What is remembered of one.
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
+    #[serde(default)]
+    project: String,
     volumes: Vec<i32>,
 }
 
@@ -43,14 +55,16 @@ impl Creations {
     /// Creations that are remembered in `folder`, which is made if it is absent.
     pub fn open(folder: PathBuf) -> Result<Self> {
         let (writes, refusals) = (Semaphore::new(WRITES_AT_ONCE), Semaphore::new(REFUSALS_AT_ONCE));
-        Ok(Self { notes: Kept::open(folder)?, writes: Arc::new(writes), refusals: Arc::new(refusals) })
+        let (writes, refusals) = (Arc::new(writes), Arc::new(refusals));
+        Ok(Self { notes: Kept::open(folder)?, writes, refusals, of_projects: Arc::default() })
     }
 
     /// Remembers one. That it cannot be remembered is no reason not to make it.
     pub async fn take(&self, taken: Taken) {
         let _write = self.writes.acquire().await;
         let notes = self.notes.clone();
-        let write = move || notes.write(taken.uuid, &Note { volumes: taken.volumes });
+        let Taken { uuid, project, volumes } = taken;
+        let write = move || notes.write(uuid, &Note { project, volumes });
         match tokio::task::spawn_blocking(write).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::error!(error = %e, "a creation is not remembered"),
@@ -68,17 +82,33 @@ impl Creations {
     /// Those that an earlier life of this service has left.
     pub fn left(&self) -> Result<Vec<Taken>> {
         let left = self.notes.list()?.into_iter();
-        Ok(left.map(|(uuid, Note { volumes })| Taken { uuid, volumes }).collect())
+        Ok(left.map(|(uuid, Note { project, volumes })| Taken { uuid, project, volumes }).collect())
     }
 
-    /// Waits until one more that is refused may be given back.
-    pub async fn refusal(&self) -> Option<SemaphorePermit<'_>> {
-        self.refusals.acquire().await.ok()
+    /// Waits until one more of a project's that is refused may be given back.
+    pub async fn refusal(&self, project: &str) -> Place {
+        let own = Arc::clone(
+            self.of_projects()
+                .entry(project.to_owned())
+                .or_insert_with(|| Arc::new(Semaphore::new(REFUSALS_OF_A_PROJECT))),
+        );
+        let own = own.acquire_owned().await.ok();
+        let place = Place([own, Arc::clone(&self.refusals).acquire_owned().await.ok()]);
+        // Those of whom nobody waits or gives back are not kept.
+        self.of_projects().retain(|_, places| Arc::strong_count(places) > 1);
+        place
+    }
+
+    fn of_projects(&self) -> MutexGuard<'_, HashMap<String, Arc<Semaphore>>> {
+        self.of_projects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
     use uuid::Uuid;
 
     use super::*;
@@ -88,10 +118,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let creations = Creations::open(folder.path().to_owned()).unwrap();
         let uuid = ContainerUuid(Uuid::new_v4());
-        creations.take(Taken { uuid, volumes: vec![7] }).await;
+        creations.take(Taken { uuid, project: "p".into(), volumes: vec![7] }).await;
         let left = Creations::open(folder.path().to_owned()).unwrap().left().unwrap();
         assert_eq!((left.len(), left[0].uuid, &left[0].volumes[..]), (1, uuid, &[7][..]));
+        assert_eq!(left[0].project, "p");
         creations.forget(uuid);
         assert!(creations.left().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_project_takes_no_place_that_another_needs() {
+        let folder = tempfile::tempdir().unwrap();
+        let creations = Creations::open(folder.path().to_owned()).unwrap();
+        let soon = Duration::from_secs(1);
+        let mut places = Vec::new();
+        while let Ok(place) = timeout(soon, creations.refusal("a")).await {
+            places.push(place);
+        }
+        assert_eq!(places.len(), REFUSALS_OF_A_PROJECT);
+        assert!(timeout(soon, creations.refusal("b")).await.is_ok());
+        drop(places);
+        assert!(timeout(soon, creations.refusal("a")).await.is_ok());
+        assert_eq!(creations.of_projects().len(), 1, "who is done is not kept");
     }
 }

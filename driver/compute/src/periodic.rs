@@ -1,5 +1,6 @@
 //! What is done from time to time, each thing by a task of its own that waits for no other: the heartbeat above all.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,7 +136,7 @@ async fn repeat(tasks: Arc<Periodic>, task: Task, period: Duration, mut stop: wa
 
 /// Lets each container whose ports have changed follow them.
 async fn follow_ports(core: &Arc<Core<Zun>>, interfaces: &Interfaces, places: &Places) -> Result<()> {
-    for uuid in interfaces.differing().await? {
+    for uuid in in_any_order(interfaces.differing().await?) {
         let (of, interfaces) = (Arc::clone(core), interfaces.clone());
         let follow = async move { follow_one(&of, &interfaces, uuid).await };
         in_turn(core, places, uuid, "changes of ports are not followed", follow).await;
@@ -160,9 +161,12 @@ async fn follow_one(core: &Core<Zun>, interfaces: &Interfaces, uuid: ContainerUu
 
 /// Lets each debt be paid. What a host has a row of is not a debt.
 async fn pay_debts(core: &Arc<Core<Zun>>, give_back: &GiveBack, places: &Places) -> Result<()> {
-    for (uuid, debt) in give_back.debts().list()? {
+    let owing = give_back.debts().list()?.into_iter().map(|(uuid, _)| uuid);
+    for uuid in in_any_order(owing) {
         let (of, give_back) = (Arc::clone(core), give_back.clone());
         let pay = async move {
+            // It may have been paid, or have grown, before this turn.
+            let Some(debt) = give_back.debts().find(uuid)? else { return Ok(()) };
             match of.executor.rows().find(uuid).await? {
                 Some(row) if row.host.is_some() => Ok(()),
                 _ => give_back.pay(debt, port_owner_of(uuid)).await,
@@ -173,8 +177,13 @@ async fn pay_debts(core: &Arc<Core<Zun>>, give_back: &GiveBack, places: &Places)
     Ok(())
 }
 
+/// Another order at each time: whoever comes after many that take their time comes before them another time.
+fn in_any_order(containers: impl IntoIterator<Item = ContainerUuid>) -> HashSet<ContainerUuid> {
+    containers.into_iter().collect()
+}
+
 /// Begins work on a container in its turn, and waits only until there is a place for it. A container on which somebody works is
-/// left for the next time: it keeps no other waiting.
+/// left for the next time.
 async fn in_turn(
     core: &Core<Zun>,
     places: &Places,

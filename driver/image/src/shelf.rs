@@ -54,7 +54,7 @@ fn yes() -> bool {
 }
 
 impl ImageSource {
-    /// Whether anybody may have it: it came from a registry that did not ask who he is.
+    /// Whether anybody may have it: it came from a registry, and no user's own credentials opened it.
     fn is_open(&self) -> bool {
         self.origin == Origin::Registry && !self.is_private
     }

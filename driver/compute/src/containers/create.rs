@@ -142,8 +142,8 @@ async fn make<W: World>(
     Box::pin(core.provision.make(wanted, row, turn)).await
 }
 
-/// A creation that failed leaves nothing on this host, in Neutron and in Placement. Where something is left all the same the row
-/// keeps its host: whoever deletes it comes here, and it is tried again.
+/// A creation that failed leaves nothing: what cannot be given back is remembered, and given back later. Where it may run all the
+/// same, or what is left cannot be remembered, the row keeps its host: whoever deletes it comes here, and it is tried again.
 async fn undo<W: World>(
     core: &Core<W>,
     begun: Begun,

@@ -174,14 +174,22 @@ async fn recover_all<W: World>(core: Arc<Core<W>>, mut recovery: Recovery) {
     }
 }
 
-/// How the last action went, by what the row says: its end was written there, and in its history no more.
+/// How the last action went, where the row proves it: its end was written there, and in its history no more. After other failures
+/// a row is as it was before.
 fn said_by(row: &Container, last: &Unfinished) -> Option<Result<()>> {
     let is_written = row.updated_at.zip(last.started).is_some_and(|(written, started)| written >= started);
-    let is_over = row.task_state.is_none() && is_written;
-    is_over.then(|| match row.status {
-        Status::Error => Err(Error::Conflict(row.status_reason.clone().unwrap_or_default())),
-        _ => Ok(()),
-    })
+    let fails_into_error = matches!(last.action.as_str(), "create" | "start" | "reboot");
+    match (last.action.as_str(), row.status) {
+        _ if row.task_state.is_some() || !is_written => None,
+        (_, Status::Error) if fails_into_error => {
+            Some(Err(Error::Conflict(row.status_reason.clone().unwrap_or_default())))
+        }
+        ("create" | "start" | "reboot", _)
+        | ("stop" | "kill", Status::Stopped)
+        | ("pause", Status::Paused)
+        | ("unpause", Status::Running) => Some(Ok(())),
+        _ => None,
+    }
 }
 
 /// Ends the actions whose events were open when the service ended. The last of them was under way.
@@ -269,4 +277,49 @@ async fn has_other_addresses<W: World>(
 ) -> Result<bool> {
     let row = until_answered(|| core.executor.rows().find(uuid)).await?;
     Ok(row.is_some_and(|row| row.addresses != before))
+}
+
+#[cfg(test)]
+mod tests {
+    use time::PrimitiveDateTime;
+
+    use super::*;
+
+    #[test]
+    fn an_action_ends_as_the_row_proves() {
+        let captured = include_str!("../../../model/tests/container.json");
+        let mut row = Container::from_wire(&serde_json::from_str(captured).unwrap()).unwrap();
+        let at = |second| PrimitiveDateTime::MIN + Duration::from_secs(second);
+        let mut said = |action: &str, status, task: Option<&str>, written| {
+            (row.status, row.task_state, row.updated_at) =
+                (status, task.map(str::to_owned), Some(at(written)));
+            row.status_reason = Some("why".into());
+            let (action, event) = (action.to_owned(), "event".to_owned());
+            let last = Unfinished {
+                container: row.uuid,
+                request_id: "r".into(),
+                action,
+                event,
+                started: Some(at(5)),
+            };
+            said_by(&row, &last).map(|said| said.map_err(|e| e.to_string()))
+        };
+        let failed = Some(Err("why".to_owned()));
+        let cases = [
+            (said("start", Status::Running, None, 5), Some(Ok(()))),
+            (said("start", Status::Running, None, 4), None),
+            (said("start", Status::Running, Some("container_starting"), 5), None),
+            (said("create", Status::Error, None, 6), failed),
+            (said("stop", Status::Stopped, None, 6), Some(Ok(()))),
+            // It failed, and left the row as it was.
+            (said("stop", Status::Running, None, 6), None),
+            (said("pause", Status::Paused, None, 6), Some(Ok(()))),
+            (said("pause", Status::Running, None, 6), None),
+            (said("add_security_group", Status::Running, None, 6), None),
+            (said("rebuild", Status::Running, None, 6), None),
+        ];
+        for (number, (found, expected)) in cases.into_iter().enumerate() {
+            assert_eq!(found, expected, "case {number}");
+        }
+    }
 }

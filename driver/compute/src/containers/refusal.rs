@@ -24,7 +24,7 @@ pub async fn refuse_creation<W: World>(core: &Core<W>, creations: &Creations, ta
 async fn refuse_unbegun<W: World>(
     core: &Core<W>,
     creations: &Creations,
-    Taken { uuid, volumes }: &Taken,
+    Taken { uuid, project, volumes }: &Taken,
     reason: &str,
 ) -> Result<()> {
     let _turn = core.turns.internal(*uuid).await;
@@ -37,7 +37,7 @@ async fn refuse_unbegun<W: World>(
         None if is_nothing_here(core, *uuid) => {}
         Some(_) | None => return Ok(()),
     }
-    let _place = creations.refusal().await;
+    let _place = creations.refusal(project).await;
     until_answered(|| core.provision.give_back_unbegun(*uuid, volumes)).await
 }
 

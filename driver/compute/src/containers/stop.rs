@@ -144,6 +144,8 @@ async fn send_signal<W: World>(core: &Core<W>, row: &Container, signal: u32) -> 
             tracing::warn!(error = %e, "a process cannot be killed: its sandbox is ended");
             return record_end(core, row).await;
         }
+        // It has ended, be it of an earlier try.
+        Err(_) if asks_to_end && !core.observe(uuid).await.may_run() => return record_end(core, row).await,
         Err(e) => {
             if asks_to_end {
                 core.update_record(uuid, |record| std::mem::replace(&mut record.is_stopped, false))?;

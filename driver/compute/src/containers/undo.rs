@@ -14,7 +14,8 @@ pub async fn undone<W: World>(core: &Core<W>, row: &Container, asked: &[i32], er
     if let Err(left) = &left {
         tracing::error!(error = %left, "something of a creation is left behind");
     }
-    let is_clean = left.is_ok();
+    // What may run still counts on this host.
+    let is_clean = left.is_ok() && !core.observe(row.uuid).await.may_run();
     if row.is_capsule() {
         fail_members(core, row, error).await;
     }

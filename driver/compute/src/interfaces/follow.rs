@@ -29,9 +29,9 @@ impl Interfaces {
     pub async fn differing(&self) -> Result<Vec<ContainerUuid>> {
         let listed = self.neutron.ports_on(self.engine.hostname()).await?;
         let listed: HashMap<String, Port> = listed.into_iter().map(|port| (port.id.clone(), port)).collect();
-        let mut ports_of: HashMap<&str, Vec<&str>> = HashMap::new();
+        let mut ports_of: HashMap<&str, Vec<&Port>> = HashMap::new();
         for port in listed.values() {
-            ports_of.entry(port.device_id.as_str()).or_default().push(&port.id);
+            ports_of.entry(port.device_id.as_str()).or_default().push(port);
         }
         let mut differing = Vec::new();
         for id in self.engine.survey()?.into_keys() {
@@ -40,9 +40,10 @@ impl Interfaces {
                 let port = listed.get(&attachment.port);
                 port.is_some_and(|port| port.device_id == id.to_string() && attachment.has_addresses_of(port))
             };
-            let is_known = |port: &str| record.attachments.iter().any(|one| one.port == port);
-            let mut own = ports_of.get(id.to_string().as_str()).into_iter().flatten();
-            let has_strays = own.any(|port| !is_known(port));
+            let is_known = |port: &Port| record.attachments.iter().any(|one| one.port == port.id);
+            // Anybody may say of his port that it is this container's.
+            let is_stray = |port: &&Port| port.project_id == record.owner && !is_known(port);
+            let has_strays = ports_of.get(id.to_string().as_str()).into_iter().flatten().any(is_stray);
             if !record.attachments.iter().all(is_same) || has_strays || record.regrouping.is_some() {
                 differing.push(id);
             }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use description::describe_again;
 pub use plugging::{Plugging, plug, unplug, wait_active};
-pub use ports::{PortOwner, attach, attach_one, is_owned_by, reclaim, release, strays, take};
+pub use ports::{PortOwner, attach, attach_one, is_owned_by, reclaim, release, still_owned, strays, take};
 
 /// A container's place on one network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -103,7 +103,8 @@ impl Server {
             self.core.executor.refuse(call.context.request(), uuid, action, e);
             match action {
                 CREATE => {
-                    self.refuse_creation(Taken { uuid, volumes: volume_rows(arguments) }, e.to_string());
+                    let taken = taken(&call.context, uuid, volume_rows(arguments));
+                    self.refuse_creation(taken, e.to_string());
                 }
                 // The API has said already that it is being rebuilt.
                 REBUILD => self.core.tell(uuid, Event::Looked),
@@ -172,7 +173,7 @@ impl Server {
         let done = match operation.creation() {
             None => Box::pin(self.perform(context, uuid, operation, ticket.turn().await)).await,
             Some(wanted) => {
-                self.creations.take(Taken { uuid, volumes: wanted.volume_rows() }).await;
+                self.creations.take(taken(&wanted.context, uuid, wanted.volume_rows())).await;
                 let done = Box::pin(self.perform(context, uuid, operation, ticket.turn().await)).await;
                 self.creations.forget(uuid);
                 done
@@ -340,6 +341,10 @@ impl Query {
             | Self::DeleteNetwork(_) => Kind::Call,
         }
     }
+}
+
+fn taken(context: &RequestContext, uuid: ContainerUuid, volumes: Vec<i32>) -> Taken {
+    Taken { uuid, project: context.project_id.clone().unwrap_or_default(), volumes }
 }
 
 fn wire(row: &Container) -> Result<Value> {

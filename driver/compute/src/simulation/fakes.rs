@@ -181,18 +181,18 @@ impl Engine for FakeWorld {
             self.unless_over().await;
             return Err(Error::Conflict("the shim is silent".into()));
         }
-        self.call(|state| {
+        let sent = self.call(|state| {
             let pause = state.random.duration(Duration::from_secs(8));
-            let Some(run) = state.sandboxes.get_mut(&id).and_then(|sandbox| sandbox.run.as_mut()) else {
-                return;
-            };
+            let run = state.sandboxes.get_mut(&id).and_then(|sandbox| sandbox.run.as_mut());
+            let Some(run) = run else { return Err(Error::Lost(id)) };
             if number == SIGKILL {
                 state.kill(id);
             } else if !run.ignores_term {
                 run.ends = Some((Instant::now() + pause, 143));
             }
-        })
-        .await
+            Ok(())
+        });
+        sent.await?
     }
 
     async fn pause(&self, id: ContainerUuid) -> Result<()> {
@@ -243,6 +243,10 @@ impl FakeWorld {
     pub async fn pay_debts(&self) {
         let debts: Vec<_> = self.state().debts.iter().copied().collect();
         for uuid in debts {
+            let is_made = |row: &Container| row.host.is_some();
+            if self.state().rows.get(&uuid).is_some_and(is_made) {
+                continue;
+            }
             if self.give_back(uuid).await.is_ok() {
                 self.state().debts.remove(&uuid);
             }
@@ -323,7 +327,11 @@ impl Provision for FakeWorld {
 
     async fn give_back_unbegun(&self, uuid: ContainerUuid, _: &[i32]) -> Result<()> {
         self.call(|_| ()).await?;
-        self.give_back_later(uuid).await
+        if self.call(|state| state.allocations.remove(&uuid)).await.is_err() {
+            self.unless_over().await;
+            self.state().debts.insert(uuid);
+        }
+        Ok(())
     }
 
     async fn disks(&self, _: &Container, _: &SandboxRecord) -> Result<Vec<VolumeDisk>> {

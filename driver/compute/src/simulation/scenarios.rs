@@ -12,7 +12,7 @@ use super::{Simulation, row, uuid};
 use crate::containers::{Recovery, inspect, outlived_names, refuse_creation};
 use crate::creations::{Creations, Taken};
 use crate::host_names::HostNames;
-use crate::lifecycle::Event;
+use crate::lifecycle::{Event, SIGTERM};
 
 const FORMER: &str = "former";
 const OTHER: &str = "other";
@@ -114,7 +114,7 @@ async fn a_creation_that_is_refused_gives_back_what_the_scheduler_allocated() {
     }
     // Nor is anything kept of one that its user has deleted meanwhile.
     for uuid in [container, deleted] {
-        let taken = Taken { uuid, volumes: Vec::new() };
+        let taken = Taken { uuid, project: "p".into(), volumes: Vec::new() };
         creations.take(taken.clone()).await;
         refuse_creation(&simulation.core, &creations, &taken, "too many").await;
     }
@@ -137,10 +137,10 @@ async fn a_refused_creation_says_so_while_others_are_given_back() {
         state.allocations.insert(container);
     }
     let mut places = Vec::new();
-    while let Ok(Some(place)) = timeout(Duration::from_secs(1), creations.refusal()).await {
+    while let Ok(place) = timeout(Duration::from_secs(1), creations.refusal("p")).await {
         places.push(place);
     }
-    let taken = Taken { uuid: container, volumes: Vec::new() };
+    let taken = Taken { uuid: container, project: "p".into(), volumes: Vec::new() };
     let refuse = refuse_creation(&simulation.core, &creations, &taken, "too many");
     // The service ends before there is a place.
     assert!(timeout(Duration::from_secs(600), refuse).await.is_err());
@@ -156,7 +156,12 @@ async fn a_refused_creation_says_so_while_others_are_given_back() {
 #[tokio::test(start_paused = true)]
 async fn an_interrupted_signal_is_sent_again_as_what_it_was() {
     const SIGHUP: u32 = 1;
-    for (signal, status) in [(Some(SIGHUP), Status::Running), (None, Status::Stopped)] {
+    let cases = [
+        (Some(SIGHUP), false, Status::Running),
+        (None, false, Status::Stopped),
+        (Some(SIGTERM), true, Status::Stopped),
+    ];
+    for (signal, has_ended, status) in cases {
         let mut simulation = Simulation::start(FakeWorld::new(1)).await;
         let container = uuid(1);
         let created = simulation.creation(container);
@@ -169,6 +174,9 @@ async fn an_interrupted_signal_is_sent_again_as_what_it_was() {
             sandbox.record.as_mut().unwrap().signal = signal;
             let run = sandbox.run.as_mut().unwrap();
             (run.ignores_term, run.ends) = (true, None);
+            if has_ended {
+                state.kill(container);
+            }
         }
         simulation.die().await;
         let _turn = simulation.core.turns.internal(container).await;
