@@ -85,7 +85,9 @@ pub fn assemble(
     let executor = Executor::new(rows.clone());
     let engine = HostEngine::new(host, neutron.clone(), hostname.clone(), Arc::clone(&kata));
     let pins = Arc::new(Pins::default());
-    load_pins(&pins, &engine)?;
+    if options.compute.enable_cpu_pinning {
+        load_pins(&pins, &engine)?;
+    }
     let images =
         Images::new(Arc::clone(&options), database.clone(), Arc::new(images), glance, executor.clone());
     let volumes = Volumes::new(

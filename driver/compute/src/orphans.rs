@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use model::ContainerUuid;
+use sandbox::SandboxStatus;
 
 use crate::containers::Core;
 use crate::engine::Engine;
@@ -22,7 +23,10 @@ pub fn tell(orphans: &[ContainerUuid]) {
 
 /// Ports that are plugged on this host and belong to no sandbox whose guest may run. To be looked for before anything is started:
 /// what is plugged later is somebody's.
-pub async fn leftover_taps(core: &Core<Zun>) -> BTreeSet<String> {
+pub async fn leftover_taps(
+    core: &Core<Zun>,
+    sandboxes: &BTreeMap<ContainerUuid, SandboxStatus>,
+) -> BTreeSet<String> {
     let plugged = match network::plugged().await {
         Ok(plugged) => plugged,
         Err(e) => {
@@ -30,16 +34,9 @@ pub async fn leftover_taps(core: &Core<Zun>) -> BTreeSet<String> {
             return BTreeSet::new();
         }
     };
-    let live = match core.engine.survey() {
-        Ok(all) => all.into_iter().filter(|(_, status)| status.may_live()).map(|(uuid, _)| uuid),
-        Err(e) => {
-            tracing::error!(error = %e, "taps may be left behind");
-            return BTreeSet::new();
-        }
-    };
     let mut used = BTreeSet::new();
-    for uuid in live {
-        match core.engine.record(uuid) {
+    for (uuid, _) in sandboxes.iter().filter(|(_, status)| status.may_live()) {
+        match core.engine.record(*uuid) {
             Ok(record) => used.extend(record.attachments.into_iter().map(|one| one.port)),
             Err(e) => {
                 tracing::error!(sandbox = %uuid, error = %e, "its taps are not known: none that is left behind is removed");

@@ -34,7 +34,7 @@ const REPORT_MAX: Duration = Duration::from_secs(60);
 const RUN_MAX: Duration = Duration::from_secs(600);
 
 /// Containers on which a task works at one time: each asks other services, and after an outage all may have work.
-const PLACES: usize = 64;
+const PLACES: usize = 16;
 
 type Places = Arc<Semaphore>;
 

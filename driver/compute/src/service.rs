@@ -98,7 +98,6 @@ async fn serve(options: Options) -> Result<(), StartError> {
         assemble(parts, actions.clone(), happened)?;
 
     let names = HostNames::open(&options.kata.state_path, &options.default.host)?;
-    let leftovers = orphans::leftover_taps(&core).await;
     let recovery = until_done("the containers of this host cannot be listed", async || {
         resources.adopt_names(&names).await?;
         Recovery::begin(&*core, &names).await
@@ -108,6 +107,7 @@ async fn serve(options: Options) -> Result<(), StartError> {
         _ = stopped.wait_for(|stop| *stop) => return Ok(()),
     };
     orphans::tell(&recovery.orphans);
+    let leftovers = orphans::leftover_taps(&core, &recovery.sandboxes).await;
     tokio::spawn(handle_all(Arc::clone(&core), happenings));
     abandon_commits(&commits, &recovery);
     let (rpc, asked_to_stop) = (rpc(&options)?, stop.clone());

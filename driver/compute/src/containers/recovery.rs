@@ -40,8 +40,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 pub struct Recovery {
     rows: Vec<(Ticket, Container)>,
     unfinished: BTreeMap<ContainerUuid, Vec<Unfinished>>,
-    written: BTreeMap<ContainerUuid, SandboxStatus>,
-    /// Sandboxes of this host that no row has.
+    /// The sandboxes of this host, and what they have written.
+    pub sandboxes: BTreeMap<ContainerUuid, SandboxStatus>,
+    /// Those that no row has.
     pub orphans: Vec<ContainerUuid>,
     host: String,
 }
@@ -71,7 +72,7 @@ impl Recovery {
     async fn of<W: World>(
         core: &Core<W>,
         rows: Vec<Container>,
-        written: BTreeMap<ContainerUuid, SandboxStatus>,
+        sandboxes: BTreeMap<ContainerUuid, SandboxStatus>,
         orphans: Vec<ContainerUuid>,
         names: &HostNames,
     ) -> Result<Self> {
@@ -81,7 +82,7 @@ impl Recovery {
             unfinished.entry(action.container).or_default().push(action);
         }
         let rows = rows.into_iter().map(|row| (core.turns.place(row.uuid), row)).collect();
-        Ok(Self { rows, unfinished, written, orphans, host: names.now.clone() })
+        Ok(Self { rows, unfinished, sandboxes, orphans, host: names.now.clone() })
     }
 
     /// The containers that were found.
@@ -154,7 +155,7 @@ async fn recover_all<W: World>(core: Arc<Core<W>>, mut recovery: Recovery) {
     for (ticket, row) in recovery.rows {
         let Ok(look) = Arc::clone(&looks).acquire_owned().await else { return };
         let uuid = row.uuid;
-        let written = recovery.written.get(&uuid).cloned().unwrap_or(SandboxStatus::Absent);
+        let written = recovery.sandboxes.get(&uuid).cloned().unwrap_or(SandboxStatus::Absent);
         let (core, host) = (Arc::clone(&core), Arc::clone(&host));
         let unfinished = recovery.unfinished.remove(&uuid).unwrap_or_default();
         let said = unfinished.last().and_then(|last| said_by(&row, last));

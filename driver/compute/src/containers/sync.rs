@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use model::ContainerUuid;
 use sandbox::SandboxStatus;
+use tokio::task::yield_now;
 use tracing::Instrument;
 
 use super::core::{Core, World, background_span};
@@ -15,6 +16,9 @@ use crate::error::Result;
 use crate::lifecycle::{Decision, Event, decide};
 use crate::rows::Rows;
 
+/// Rows that are compared before others have a turn on this thread: for each its record is read.
+const ROWS_AT_ONCE: usize = 16;
+
 /// Compares all, and lets what differs be mended, each in its turn. A container on which somebody works is left for the next time.
 pub async fn synchronise<W: World>(core: &Arc<Core<W>>) -> Result<()> {
     let began = Instant::now();
@@ -22,7 +26,10 @@ pub async fn synchronise<W: World>(core: &Arc<Core<W>>) -> Result<()> {
     let written = core.engine.survey()?;
     let count = rows.len();
     let mut differing = 0;
-    for row in rows {
+    for (number, row) in rows.into_iter().enumerate() {
+        if number % ROWS_AT_ONCE == 0 {
+            yield_now().await;
+        }
         let status = written.get(&row.uuid).unwrap_or(&SandboxStatus::Absent);
         let observed = core.observed(row.uuid, status);
         match core.facts(&row) {

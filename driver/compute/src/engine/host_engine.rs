@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use cloud::Neutron;
 use model::ContainerUuid;
 use sandbox::{ContainerExit, Host, Sandbox, SandboxStatus, VolumeDisk};
+use tokio::task::block_in_place;
 
 use super::Engine;
 use crate::error::{Error, Result};
@@ -108,7 +109,8 @@ impl Engine for HostEngine {
     }
 
     fn survey(&self) -> Result<BTreeMap<ContainerUuid, SandboxStatus>> {
-        let all = self.host.survey()?.into_iter();
+        // A host may have a thousand sandboxes, and each is some files.
+        let all = block_in_place(|| self.host.survey())?.into_iter();
         Ok(all.filter_map(|(name, status)| Some((name.parse().ok()?, status))).collect())
     }
 

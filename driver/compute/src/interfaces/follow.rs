@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use cloud::Port;
 use model::{Changes, ContainerUuid};
 use sandbox::{Phase, SandboxStatus};
+use tokio::task::block_in_place;
 
 use super::Interfaces;
 use super::groups::restore_groups;
@@ -33,23 +34,33 @@ impl Interfaces {
         for port in listed.values() {
             ports_of.entry(port.device_id.as_str()).or_default().push(port);
         }
-        let mut differing = Vec::new();
-        for id in self.engine.survey()?.into_keys() {
-            let Ok(record) = self.engine.record(id) else { continue };
-            let is_same = |attachment: &Attachment| {
-                let port = listed.get(&attachment.port);
-                port.is_some_and(|port| port.device_id == id.to_string() && attachment.has_addresses_of(port))
-            };
-            let is_known = |port: &Port| record.attachments.iter().any(|one| one.port == port.id);
-            // Anybody may say of his port that it is this container's.
-            let is_stray = |port: &&Port| port.project_id == record.owner && !is_known(port);
-            let has_strays = ports_of.get(id.to_string().as_str()).into_iter().flatten().any(is_stray);
-            if !record.attachments.iter().all(is_same) || has_strays || record.regrouping.is_some() {
-                differing.push(id);
-            }
-        }
-        Ok(differing)
+        let sandboxes = self.engine.survey()?.into_keys();
+        let is_differing = |id: &ContainerUuid| {
+            let record = self.engine.record(*id);
+            record.is_ok_and(|record| differs(*id, &record, &listed, &ports_of))
+        };
+        // Each record is a file.
+        Ok(block_in_place(|| sandboxes.filter(is_differing).collect()))
     }
+}
+
+/// Whether a sandbox has other ports than its record says, or a change of groups that has not come to its end.
+fn differs(
+    id: ContainerUuid,
+    record: &SandboxRecord,
+    listed: &HashMap<String, Port>,
+    ports_of: &HashMap<&str, Vec<&Port>>,
+) -> bool {
+    let id = id.to_string();
+    let is_same = |attachment: &Attachment| {
+        let port = listed.get(&attachment.port);
+        port.is_some_and(|port| port.device_id == id && attachment.has_addresses_of(port))
+    };
+    let is_known = |port: &Port| record.attachments.iter().any(|one| one.port == port.id);
+    // Anybody may say of his port that it is this container's.
+    let is_stray = |port: &&Port| port.project_id == record.owner && !is_known(port);
+    let has_strays = ports_of.get(id.as_str()).into_iter().flatten().any(is_stray);
+    !record.attachments.iter().all(is_same) || has_strays || record.regrouping.is_some()
 }
 
 /// Brings a container's networks to what its ports are now, and tells what its record and its row are to say; nothing where they
