@@ -134,6 +134,9 @@ impl GiveBack {
         }
         let mut all = Ok(());
         if belongings.ports {
+            if belongings.sandbox {
+                networking::unplug(&belongings.attachments).await;
+            }
             let given = self.ports(&belongings.attachments, owner).await;
             belongings.ports = given.is_err();
             if given.is_ok() {
@@ -168,8 +171,8 @@ impl GiveBack {
     }
 
     async fn ports(&self, attachments: &[Attachment], owner: &PortOwner) -> Result<()> {
+        // A debt may be paid when somebody else has been given a port that was its user's.
         let attachments = networking::still_owned(&self.neutron, owner, attachments).await?;
-        networking::unplug(&attachments).await;
         networking::release(&self.neutron, &attachments).await?;
         // What was interrupted, or whose record is lost: Neutron knows whose its ports are.
         let strays = networking::strays(&self.neutron, owner, &[]).await?;
@@ -192,18 +195,18 @@ impl GiveBack {
         self.debts.write(uuid, &debt)
     }
 
-    /// Pays a debt as far as that is possible by now. The caller has the container's turn, and knows that no
-    /// row of it names a host.
+    /// Pays a debt as far as that is possible by now. The caller has the container's turn, and knows that no row of
+    /// it names a host.
     pub async fn pay(&self, mut debt: Debt, owner: PortOwner) -> Result<()> {
         let uuid = debt.belongings.container;
         let owner = PortOwner { project: debt.belongings.project.clone(), ..owner };
         match self.all(&mut debt.belongings, &owner).await {
             Ok(()) => {
-                tracing::info!("what was left of a deleted container has been given back");
+                tracing::info!("a debt has been paid");
                 self.debts.forget(uuid)
             }
             Err(e) => {
-                tracing::warn!(error = %e, "something is still left of a deleted container");
+                tracing::warn!(error = %e, "a debt is still not paid in full");
                 self.debts.write(uuid, &Debt { reason: e.to_string(), ..debt })
             }
         }

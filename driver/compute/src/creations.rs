@@ -60,7 +60,7 @@ impl Creations {
     }
 
     /// Remembers one. That it cannot be remembered is no reason not to make it.
-    pub async fn take(&self, taken: Taken) {
+    pub async fn remember(&self, taken: Taken) {
         let _write = self.writes.acquire().await;
         let notes = self.notes.clone();
         let Taken { uuid, project, volumes } = taken;
@@ -94,7 +94,7 @@ impl Creations {
         );
         let own = own.acquire_owned().await.ok();
         let place = Place([own, Arc::clone(&self.refusals).acquire_owned().await.ok()]);
-        // Those of whom nobody waits or gives back are not kept.
+        // Projects of which nobody holds a place or waits for one are forgotten.
         self.of_projects().retain(|_, places| Arc::strong_count(places) > 1);
         place
     }
@@ -118,7 +118,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let creations = Creations::open(folder.path().to_owned()).unwrap();
         let uuid = ContainerUuid(Uuid::new_v4());
-        creations.take(Taken { uuid, project: "p".into(), volumes: vec![7] }).await;
+        creations.remember(Taken { uuid, project: "p".into(), volumes: vec![7] }).await;
         let left = Creations::open(folder.path().to_owned()).unwrap().left().unwrap();
         assert_eq!((left.len(), left[0].uuid, &left[0].volumes[..]), (1, uuid, &[7][..]));
         assert_eq!(left[0].project, "p");

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::kept::{read_json, write_json};
+use crate::kept::{find_json, write_json};
 
 const NAME: &str = "host-names.json";
 
@@ -22,8 +22,7 @@ pub struct HostNames {
 impl HostNames {
     /// The names that are kept in `folder`, and from now on `now`.
     pub fn open(folder: &Path, now: &str) -> Result<Self> {
-        let is_there = folder.join(NAME).exists();
-        let before: Option<Self> = is_there.then(|| read_json(folder, NAME)).transpose()?;
+        let before: Option<Self> = find_json(folder, NAME)?;
         let mut former = before.as_ref().map(|names| names.former.clone()).unwrap_or_default();
         former.extend(before.iter().map(|names| names.now.clone()));
         former.remove(now);

@@ -43,15 +43,19 @@ impl<T: Serialize + DeserializeOwned> Kept<T> {
         Ok(Self::reader(folder))
     }
 
-    /// All of them. One that cannot be read is logged, and keeps none of the others from being found.
-    pub fn list(&self) -> Result<Vec<(ContainerUuid, T)>> {
+    /// The containers of which something is remembered.
+    pub fn containers(&self) -> Result<Vec<ContainerUuid>> {
         let entries = match fs::read_dir(&self.folder) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(|e| failure(&self.folder, "read", e))?,
         };
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let containers = names.filter_map(|name| name.strip_suffix(SUFFIX)?.parse().ok());
-        let read = containers.filter_map(|uuid: ContainerUuid| {
+        Ok(names.filter_map(|name| name.strip_suffix(SUFFIX)?.parse().ok()).collect())
+    }
+
+    /// All of them. One that cannot be read is logged, and keeps none of the others from being found.
+    pub fn list(&self) -> Result<Vec<(ContainerUuid, T)>> {
+        let read = self.containers()?.into_iter().filter_map(|uuid| {
             let kept = read_json(&self.folder, &name(uuid));
             kept.inspect_err(|e| tracing::error!(container = %uuid, error = %e, "a file is passed over"))
                 .ok()
@@ -62,8 +66,7 @@ impl<T: Serialize + DeserializeOwned> Kept<T> {
 
     /// What is remembered of a container, if anything is.
     pub fn find(&self, uuid: ContainerUuid) -> Result<Option<T>> {
-        let is_there = self.folder.join(name(uuid)).exists();
-        is_there.then(|| read_json(&self.folder, &name(uuid))).transpose()
+        find_json(&self.folder, &name(uuid))
     }
 
     /// Remembers this of a container, in place of what was known before.
@@ -85,10 +88,22 @@ fn name(uuid: ContainerUuid) -> String {
     format!("{uuid}{SUFFIX}")
 }
 
+/// Reads a JSON file, if there is one. One that cannot be read is an error: it is not taken for none.
+pub fn find_json<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<T>> {
+    match fs::read(folder.join(name)) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        read => parsed(folder, name, read).map(Some),
+    }
+}
+
 /// Reads a JSON file.
 pub fn read_json<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<T> {
-    let read = || -> io::Result<T> { Ok(serde_json::from_slice(&fs::read(folder.join(name))?)?) };
-    read().map_err(|e| failure(&folder.join(name), "read", e))
+    parsed(folder, name, fs::read(folder.join(name)))
+}
+
+fn parsed<T: DeserializeOwned>(folder: &Path, name: &str, read: io::Result<Vec<u8>>) -> Result<T> {
+    let parsed = read.and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+    parsed.map_err(|e| failure(&folder.join(name), "read", e))
 }
 
 /// Writes one.

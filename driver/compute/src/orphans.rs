@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use model::ContainerUuid;
 use sandbox::SandboxStatus;
+use tokio::task::block_in_place;
 
 use crate::containers::Core;
 use crate::engine::Engine;
@@ -73,5 +74,6 @@ fn owners_of_ports(core: &Core<Zun>) -> BTreeMap<String, ContainerUuid> {
     let records = all.filter_map(|uuid| Some((uuid, core.engine.record(uuid).ok()?)));
     let ports =
         records.flat_map(|(uuid, record)| record.attachments.into_iter().map(move |one| (one.port, uuid)));
-    ports.collect()
+    // Each record is a file.
+    block_in_place(|| ports.collect())
 }

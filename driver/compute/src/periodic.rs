@@ -25,7 +25,7 @@ use crate::zun::provisioner::{port_owner, port_owner_of};
 
 /// Between two looks for images that nobody uses.
 const COLLECTION_INTERVAL: Duration = Duration::from_secs(600);
-/// Between two tries to give back what a deleted container has left.
+/// Between two tries to pay debts.
 const DEBTS_INTERVAL: Duration = Duration::from_secs(60);
 /// Heartbeat and report come at least this often, whatever `periodic_interval_max` says.
 const REPORT_MAX: Duration = Duration::from_secs(60);
@@ -34,9 +34,9 @@ const REPORT_MAX: Duration = Duration::from_secs(60);
 const RUN_MAX: Duration = Duration::from_secs(600);
 
 /// Containers on which a task works at one time: each asks other services, and after an outage all may have work.
-const PLACES: usize = 16;
+const CONTAINERS_AT_ONCE: usize = 16;
 
-type Places = Arc<Semaphore>;
+type Slots = Arc<Semaphore>;
 
 /// Whom the tasks are for.
 pub struct Periodic {
@@ -80,7 +80,7 @@ impl Periodic {
         running
     }
 
-    async fn run(&self, task: Task, places: &Places) -> Result<()> {
+    async fn run(&self, task: Task, slots: &Slots) -> Result<()> {
         match task {
             Task::Heartbeat => Ok(beat(&self.beats, &self.options).await?),
             Task::Report => {
@@ -88,8 +88,8 @@ impl Periodic {
                 self.resources.report().await
             }
             Task::States => synchronise(&self.core).await,
-            Task::Ports => follow_ports(&self.core, &self.interfaces, places).await,
-            Task::Debts => pay_debts(&self.core, &self.give_back, places).await,
+            Task::Ports => follow_ports(&self.core, &self.interfaces, slots).await,
+            Task::Debts => pay_debts(&self.core, &self.give_back, slots).await,
             Task::Images => {
                 let images = self.images.clone();
                 let collected = tokio::task::spawn_blocking(move || admin::collect(&images)).await;
@@ -110,7 +110,7 @@ enum Task {
     States,
     /// Ports are compared with what guests know.
     Ports,
-    /// What deleted containers have left is given back.
+    /// Debts are paid.
     Debts,
     /// Images that nobody uses are removed.
     Images,
@@ -118,7 +118,7 @@ enum Task {
 
 /// Runs a task at each tick until the service stops. It does not overlap with itself.
 async fn repeat(tasks: Arc<Periodic>, task: Task, period: Duration, mut stop: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(PLACES));
+    let slots = Arc::new(Semaphore::new(CONTAINERS_AT_ONCE));
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -126,7 +126,7 @@ async fn repeat(tasks: Arc<Periodic>, task: Task, period: Duration, mut stop: wa
             _ = ticks.tick() => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        match timeout(RUN_MAX, tasks.run(task, &places)).await {
+        match timeout(RUN_MAX, tasks.run(task, &slots)).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::error!(?task, error = %e, "a periodic task failed"),
             Err(_) => tracing::error!(?task, "a periodic task took longer than {} s", RUN_MAX.as_secs()),
@@ -135,11 +135,11 @@ async fn repeat(tasks: Arc<Periodic>, task: Task, period: Duration, mut stop: wa
 }
 
 /// Lets each container whose ports have changed follow them.
-async fn follow_ports(core: &Arc<Core<Zun>>, interfaces: &Interfaces, places: &Places) -> Result<()> {
-    for uuid in in_any_order(interfaces.differing().await?) {
-        let (of, interfaces) = (Arc::clone(core), interfaces.clone());
-        let follow = async move { follow_one(&of, &interfaces, uuid).await };
-        in_turn(core, places, uuid, "changes of ports are not followed", follow).await;
+async fn follow_ports(core: &Arc<Core<Zun>>, interfaces: &Interfaces, slots: &Slots) -> Result<()> {
+    for uuid in shuffled(interfaces.differing().await?) {
+        let (its_core, interfaces) = (Arc::clone(core), interfaces.clone());
+        let follow = async move { follow_one(&its_core, &interfaces, uuid).await };
+        in_turn(core, slots, uuid, "changes of ports are not followed", follow).await;
     }
     Ok(())
 }
@@ -159,45 +159,44 @@ async fn follow_one(core: &Core<Zun>, interfaces: &Interfaces, uuid: ContainerUu
     }
 }
 
-/// Lets each debt be paid. What a host has a row of is not a debt.
-async fn pay_debts(core: &Arc<Core<Zun>>, give_back: &GiveBack, places: &Places) -> Result<()> {
-    let owing = give_back.debts().list()?.into_iter().map(|(uuid, _)| uuid);
-    for uuid in in_any_order(owing) {
-        let (of, give_back) = (Arc::clone(core), give_back.clone());
+/// Pays each debt. While a row of the container names a host, its debt waits.
+async fn pay_debts(core: &Arc<Core<Zun>>, give_back: &GiveBack, slots: &Slots) -> Result<()> {
+    for uuid in shuffled(give_back.debts().containers()?) {
+        let (its_core, give_back) = (Arc::clone(core), give_back.clone());
         let pay = async move {
             // It may have been paid, or have grown, before this turn.
             let Some(debt) = give_back.debts().find(uuid)? else { return Ok(()) };
-            match of.executor.rows().find(uuid).await? {
+            match its_core.executor.rows().find(uuid).await? {
                 Some(row) if row.host.is_some() => Ok(()),
                 _ => give_back.pay(debt, port_owner_of(uuid)).await,
             }
         };
-        in_turn(core, places, uuid, "what a container has left is not given back", pay).await;
+        in_turn(core, slots, uuid, "what a container has left is not given back", pay).await;
     }
     Ok(())
 }
 
-/// Another order at each time: whoever comes after many that take their time comes before them another time.
-fn in_any_order(containers: impl IntoIterator<Item = ContainerUuid>) -> HashSet<ContainerUuid> {
+/// A new order on each run, so that slow containers do not always keep the same others waiting.
+fn shuffled(containers: Vec<ContainerUuid>) -> HashSet<ContainerUuid> {
     containers.into_iter().collect()
 }
 
-/// Begins work on a container in its turn, and waits only until there is a place for it. A container on which somebody works is
+/// Begins work on a container in its turn, and waits only for a slot. A container on which somebody works is
 /// left for the next time.
 async fn in_turn(
     core: &Core<Zun>,
-    places: &Places,
+    slots: &Slots,
     uuid: ContainerUuid,
     failure: &'static str,
     work: impl Future<Output = Result<()>> + Send + 'static,
 ) {
-    let place = Arc::clone(places).acquire_owned().await;
+    let slot = Arc::clone(slots).acquire_owned().await;
     let Some(turn) = core.turns.if_idle(uuid) else { return };
     let work = async move {
         if let Err(e) = work.await {
             tracing::error!(error = %e, "{failure}");
         }
-        drop((turn, place));
+        drop((turn, slot));
     };
     tokio::spawn(work.instrument(background_span(uuid)));
 }

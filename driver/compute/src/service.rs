@@ -110,10 +110,10 @@ async fn serve(options: Options) -> Result<(), StartError> {
     let leftovers = orphans::leftover_taps(&core, &recovery.sandboxes).await;
     tokio::spawn(handle_all(Arc::clone(&core), happenings));
     abandon_commits(&commits, &recovery);
+    refuse_what_was_lost(&core, &creations)?;
     let (rpc, asked_to_stop) = (rpc(&options)?, stop.clone());
     let serving = tokio::spawn(async move { rpc.run(Arc::new(server), asked_to_stop).await });
-    recover(&core, recovery);
-    refuse_what_was_lost(&core, &creations)?;
+    tokio::spawn(recover(Arc::clone(&core), recovery));
     let state_path = options.kata.state_path.clone();
     tokio::spawn(look_again(Arc::clone(&core), commits, names, state_path));
     tokio::spawn(orphans::remove_taps(Arc::clone(&core), leftovers));
@@ -186,11 +186,11 @@ async fn look_again(core: Arc<Core<Zun>>, commits: Commits, names: HostNames, st
     let outlived = async {
         let found = until_answered(|| Recovery::of_other_names(&*core, &names)).await?;
         abandon_commits(&commits, &found);
-        recover(&core, found);
+        recover(Arc::clone(&core), found).await;
         until_answered(|| outlived_names(&*core, &names)).await
     };
     if let Err(e) = outlived.await.and_then(|outlived| names.forget(&state_path, &outlived)) {
-        tracing::error!(error = %e, "containers under other names of this host are not looked for");
+        tracing::error!(error = %e, "other names of this host are not settled");
     }
 }
 

@@ -87,6 +87,7 @@ fn takes_more_than(shelf: &Shelf, bytes: Option<u64>) -> Result<bool> {
     let taken: u64 = shelf.file_systems()?.into_iter().map(size).sum::<Result<_>>()?;
     Ok(taken > most)
 }
+
 /// The digest of the layers that a file system's name has.
 fn chain_named_by(file_system: &Path) -> Option<Digest> {
     Digest::from_hex(file_system.file_stem()?.to_str()?).ok()

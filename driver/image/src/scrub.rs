@@ -33,8 +33,8 @@ pub enum Finding {
     Damaged(Error),
 }
 
-/// Checks the file systems of all images of a store, and makes damaged ones again. `tell` is called after each. `fetch` writes the archive
-/// of a name into a file.
+/// Checks the file systems of all images of a store, and makes damaged ones again. `tell` is called after each. `fetch` writes the
+/// archive of a name into a file.
 pub async fn scrub(
     store: &Store,
     fetch: impl AsyncFn(&str, File) -> Result<File>,

@@ -1,4 +1,4 @@
-//! Sandboxes without a row in Zun's database, and what deleted containers have left.
+//! Sandboxes without a row in Zun's database, and what could not be given back of containers.
 
 use cloud::{Keystone, Neutron, Placement};
 use model::{Container, ContainerUuid};
@@ -43,9 +43,10 @@ pub async fn remove(options: &Options, uuid: Uuid) -> Result<()> {
         false => sandbox.kill().await?,
     }
     let attachments = record.map(|record| record.attachments).unwrap_or_default();
+    let owner = port_owner_of(container);
+    let attachments = networking::still_owned(&neutron, &owner, &attachments).await?;
     networking::unplug(&attachments).await;
     networking::release(&neutron, &attachments).await?;
-    let owner = port_owner_of(container);
     let strays = networking::strays(&neutron, &owner, &[]).await?;
     networking::reclaim(&neutron, &owner, &strays).await?;
     networking::exposed_ports::close(&neutron, container, owner.owned()).await?;
@@ -60,7 +61,7 @@ async fn orphans(options: &Options) -> Result<Vec<ContainerUuid>> {
     Ok(here.into_iter().filter(|uuid| !known.contains_key(uuid)).collect())
 }
 
-/// What could not be given back of deleted containers, a line each.
+/// What could not be given back of containers, a line each.
 pub fn debts(options: &Options) -> Result<String> {
     let debts = Debts::reader(options.kata.state_path.join("debts")).list()?;
     let line = |(uuid, debt): (ContainerUuid, Debt)| {

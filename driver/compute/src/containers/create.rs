@@ -8,7 +8,7 @@ use super::capsule;
 use super::core::{Core, World};
 use super::patience::until_answered;
 use super::provision::{Provision, Wanted};
-use super::refusal::{give_back_unbegun, is_nothing_here};
+use super::refusal::{give_back_dropped, is_nothing_here};
 use super::start::start_made;
 use super::undo::undone;
 use crate::error::{Error, Result};
@@ -94,7 +94,7 @@ async fn is_new<W: World>(core: &Core<W>, row: &mut Container, wanted: &Wanted) 
         Err(e) => {
             if is_nothing_here(core, row.uuid) {
                 core.executor.write(row, Changes::error(e.to_string())).await;
-                give_back_unbegun(core, row.uuid, &wanted.volume_rows()).await;
+                give_back_dropped(core, row.uuid, &wanted.volume_rows()).await;
             }
             return Err(e);
         }
@@ -108,7 +108,7 @@ async fn is_new<W: World>(core: &Core<W>, row: &mut Container, wanted: &Wanted) 
     }
     // Its user has deleted it before any host had it.
     if !is_wanted && is_nothing_here(core, row.uuid) {
-        give_back_unbegun(core, row.uuid, &wanted.volume_rows()).await;
+        give_back_dropped(core, row.uuid, &wanted.volume_rows()).await;
     }
     Ok(is_new)
 }

@@ -18,7 +18,7 @@ use super::provision::Provision;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::host_names::HostNames;
-use crate::lifecycle::{Decision, Event};
+use crate::lifecycle::{Decision, Event, decide};
 use crate::rows::Rows;
 use crate::turns::{Ticket, Turn};
 
@@ -124,8 +124,9 @@ pub async fn outlived_names<W: World>(core: &Core<W>, names: &HostNames) -> Resu
     let here: Vec<ContainerUuid> = core.engine.survey()?.into_keys().collect();
     let (all, mut outlived) = (core.executor.rows(), Vec::new());
     let hosts = all.hosts_of(&here).await?;
+    let elsewhere: BTreeSet<_> = elsewhere(&hosts, &names.now).into_iter().map(|(_, host)| host).collect();
     for former in &names.former {
-        let has_sandboxes = elsewhere(&hosts, &names.now).iter().any(|(_, host)| host == former);
+        let has_sandboxes = elsewhere.contains(former.as_str());
         if !has_sandboxes && (all.is_served(former).await? || all.list_on(former).await?.is_empty()) {
             outlived.push(former.clone());
         }
@@ -142,14 +143,9 @@ fn elsewhere<'a>(
     named.filter(|(_, host)| *host != own).collect()
 }
 
-/// Does for each container what is due after this service was away, side by side. It does not wait for that.
-pub fn recover<W: World>(core: &Arc<Core<W>>, recovery: Recovery) {
-    tokio::spawn(recover_all(Arc::clone(core), recovery));
-}
-
-/// Begins one container's recovery after the other, as soon as there is a place among those that are looked at: whoever asks for
-/// something meanwhile finds no more than these before him.
-async fn recover_all<W: World>(core: Arc<Core<W>>, mut recovery: Recovery) {
+/// Does for each container what is due after this service was away, some side by side: whoever asks for something meanwhile finds
+/// no more than these before him. It ends once each has begun.
+pub async fn recover<W: World>(core: Arc<Core<W>>, mut recovery: Recovery) {
     let host: Arc<str> = recovery.host.into();
     let looks = Arc::new(Semaphore::new(LOOKS));
     for (ticket, row) in recovery.rows {
@@ -175,8 +171,8 @@ async fn recover_all<W: World>(core: Arc<Core<W>>, mut recovery: Recovery) {
     }
 }
 
-/// How the last action went, where the row proves it: its end was written there, and in its history no more. After other failures
-/// a row is as it was before.
+/// How the last action ended, if the row proves it. Its result reaches the row before the history, so that a service that died in
+/// between finds it only there. `None` where the row would say the same after a failure.
 fn said_by(row: &Container, last: &Unfinished) -> Option<Result<()>> {
     let is_written = row.updated_at.zip(last.started).is_some_and(|(written, started)| written >= started);
     let fails_into_error = matches!(last.action.as_str(), "create" | "start" | "reboot");
@@ -185,10 +181,10 @@ fn said_by(row: &Container, last: &Unfinished) -> Option<Result<()>> {
         (_, Status::Error) if fails_into_error => {
             Some(Err(Error::Conflict(row.status_reason.clone().unwrap_or_default())))
         }
-        ("create" | "start" | "reboot", _)
+        ("create", _)
+        | ("start" | "reboot" | "unpause", Status::Running)
         | ("stop" | "kill", Status::Stopped)
-        | ("pause", Status::Paused)
-        | ("unpause", Status::Running) => Some(Ok(())),
+        | ("pause", Status::Paused) => Some(Ok(())),
         _ => None,
     }
 }
@@ -255,6 +251,13 @@ async fn recover_one<W: World>(
             written = core.engine.status(row.uuid).await;
         }
         drop(look);
+        let seen = core.observed(row.uuid, &written);
+        if decide(&core.facts(&row)?, &seen, Event::ServiceStarted) != Decision::Keep {
+            // This turn may have come late, and Zun's API writes rows too.
+            let now = until_answered(|| core.executor.rows().find(row.uuid)).await?;
+            let Some(now) = now else { return Ok(Recovered::Otherwise) };
+            row = now;
+        }
     }
     let (observed, decision) = decide_upon(core, &row, &written, Event::ServiceStarted)?;
     let (uuid, addresses) = (row.uuid, row.addresses.clone());
@@ -309,6 +312,7 @@ mod tests {
         let cases = [
             (said("start", Status::Running, None, 5), Some(Ok(()))),
             (said("start", Status::Running, None, 4), None),
+            (said("start", Status::Stopped, None, 6), None),
             (said("start", Status::Running, Some("container_starting"), 5), None),
             (said("create", Status::Error, None, 6), failed),
             (said("stop", Status::Stopped, None, 6), Some(Ok(()))),

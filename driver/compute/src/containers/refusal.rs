@@ -10,8 +10,8 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::rows::Rows;
 
-/// Refuses a creation whose message could not be taken, or was lost with an earlier life of this service. What has been begun is
-/// left alone. It is remembered until nothing is left of it.
+/// Refuses a creation whose message could not be taken, or was lost when the service ended. One that has begun is left alone. The
+/// note of it stays until everything is given back.
 pub async fn refuse_creation<W: World>(core: &Core<W>, creations: &Creations, taken: &Taken, reason: &str) {
     match refuse_unbegun(core, creations, taken, reason).await {
         Ok(()) => creations.forget(taken.uuid),
@@ -52,9 +52,9 @@ pub fn is_nothing_here<W: World>(core: &Core<W>, uuid: ContainerUuid) -> bool {
     matches!(core.engine.find_record(uuid), Ok(None))
 }
 
-/// Gives back what others have made for a creation that its host does not begin. The caller has its turn.
-pub async fn give_back_unbegun<W: World>(core: &Core<W>, uuid: ContainerUuid, volumes: &[i32]) {
+/// Gives back what others have made for a creation that is dropped. The caller has its turn.
+pub async fn give_back_dropped<W: World>(core: &Core<W>, uuid: ContainerUuid, volumes: &[i32]) {
     if let Err(e) = until_answered(|| core.provision.give_back_unbegun(uuid, volumes)).await {
-        tracing::error!(error = %e, "something of a creation that is refused is left behind");
+        tracing::error!(error = %e, "something of a creation that is dropped is left behind");
     }
 }

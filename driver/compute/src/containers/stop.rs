@@ -62,7 +62,7 @@ pub async fn kill<W: World>(
     mut row: Container,
     signal: u32,
 ) -> Result<()> {
-    // What a signal that is interrupted is sent again as.
+    // An interrupted kill repeats this signal and no other.
     let own = (signal != SIGKILL).then_some(signal);
     if let Err(e) = core.update_record(row.uuid, |record| std::mem::replace(&mut record.signal, own) != own) {
         tracing::warn!(error = %e, "the signal is not recorded");
@@ -134,7 +134,7 @@ pub fn begun_signal<W: World>(core: &Core<W>, row: &Container) -> u32 {
 async fn send_signal<W: World>(core: &Core<W>, row: &Container, signal: u32) -> Result<Changes> {
     let (uuid, record) = (row.uuid, core.engine.record(row.uuid)?);
     let Some(main) = record.main_process() else { return Ok(Changes::default()) };
-    let asks_to_end = cancels_policy(signal, main.own_stop_signal());
+    let (asks_to_end, was_asked) = (cancels_policy(signal, main.own_stop_signal()), record.is_stopped);
     if asks_to_end {
         core.update_record(uuid, |record| !std::mem::replace(&mut record.is_stopped, true))?;
     }
@@ -144,8 +144,10 @@ async fn send_signal<W: World>(core: &Core<W>, row: &Container, signal: u32) -> 
             tracing::warn!(error = %e, "a process cannot be killed: its sandbox is ended");
             return record_end(core, row).await;
         }
-        // It has ended, be it of an earlier try.
-        Err(_) if asks_to_end && !core.observe(uuid).await.may_run() => return record_end(core, row).await,
+        Err(e) if was_asked && asks_to_end && !core.observe(uuid).await.may_run() => {
+            tracing::info!(error = %e, "the process has ended already, perhaps by this signal when it was first sent");
+            return record_end(core, row).await;
+        }
         Err(e) => {
             if asks_to_end {
                 core.update_record(uuid, |record| std::mem::replace(&mut record.is_stopped, false))?;

@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::lifecycle::{Decision, Event, decide};
 use crate::rows::Rows;
 
-/// Rows that are compared before others have a turn on this thread: for each its record is read.
+/// Rows compared between two yields: each costs a file. (`block_in_place` will not do: the simulated world has one thread.)
 const ROWS_AT_ONCE: usize = 16;
 
 /// Compares all, and lets what differs be mended, each in its turn. A container on which somebody works is left for the next time.

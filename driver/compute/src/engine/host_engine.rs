@@ -109,7 +109,7 @@ impl Engine for HostEngine {
     }
 
     fn survey(&self) -> Result<BTreeMap<ContainerUuid, SandboxStatus>> {
-        // A host may have a thousand sandboxes, and each is some files.
+        // There may be a thousand sandboxes, each several files: other tasks go on meanwhile.
         let all = block_in_place(|| self.host.survey())?.into_iter();
         Ok(all.filter_map(|(name, status)| Some((name.parse().ok()?, status))).collect())
     }

@@ -14,8 +14,6 @@ use crate::networking::Attachment;
 
 const CONTAINER: &str = "container.json";
 const CAPSULE: &str = "capsule.json";
-/// What records were called.
-pub const NAMES: [&str; 2] = [CONTAINER, CAPSULE];
 
 #[derive(Deserialize)]
 struct ContainerRecord {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use member::{InjectedFile, Member, NewMember, entry_and_command};
 
 use crate::error::{Error, Result};
-use crate::kept::{read_json, write_json};
+use crate::kept::{find_json, read_json, write_json};
 use crate::lifecycle::{Kind, Restarts};
 use crate::networking::{self, Attachment};
 use crate::options::Kata;
@@ -46,7 +46,7 @@ pub struct SandboxRecord {
     /// Whether somebody has asked it to end: its restart policy has no say in that end.
     #[serde(default)]
     pub is_stopped: bool,
-    /// The signal that is being sent, if it is not SIGKILL.
+    /// The signal that was sent last; none for SIGKILL. A kill that was interrupted is repeated with it.
     #[serde(default)]
     pub signal: Option<u32>,
     /// Whether it is being deleted by force.
@@ -139,8 +139,10 @@ impl SandboxRecord {
 
     /// Reads the record in a sandbox's folder, if it holds one. One that cannot be read is an error: it is not taken for none.
     pub fn find(folder: &Path) -> Result<Option<Self>> {
-        let is_there = [NAME].iter().chain(&legacy::NAMES).any(|name| folder.join(name).exists());
-        if is_there { Self::read(folder).map(Some) } else { Ok(None) }
+        match find_json(folder, NAME)? {
+            None => legacy::read(folder).transpose(),
+            found => Ok(found),
+        }
     }
 
     /// Reads the record in a sandbox's folder, in the form of an earlier version too.

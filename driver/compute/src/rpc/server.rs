@@ -118,7 +118,7 @@ impl Server {
     fn refuse_creation(self: &Arc<Self>, taken: Taken, reason: String) {
         let server = Arc::clone(self);
         let work = async move {
-            server.creations.take(taken.clone()).await;
+            server.creations.remember(taken.clone()).await;
             Box::pin(containers::refuse_creation(&server.core, &server.creations, &taken, &reason)).await;
         };
         tokio::spawn(work.in_current_span());
@@ -173,7 +173,7 @@ impl Server {
         let done = match operation.creation() {
             None => Box::pin(self.perform(context, uuid, operation, ticket.turn().await)).await,
             Some(wanted) => {
-                self.creations.take(taken(&wanted.context, uuid, wanted.volume_rows())).await;
+                self.creations.remember(taken(&wanted.context, uuid, wanted.volume_rows())).await;
                 let done = Box::pin(self.perform(context, uuid, operation, ticket.turn().await)).await;
                 self.creations.forget(uuid);
                 done

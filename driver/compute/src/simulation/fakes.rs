@@ -243,22 +243,14 @@ impl FakeWorld {
     pub async fn pay_debts(&self) {
         let debts: Vec<_> = self.state().debts.iter().copied().collect();
         for uuid in debts {
-            let is_made = |row: &Container| row.host.is_some();
-            if self.state().rows.get(&uuid).is_some_and(is_made) {
+            let has_host = |row: &Container| row.host.is_some();
+            if self.state().rows.get(&uuid).is_some_and(has_host) {
                 continue;
             }
             if self.give_back(uuid).await.is_ok() {
                 self.state().debts.remove(&uuid);
             }
         }
-    }
-
-    async fn give_back_later(&self, uuid: ContainerUuid) -> Result<()> {
-        if self.give_back(uuid).await.is_err() {
-            self.unless_over().await;
-            self.state().debts.insert(uuid);
-        }
-        Ok(())
     }
 
     async fn give_back(&self, uuid: ContainerUuid) -> Result<()> {
@@ -320,7 +312,11 @@ impl Provision for FakeWorld {
             Thoroughness::Debts => {
                 // The volumes of its row are asked for first.
                 self.call(|_| ()).await?;
-                self.give_back_later(row.uuid).await
+                if self.give_back(row.uuid).await.is_err() {
+                    self.unless_over().await;
+                    self.state().debts.insert(row.uuid);
+                }
+                Ok(())
             }
         }
     }

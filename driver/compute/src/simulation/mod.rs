@@ -71,7 +71,7 @@ impl Simulation {
                 Err(_) => sleep(Duration::from_secs(1)).await,
             }
         };
-        recover(&core, recovery);
+        tokio::spawn(recover(Arc::clone(&core), recovery));
         let under_way = JoinSet::new();
         Self { world, core, under_way, requests: 0, places: (0..CONTAINERS).map(uuid).collect() }
     }

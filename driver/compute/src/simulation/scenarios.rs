@@ -115,7 +115,7 @@ async fn a_creation_that_is_refused_gives_back_what_the_scheduler_allocated() {
     // Nor is anything kept of one that its user has deleted meanwhile.
     for uuid in [container, deleted] {
         let taken = Taken { uuid, project: "p".into(), volumes: Vec::new() };
-        creations.take(taken.clone()).await;
+        creations.remember(taken.clone()).await;
         refuse_creation(&simulation.core, &creations, &taken, "too many").await;
     }
     assert!(creations.left().unwrap().is_empty());
@@ -171,7 +171,8 @@ async fn an_interrupted_signal_is_sent_again_as_what_it_was() {
             let mut state = simulation.world.state();
             state.rows.get_mut(&container).unwrap().task_state = Some("container_killing".into());
             let sandbox = state.sandboxes.get_mut(&container).unwrap();
-            sandbox.record.as_mut().unwrap().signal = signal;
+            let record = sandbox.record.as_mut().unwrap();
+            (record.signal, record.is_stopped) = (signal, signal == Some(SIGTERM));
             let run = sandbox.run.as_mut().unwrap();
             (run.ignores_term, run.ends) = (true, None);
             if has_ended {

@@ -168,7 +168,8 @@ impl Commits {
         Ok(Commit { glance, begun, repository, tag: tag.unwrap_or_else(|| DEFAULT_TAG.into()) })
     }
 
-    /// Commits of a container that had not ended when this service did. It is asked before a new one can begin.
+    /// Commits of a container that had not ended when this service did. To be asked before RPC is served,
+    /// or of containers that are still another host's.
     pub fn interrupted(&self, uuid: ContainerUuid) -> Vec<BegunCommit> {
         BegunCommit::list(self.engine.sandbox(uuid).path())
     }
