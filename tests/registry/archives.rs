@@ -57,7 +57,8 @@ async fn an_archive_that_cannot_be_had_leaves_nothing() {
 #[ignore = "needs skopeo and umoci; tests/run installs them"]
 async fn an_archive_opens_no_layers_that_it_only_names() {
     let here = store("127.0.0.1:1", Vec::new());
-    let archive = Layout::busybox().archive("docker-archive");
+    let image = Layout::busybox();
+    let archive = image.archive("docker-archive");
     let fetch = async |mut file: File| {
         io::copy(&mut File::open(&archive).unwrap(), &mut file).unwrap();
         Ok(file)
