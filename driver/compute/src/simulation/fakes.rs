@@ -239,6 +239,12 @@ impl FakeWorld {
         record
     }
 
+    /// A creation has come to its end.
+    pub async fn forget_creation(&self, uuid: ContainerUuid) {
+        self.unless_over().await;
+        self.state().taken.remove(&uuid);
+    }
+
     /// Gives back what a deleted container has left, as the service does from time to time.
     pub async fn pay_debts(&self) {
         let debts: Vec<_> = self.state().debts.iter().copied().collect();

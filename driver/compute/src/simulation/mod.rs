@@ -24,8 +24,10 @@ use self::fakes::HOST;
 use self::world::FakeWorld;
 use crate::containers::{
     Core, CorePolicy, Lifecycle, Recovery, Request, Thoroughness, Wanted, handle_all, inspect, recover,
-    synchronise,
+    refuse_creation, synchronise,
 };
+use crate::creations::{Creations, Taken};
+use crate::error::Error;
 use crate::executor::Executor;
 use crate::host_names::HostNames;
 use crate::lifecycle::Event;
@@ -46,12 +48,16 @@ const FOR_EVER: Duration = Duration::from_secs(1_000_000);
 
 /// How many of a thousand processes end by themselves.
 const ENDS: u64 = 300;
+/// How many of a thousand creations the service does not take.
+const REFUSED: u64 = 50;
 
 /// A service in the simulated world.
 struct Simulation {
     world: FakeWorld,
     core: Arc<Core<FakeWorld>>,
     under_way: JoinSet<()>,
+    /// What is taken is remembered by the world; this has the places of those that are refused.
+    creations: Creations,
     requests: u64,
     /// Which container has each place; one that is deleted makes room for another.
     places: Vec<ContainerUuid>,
@@ -73,7 +79,10 @@ impl Simulation {
         };
         tokio::spawn(recover(Arc::clone(&core), recovery));
         let under_way = JoinSet::new();
-        Self { world, core, under_way, requests: 0, places: (0..CONTAINERS).map(uuid).collect() }
+        let folder = tempfile::tempdir().unwrap();
+        let creations = Creations::open(folder.path().to_owned()).unwrap();
+        let places = (0..CONTAINERS).map(uuid).collect();
+        Self { world, core, under_way, creations, requests: 0, places }
     }
 
     /// The service dies and is started again.
@@ -86,6 +95,21 @@ impl Simulation {
         self.world.state().asked.retain(|one| begun.contains(&one.request_id));
         std::mem::replace(&mut self.under_way, JoinSet::new()).detach_all();
         *self = Self { requests, places, ..Self::start(next).await };
+        let lost: Vec<_> = self.world.state().taken.iter().copied().collect();
+        for uuid in lost {
+            self.refuse_creation(uuid, "interrupted");
+        }
+    }
+
+    /// Refuses a creation whose message could not be taken, or was lost.
+    fn refuse_creation(&mut self, uuid: ContainerUuid, reason: &'static str) {
+        let (core, creations) = (Arc::clone(&self.core), self.creations.clone());
+        let work = async move {
+            let taken = Taken { uuid, project: "p".into(), volumes: Vec::new() };
+            refuse_creation(&core, &creations, &taken, reason).await;
+            core.engine.forget_creation(uuid).await;
+        };
+        self.under_way.spawn(work.instrument(tracing::info_span!("container", %uuid)));
     }
 
     fn random(&self, bound: u64) -> u64 {
@@ -164,7 +188,12 @@ impl Simulation {
         let (auto_remove, auto_heal, restarts) =
             (self.random(6) == 0, self.random(4) == 0, self.random(3) == 0);
         let row = row(uuid, auto_remove, auto_heal, restarts && !auto_remove);
-        self.world.state().rows.insert(uuid, row.clone());
+        {
+            // As Zun's API and its scheduler do before they ask.
+            let mut state = self.world.state();
+            state.rows.insert(uuid, row.clone());
+            state.allocations.insert(uuid);
+        }
         Lifecycle::Create {
             row: Box::new(row),
             wanted: Box::new(Wanted::default()),
@@ -234,6 +263,16 @@ impl Simulation {
             started: None,
         };
         self.world.state().asked.push(asked);
+        let is_creation = matches!(what, Lifecycle::Create { .. });
+        if is_creation {
+            self.world.state().taken.insert(uuid);
+            let refused = self.world.state().refused;
+            if self.random(1000) < refused {
+                let error = Error::TooMany { project: "p".into(), what: "operations" };
+                self.core.executor.refuse(&id, uuid, action, &error);
+                return self.refuse_creation(uuid, "too many");
+            }
+        }
         match self.core.turns.enter(uuid, what.urgency()) {
             Err(full) => {
                 self.core.executor.refuse(&id, uuid, action, &full.into());
@@ -245,6 +284,9 @@ impl Simulation {
                     let turn = ticket.turn().await;
                     if let Err(e) = (Request { context, uuid, what }).perform(&core, turn).await {
                         core.executor.finish::<()>(&id, uuid, action, &Err(e));
+                    }
+                    if is_creation {
+                        core.engine.forget_creation(uuid).await;
                     }
                 };
                 self.under_way.spawn(work.instrument(tracing::info_span!("container", %uuid)));
@@ -318,9 +360,7 @@ impl Simulation {
                         Status::Error => !runs && (row.host.is_some() || has == (false, false, false)),
                         Status::Restarting => true,
                         // Its message was lost with a life of the service: no host has it, and its user may delete it.
-                        Status::Creating | Status::Rebuilding => {
-                            row.host.is_none() && has == (false, false, false)
-                        }
+                        Status::Rebuilding => row.host.is_none() && has == (false, false, false),
                         _ => false,
                     };
                     if !is_right {
@@ -361,7 +401,10 @@ fn row(uuid: ContainerUuid, auto_remove: bool, auto_heal: bool, restarts: bool) 
 
 async fn live_through(seed: u64, steps: u64) {
     let world = FakeWorld::new(seed);
-    (world.state().trouble, world.state().ends) = (TROUBLE, ENDS);
+    {
+        let mut state = world.state();
+        (state.trouble, state.ends, state.refused) = (TROUBLE, ENDS, REFUSED);
+    }
     let mut simulation = Simulation::start(world).await;
     for _ in 0..steps {
         simulation.step().await;

@@ -49,6 +49,8 @@ pub struct State {
     pub trouble: u64,
     /// How many of a thousand processes end by themselves.
     pub ends: u64,
+    /// How many of a thousand creations the service does not take.
+    pub refused: u64,
     /// Counts the lives of the service: calls of a life that is over never return.
     pub life: u64,
     pub rows: BTreeMap<ContainerUuid, Container>,
@@ -56,6 +58,8 @@ pub struct State {
     pub ports: BTreeSet<ContainerUuid>,
     pub allocations: BTreeSet<ContainerUuid>,
     pub debts: BTreeSet<ContainerUuid>,
+    /// Creations that the service has taken and not brought to an end.
+    pub taken: BTreeSet<ContainerUuid>,
     pub records: Vec<Record>,
     /// What has been asked for, as Zun's API records it.
     pub asked: Vec<Unfinished>,
@@ -78,12 +82,14 @@ impl FakeWorld {
             random: Random::new(seed),
             trouble: 0,
             ends: 0,
+            refused: 0,
             life: 0,
             rows: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             ports: BTreeSet::new(),
             allocations: BTreeSet::new(),
             debts: BTreeSet::new(),
+            taken: BTreeSet::new(),
             records: Vec::new(),
             asked: Vec::new(),
             served: BTreeSet::new(),
