@@ -13,7 +13,7 @@ use agent_protocol::messages::{
 use agent_protocol::{STORAGE_OVERLAY, process_from_wire, resources_from_wire, spec_from_wire};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, sleep};
 
@@ -21,6 +21,7 @@ use crate::archive::ArchiveTask;
 use crate::error::{Error, Result};
 use crate::process::Process;
 use crate::reaper::Reaper;
+use crate::runtime::{Confinement, Filter};
 use crate::storage::Mounts;
 use crate::{processes, runtime, stats, sysctls, users};
 
@@ -57,6 +58,8 @@ struct Container {
     changes: Option<PathBuf>,
     cgroup: PathBuf,
     has_poststart_hooks: bool,
+    /// The filter of all its processes.
+    filter: Option<Filter>,
     processes: Mutex<HashMap<String, Arc<Process>>>,
     _mounts: Mounts,
 }
@@ -92,6 +95,8 @@ impl Containers {
             spec.set_process(Some(process));
         }
         sysctls::apply_networks(&mut spec)?;
+        let filter = take_filter(&mut spec)?;
+        let confinement = confine(&mut spec, filter.clone());
         let cgroup = cgroup_of(&spec);
         let poststart = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref());
         let has_poststart_hooks = poststart.is_some_and(|hooks| !hooks.is_empty());
@@ -100,9 +105,13 @@ impl Containers {
 
         let created = {
             let _turn = self.helpers.acquire().await;
-            runtime::create(&self.reaper, id, &bundle, terminal).await
+            runtime::create(&self.reaper, id, &bundle, terminal, confinement).await
         };
-        let launched = match created {
+        let bounded = created.and_then(|launched| {
+            runtime::restrict_devices(&cgroup, &device_rules(&spec))?;
+            Ok(launched)
+        });
+        let launched = match bounded {
             Ok(launched) => launched,
             Err(e) => {
                 self.forget(id, &bundle).await;
@@ -117,6 +126,7 @@ impl Containers {
             changes: upper_directory(&request.storages),
             cgroup,
             has_poststart_hooks,
+            filter,
             processes: Mutex::new(HashMap::from([(id.to_owned(), first)])),
             _mounts: mounts,
         };
@@ -146,11 +156,12 @@ impl Containers {
             users::apply(&mut process, user, &container.rootfs)?;
         }
         let terminal = process.terminal().unwrap_or(false);
+        let confinement = Confinement::prepare(&mut process, container.filter.clone());
         let directory = container.bundle.join(format!("exec-{exec}"));
         write_json(&directory, "process.json", &process)?;
         let launched = {
             let _turn = self.helpers.acquire().await;
-            runtime::exec(&self.reaper, &container.id, &directory, terminal).await
+            runtime::exec(&self.reaper, &container.id, &directory, terminal, confinement).await
         };
         let removed = std::fs::remove_dir_all(&directory);
         let launched = launched?;
@@ -326,6 +337,27 @@ fn share_pids(spec: &mut Spec, path: &Path) -> Result<()> {
     linux.set_namespaces(Some(others.chain([namespace]).collect()));
     spec.set_linux(Some(linux));
     Ok(())
+}
+
+fn device_rules(spec: &Spec) -> Vec<LinuxDeviceCgroup> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    resources.and_then(|resources| resources.devices().clone()).unwrap_or_default()
+}
+
+/// Takes the seccomp filter out of the specification.
+fn take_filter(spec: &mut Spec) -> Result<Option<Filter>> {
+    let Some(mut linux) = spec.linux().clone() else { return Ok(None) };
+    let filter = linux.seccomp().as_ref().map(Filter::compile).transpose()?;
+    linux.set_seccomp(None);
+    spec.set_linux(Some(linux));
+    Ok(filter)
+}
+
+fn confine(spec: &mut Spec, filter: Option<Filter>) -> Confinement {
+    let Some(mut process) = spec.process().clone() else { return Confinement::default() };
+    let confinement = Confinement::prepare(&mut process, filter);
+    spec.set_process(Some(process));
+    confinement
 }
 
 /// The directory in which the overlay among these storages keeps what is written.

@@ -12,6 +12,7 @@ mod files;
 mod identity;
 mod init;
 mod layer;
+mod listener;
 mod named;
 mod network;
 mod packer;
@@ -41,6 +42,8 @@ fn main() -> ExitCode {
         .with_ansi(false)
         .without_time()
         .with_writer(std::io::stderr)
+        // It would panic where the console cannot be written to.
+        .log_internal_errors(false)
         .init();
     match run() {
         Ok(()) => ExitCode::SUCCESS,

@@ -30,6 +30,7 @@ use crate::cpus;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::identity;
+use crate::listener;
 use crate::network::Network;
 use crate::reaper::Reaper;
 use crate::stats;
@@ -51,7 +52,7 @@ pub async fn serve() -> Result<()> {
     let agent =
         Arc::new(Agent { containers: Containers::new(reaper), network, destroyed: Arc::clone(&destroyed) });
     let mut server = Server::new()
-        .bind(&format!("vsock://-1:{AGENT_PORT}"))?
+        .add_listener(listener::listen()?)
         .register_service(create_agent_service(Arc::clone(&agent) as Arc<_>));
     server.start().await?;
     knock();

@@ -5,6 +5,7 @@
 //!   benchmark road       in the cloud of devstack/up: from the RPC message to the container's process
 //!   benchmark calls      in the cloud of devstack/up: calls a second, the idle service, comparisons of states
 //!   benchmark neighbours in the cloud of devstack/up: `show` beside stalled operations, starts with many containers, round trips
+//!   benchmark hardening  where KVM works: what filters and a hardened kernel cost a container
 //!   benchmark machine    where KVM works: from the start of the VMM to the agent's first answer
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -13,6 +14,7 @@ mod calls;
 mod crowd;
 mod disk;
 mod guests;
+mod hardening;
 mod layout;
 mod machine;
 mod neighbours;
@@ -46,7 +48,8 @@ fn main() {
         Some("road") => road::run(),
         Some("calls") => calls::run(),
         Some("neighbours") => neighbours::run(),
+        Some("hardening") => hardening::run(),
         Some("machine") => machine::run(),
-        _ => panic!("usage: benchmark pull|layout|road|calls|neighbours|machine"),
+        _ => panic!("usage: benchmark pull|layout|road|calls|neighbours|hardening|machine"),
     }
 }

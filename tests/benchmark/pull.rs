@@ -7,6 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cloud_tests::registry::{Layout, Registry};
+use cloud_tests::sandboxes::workers;
 use cloud_tests::top;
 use tempfile::TempDir;
 
@@ -87,8 +88,9 @@ impl Host {
         let folder = tempfile::tempdir_in("/var/tmp").unwrap();
         let state = folder.path().join("state");
         let configuration = format!(
-            "[kata]\nstate_path = {}\ninsecure_registries = {}\n",
+            "[kata]\nstate_path = {}\nworker = {}\ninsecure_registries = {}\n",
             state.display(),
+            workers().program.display(),
             registry.address()
         );
         fs::write(folder.path().join("zun.conf"), configuration).unwrap();

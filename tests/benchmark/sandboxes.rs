@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use cloud_tests::sandboxes::{OVERHEAD_MIB, busybox_rootfs, container, host_options};
-use sandbox::{ContainerSpec, GuestNetwork, Host, RateLimit, Sandbox, SandboxSpec};
+use sandbox::{ContainerSpec, GuestNetwork, Host, HostOptions, RateLimit, Sandbox, SandboxSpec};
 use tempfile::TempDir;
 
 /// Memory of a guest.
@@ -22,8 +22,14 @@ pub struct Sandboxes {
 
 impl Sandboxes {
     pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// Sandboxes of a host with changed options.
+    pub fn with(change: impl FnOnce(&mut HostOptions)) -> Self {
         let folder = tempfile::tempdir_in("/var/lib/zun-kata").unwrap();
-        let options = host_options(folder.path(), "zun-kata-benchmark");
+        let mut options = host_options(folder.path(), "zun-kata-benchmark");
+        change(&mut options);
         let rootfs = busybox_rootfs(folder.path());
         Self { rootfs, host: Host::new(options).unwrap(), folder }
     }

@@ -1,5 +1,6 @@
 //! What cannot be done ends in `Error` with a reason that names thing and cause, and leaves nothing behind.
 
+use cloud_tests::ballast::Ballast;
 use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud, service_log};
 use cloud_tests::eventually;
 use cloud_tests::registry::{Layout, Registry, corrupt, noise};
@@ -112,38 +113,22 @@ fn a_network_that_cannot_be_bound() {
     });
 }
 
-/// Fills the compute host's disk but for a little.
-struct Ballast<'a>(&'a Cloud);
-
-impl<'a> Ballast<'a> {
-    fn load(cloud: &'a Cloud) -> Self {
-        let ballast = Self(cloud);
-        cloud.shell(
-            "cd /var/lib/zun-kata; free=$(($(stat -f -c '%f * %S' .))); fallocate -l $((free - 80000000)) ballast
-             cat /dev/zero >ballast-rest 2>/dev/null || true; truncate -s -1000000 ballast-rest",
-        );
-        ballast
-    }
-}
-
-impl Drop for Ballast<'_> {
-    fn drop(&mut self) {
-        self.0.on_host(&["rm", "-f", "/var/lib/zun-kata/ballast", "/var/lib/zun-kata/ballast-rest"]);
-    }
-}
-
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn a_full_disk() {
     in_cloud(|cloud| {
         let registry = Registry::start(PORT, None);
         registry.push(&Layout::busybox().with_file("/noise", &noise(4_000_000)), "bulky:1", &[]);
+        let talks = cloud.run_busybox("while :; do yes word | head -c 100000; sleep 0.1; done");
         let ballast = Ballast::load(cloud);
         let uuid = cloud.make("run", &image("127.0.0.1:5002/bulky:1"));
         let reason = cloud.wait_for_error(&uuid);
+        let is_answered = cloud.openstack(&["appcontainer", "exec", &talks, "true"]).status == 0;
         drop(ballast);
         assert!(reason.contains("No space left on device") && reason.contains("bulky"), "{reason}");
+        assert!(is_answered, "what a container says is lost, and no more: {}", cloud.show(&talks));
         cloud.delete(&uuid);
+        cloud.delete(&talks);
     });
 }
 

@@ -1,50 +1,10 @@
 //! Capsules, through `openstack capsule`.
 
-use std::fs;
-
+use cloud_tests::capsules::{create, delete, show, template, wait_for_status};
 use cloud_tests::cloud::{Cloud, in_cloud};
 use cloud_tests::eventually;
 use cloud_tests::killed::Killed;
 use serde_json::Value;
-
-/// A capsule of these containers, each a name for its image and a shell's script.
-fn template(name: &str, restart_policy: &str, init: &[&str], containers: &[&str]) -> String {
-    let list = |scripts: &[&str]| -> String {
-        let one = |script: &&str| {
-            format!(
-                "    - image: busybox\n      imagePullPolicy: ifnotpresent\n      command: [sh, -c]\n      args: ['{script}']\n      \
-                 resources: {{ requests: {{ cpu: 0.1, memory: 64 }} }}\n"
-            )
-        };
-        scripts.iter().map(one).collect()
-    };
-    let init = if init.is_empty() { String::new() } else { format!("  initContainers:\n{}", list(init)) };
-    format!(
-        "capsuleVersion: beta\nkind: capsule\nmetadata:\n  name: {name}\nspec:\n  restartPolicy: {restart_policy}\n{init}  \
-         containers:\n{}",
-        list(containers)
-    )
-}
-
-fn create(cloud: &Cloud, template: &str) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("capsule.yaml");
-    fs::write(&path, template).unwrap();
-    let said = cloud.openstack(&["capsule", "create", "--file", path.to_str().unwrap()]).ok();
-    let uuid = said.split_whitespace().find(|word| word.len() == 36 && word.matches('-').count() == 4);
-    uuid.unwrap_or_else(|| panic!("no identifier in {said}")).to_owned()
-}
-
-fn show(cloud: &Cloud, uuid: &str) -> Value {
-    cloud.api(&format!("capsules/{uuid}"))
-}
-
-fn wait_for_status(cloud: &Cloud, uuid: &str, wanted: &str) {
-    eventually(240, &format!("capsule {uuid} is {wanted}"), || {
-        let shown = show(cloud, uuid);
-        if shown["status"] == wanted { Ok(()) } else { Err(shown.to_string()) }
-    });
-}
 
 /// Statuses of a capsule's containers in their order.
 fn members(cloud: &Cloud, uuid: &str, kind: u8) -> Vec<String> {
@@ -53,11 +13,6 @@ fn members(cloud: &Cloud, uuid: &str, kind: u8) -> Vec<String> {
          AND m.container_type = {kind} ORDER BY m.id"
     );
     cloud.sql(&query).lines().map(str::to_owned).collect()
-}
-
-fn delete(cloud: &Cloud, uuid: &str) {
-    cloud.openstack(&["capsule", "delete", uuid]).ok();
-    cloud.wait_until_gone(uuid);
 }
 
 /// What the capsule's containers wrote, from the compute host: nothing, as long as none has begun.

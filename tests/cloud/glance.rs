@@ -5,11 +5,11 @@ use std::path::Path;
 use cloud_tests::cloud::{Cloud, in_cloud};
 use cloud_tests::eventually;
 use cloud_tests::registry::{Layout, Registry, noise};
+use cloud_tests::tenant::Tenant;
 use cloud_tests::throttled::Throttled;
 use serde_json::Value;
 
 use crate::images::PORT;
-use crate::tenant::Tenant;
 
 const SMALL: [&str; 6] = ["--cpu", "1", "--memory", "128", "--net", "network=net"];
 

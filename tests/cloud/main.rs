@@ -20,7 +20,6 @@ mod policies;
 mod recovery;
 mod service;
 mod stalled;
-mod tenant;
 mod terminal;
 mod traffic;
 mod two_hosts;

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud};
 use cloud_tests::eventually;
+use cloud_tests::tenant::Tenant;
 use serde_json::Value;
 
 use crate::stalled::{STUBBORN, Stubborn};
-use crate::tenant::Tenant;
 
 /// Least number of rounds from which a median is taken.
 const ROUNDS: usize = 5;

@@ -2,9 +2,8 @@
 
 use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud};
 use cloud_tests::eventually;
+use cloud_tests::tenant::Tenant;
 use serde_json::Value;
-
-use crate::tenant::Tenant;
 
 fn address(shown: &Value) -> String {
     shown["addresses"].as_str().unwrap().to_owned()

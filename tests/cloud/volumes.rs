@@ -83,8 +83,10 @@ fn the_disk_is_as_large_as_was_asked_for() {
         let size: u64 = said.lines().last().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
         assert!((1900..=2048).contains(&size), "{said}");
         let taken = "SELECT disk_used FROM zun.compute_node WHERE hostname = (SELECT host FROM zun.container WHERE uuid = ";
-        let taken: u64 = cloud.sql(&format!("{taken}'{uuid}')")).parse().unwrap();
-        assert!(taken >= 2, "{taken}");
+        eventually(60, "the host has told of it", || {
+            let taken = cloud.sql(&format!("{taken}'{uuid}')"));
+            if taken.parse::<u64>().unwrap() >= 2 { Ok(()) } else { Err(taken) }
+        });
         // It is thin: what nobody wrote to takes nothing of the host's.
         let used = cloud.shell(&format!("du -sm /var/lib/zun-kata/sandboxes/{uuid} | cut -f 1"));
         assert!(used.trim().parse::<u64>().unwrap() < 200, "{used}");

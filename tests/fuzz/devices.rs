@@ -16,14 +16,14 @@ use vmm::virtio::{
 use vmm::{Confinement, DiskAccess, DiskConfig, Growth, RateLimit, VsockConfig};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-type Memory = vm_memory::GuestMemoryMmap<()>;
+pub type Memory = vm_memory::GuestMemoryMmap<()>;
 
 const MEMORY: usize = 1 << 20;
 /// Addresses of the queues, each with its three parts, and of most buffers.
-const QUEUES: u64 = 0x1000;
-const QUEUE_SPACE: u64 = 0x3000;
+pub const QUEUES: u64 = 0x1000;
+pub const QUEUE_SPACE: u64 = 0x3000;
 const BUFFERS: u64 = 0x4_0000;
-const QUEUE_SIZE: u16 = 16;
+pub const QUEUE_SIZE: u16 = 16;
 /// Time after which a device counts as hung.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -36,13 +36,13 @@ const QUEUE_SEL: u64 = 0x030;
 const QUEUE_NUM_MAX: u64 = 0x034;
 const QUEUE_NUM: u64 = 0x038;
 const QUEUE_READY: u64 = 0x044;
-const QUEUE_NOTIFY: u64 = 0x050;
-const STATUS: u64 = 0x070;
+pub const QUEUE_NOTIFY: u64 = 0x050;
+pub const STATUS: u64 = 0x070;
 const QUEUE_DESC: u64 = 0x080;
 const QUEUE_DRIVER: u64 = 0x090;
 const QUEUE_DEVICE: u64 = 0x0a0;
 const STEPS: [u32; 3] = [1, 3, 11];
-const DRIVER_OK: u32 = 15;
+pub const DRIVER_OK: u32 = 15;
 
 /// A descriptor of a hostile guest.
 #[derive(Debug, Clone, TypeGenerator)]
@@ -104,18 +104,18 @@ impl Queue {
     }
 }
 
-fn write(device: &mut impl BusDevice, register: u64, value: u32) {
+pub fn write(device: &mut impl BusDevice, register: u64, value: u32) {
     device.write(register, &value.to_le_bytes());
 }
 
-fn read(device: &impl BusDevice, register: u64) -> u32 {
+pub fn read(device: &impl BusDevice, register: u64) -> u32 {
     let mut value = [0; 4];
     device.read(register, &mut value);
     u32::from_le_bytes(value)
 }
 
 /// Activates the device with all its queues, and returns their number.
-fn negotiate(device: &mut impl BusDevice, features: u32) -> u32 {
+pub fn negotiate(device: &mut impl BusDevice, features: u32) -> u32 {
     for status in &STEPS[..2] {
         write(device, STATUS, *status);
     }
@@ -152,9 +152,9 @@ fn read_features(device: &mut impl BusDevice) -> u32 {
 }
 
 /// A device with its memory and interrupt line.
-struct Machine<D> {
-    memory: Memory,
-    device: MmioTransport<D>,
+pub struct Machine<D> {
+    pub memory: Memory,
+    pub device: MmioTransport<D>,
     line: Arc<EventFd>,
 }
 
@@ -162,7 +162,7 @@ struct Machine<D> {
 impl<D> RefUnwindSafe for Machine<D> {}
 
 impl<D: VirtioDevice> Machine<D> {
-    fn new(device: D) -> Self {
+    pub fn new(device: D) -> Self {
         let memory = Memory::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
         let line = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
         let workers = Workers::default();
@@ -212,8 +212,8 @@ pub fn try_queues(device: impl VirtioDevice) {
     bolero::check!().with_generator(input).for_each(|(queues, features)| machine.suffer(queues, *features));
 }
 
-fn disk(access: DiskAccess) -> Block {
-    let mut slot = Block::new(access);
+pub fn disk(access: DiskAccess) -> Block {
+    let mut slot = Block::new(access).unwrap();
     let file = tempfile::tempfile().unwrap();
     file.set_len(1 << 16).unwrap();
     slot.insert(DiskConfig { file, serial: "a".into(), limit: RateLimit::default() }).unwrap();
@@ -245,7 +245,7 @@ fn queues_of_memory_to_come() {
     try_queues(Mem::new(Growth { start: 1 << 32, size: 128 << 20 }));
 }
 
-fn socket_device(folder: &std::path::Path) -> (Vsock, UnixStream) {
+pub fn socket_device(folder: &std::path::Path) -> (Vsock, UnixStream) {
     let listener = UnixListener::bind(folder.join("socket")).unwrap();
     let (ready_signal, signalled) = UnixStream::pair().unwrap();
     let config = VsockConfig { cid: 3, listener, ready_signal };

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 
-use image::{Budget, Tree, add_layer};
+use image_work::{Budget, Tree, add_layer};
 
 const BLOCK: usize = 512;
 /// Of files that are sparse.
@@ -31,8 +31,8 @@ fn read(archive: &mut File, content: &[u8]) {
     for layer in 0..2 {
         let _ = add_layer(&mut tree, layer, archive, &Budget::new(LIMIT));
     }
-    for (path, _) in tree.iter() {
-        assert!(path.split(|byte| *byte == b'/').all(|name| !matches!(name, b"" | b"." | b"..")));
+    for entry in tree.entries() {
+        assert!(tree.path(entry).split(|byte| *byte == b'/').all(|name| !matches!(name, b"" | b"." | b"..")));
     }
 }
 

@@ -11,4 +11,5 @@ mod devices;
 mod layers;
 mod messages;
 mod network;
+mod refilling;
 mod snapshot;

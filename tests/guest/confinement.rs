@@ -15,7 +15,7 @@ use sandbox::Sandbox;
 use crate::fixture::Fixture;
 
 const LONG: [&str; 2] = ["sleep", "1000"];
-const NAMESPACES: [&str; 5] = ["mnt", "pid", "ipc", "uts", "net"];
+const NAMESPACES: [&str; 7] = ["mnt", "pid", "ipc", "uts", "net", "user", "cgroup"];
 /// The `syscall` instruction, and its size.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
 const INSTRUCTION: u64 = 2;
@@ -40,7 +40,14 @@ use Argument::{Number, Text};
 
 const NONE: Argument = Number(0);
 
-const ATTEMPTS: [Attempt; 6] = [
+/// More than the parameters of an io_uring, all zero.
+const ZEROS: &str = concat!(
+    "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+    "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+    "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+);
+
+const ATTEMPTS: [Attempt; 8] = [
     Attempt {
         what: "open a file of the host",
         call: libc::SYS_openat,
@@ -61,6 +68,16 @@ const ATTEMPTS: [Attempt; 6] = [
         what: "make a virtual machine",
         call: libc::SYS_ioctl,
         arguments: [Number(3), Number(0xae01), NONE],
+    },
+    Attempt {
+        what: "make an io_uring",
+        call: libc::SYS_io_uring_setup,
+        arguments: [Number(8), Text(ZEROS), NONE],
+    },
+    Attempt {
+        what: "make a process",
+        call: libc::SYS_clone,
+        arguments: [Number(libc::SIGCHLD as i64), NONE, NONE],
     },
     Attempt {
         what: "make a user namespace",
@@ -215,6 +232,10 @@ async fn a_shim_has_nothing_but_its_sandbox() {
         fs::read_dir(process.join("root")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     seen.sort();
     assert_eq!(seen, ["container-c.log", "state.json", "vsock.sock"]);
+    let limits = fs::read_to_string(process.join("limits")).unwrap();
+    let largest = limits.lines().find_map(|line| line.strip_prefix("Max file size")).unwrap();
+    let disk = (1u64 << 30).to_string();
+    assert_eq!(largest.split_whitespace().take(2).collect::<Vec<_>>(), [&disk, &disk], "its disk's size");
     let cgroup = fs::read_to_string(process.join("cgroup")).unwrap();
     assert_eq!(cgroup.trim(), "0::/zun-kata-tests/c");
     let limit = fs::read_to_string("/sys/fs/cgroup/zun-kata-tests/c/memory.max").unwrap();

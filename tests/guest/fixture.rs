@@ -113,8 +113,13 @@ impl Fixture {
 
     /// Replaces the kernel by one whose only instruction is not defined: with no handler the processor shuts down.
     pub fn kernel_that_faults(&mut self) {
-        self.options.kernel = self.folder.path().join("faults");
-        fs::write(&self.options.kernel, elf_with_pvh_entry(&UNDEFINED_INSTRUCTION)).unwrap();
+        self.kernel(&UNDEFINED_INSTRUCTION);
+    }
+
+    /// Replaces the kernel by this code, which is entered at its beginning.
+    pub fn kernel(&mut self, code: &[u8]) {
+        self.options.kernel = self.folder.path().join("kernel");
+        fs::write(&self.options.kernel, elf_with_pvh_entry(code)).unwrap();
     }
 
     /// No process of a sandbox is left, and no folder.
@@ -145,7 +150,7 @@ impl Drop for Fixture {
 }
 
 /// An ELF file that holds `code`, and a note that names it as the PVH entry point.
-fn elf_with_pvh_entry(code: &[u8; 4]) -> Vec<u8> {
+fn elf_with_pvh_entry(code: &[u8]) -> Vec<u8> {
     const ADDRESS: u64 = 0x100_0000;
     const HEADERS: u64 = 64 + 2 * 56;
     const PVH_ENTRY: u32 = 18;

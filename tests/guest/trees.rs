@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use cloud_tests::registry::Layout;
-use cloud_tests::sandboxes::shell;
+use cloud_tests::sandboxes::{shell, workers};
 use cloud_tests::{oddities, trees};
 use image::{PullPolicy, RegistryOptions, Store};
 use sandbox::ContainerSpec;
@@ -16,9 +16,8 @@ const ARCHIVE_MAX: u64 = 1 << 30;
 
 /// The tree below `odd` in the guest.
 async fn seen(fixture: &Fixture, folder: &Path, image: &Layout, kind: &str) -> trees::Tree {
-    let options = RegistryOptions { image_bytes_max: 1 << 30, ..RegistryOptions::default() };
     let folder = tempfile::tempdir_in(folder).unwrap();
-    let store = Store::open(folder.path().to_owned(), options).unwrap();
+    let store = Store::open(folder.path().to_owned(), RegistryOptions::default(), workers()).unwrap();
     let archive = image.archive(kind);
     let fetch = async |mut file: File| {
         io::copy(&mut File::open(&archive).unwrap(), &mut file).unwrap();

@@ -79,23 +79,8 @@ fn run(cloud: &Cloud) -> String {
     cloud.make("run", &[&BUSYBOX[..], &words].concat())
 }
 
-/// Its status, if nothing is being done to it; what it is doing, if not. A container that is gone is `gone`.
-fn settled(cloud: &Cloud, uuid: &str) -> Result<String, String> {
-    let query = format!(
-        "SELECT status, IFNULL(task_state, '-'), IFNULL(host, '-') FROM zun.container WHERE uuid = '{uuid}'"
-    );
-    let row = cloud.sql(&query);
-    let fields: Vec<&str> = row.split('\t').collect();
-    match fields[..] {
-        [""] => Ok("gone".into()),
-        ["Creating" | "Deleting" | "Rebuilding" | "Restarting", ..] => Err(row),
-        [status, "-", _] => Ok(status.into()),
-        _ => Err(row),
-    }
-}
-
 fn wait_until_settled(cloud: &Cloud, uuid: &str) -> String {
-    eventually(180, &format!("{uuid} is settled"), || settled(cloud, uuid))
+    eventually(180, &format!("{uuid} is settled"), || cloud.settled(uuid))
 }
 
 /// Asks for something. What is given tells whether that has come to its end.
@@ -140,9 +125,8 @@ fn assert_consistent(cloud: &Cloud, uuid: &str, status: &str, what: &str) {
         let open = cloud.sql(&format!("SELECT action {open}"));
         if open.is_empty() { Ok(()) } else { Err(open) }
     });
-    let shims = cloud.shell(&format!("pgrep -fc '[k]ata-shim /var/lib/zun-kata/sandboxes/{uuid}' || true"));
     let lives = matches!(status, "Running" | "Paused");
-    assert_eq!(shims.trim(), if lives { "1" } else { "0" }, "{what}: {status}");
+    assert_eq!(cloud.shims_of(uuid), usize::from(lives), "{what}: {status}");
     if status == "Running" {
         assert_eq!(cloud.openstack(&["appcontainer", "exec", uuid, "true"]).status, 0, "{what}");
     }
@@ -187,7 +171,7 @@ fn the_service_dies_at_any_write() {
             cloud.wait_for_status(&uuid, "Running");
             writes.hold(number);
             cloud.openstack(&["appcontainer", "delete", "--force", &uuid]).ok();
-            let is_gone = || settled(cloud, &uuid).is_ok_and(|status| status == "gone");
+            let is_gone = || cloud.settled(&uuid).is_ok_and(|status| status == "gone");
             let Some(connection) = wait_until_held(&writes, is_gone) else {
                 assert!(number > 1, "a deletion writes to its row");
                 break;

@@ -1,8 +1,7 @@
 //! Random operations on a container, against a model of its states.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud};
+use cloud_tests::random::{self, Random};
 
 const STEPS: usize = 14;
 
@@ -57,16 +56,6 @@ impl State {
     }
 }
 
-/// A generator of its own, so that a seed gives the same steps everywhere (Knuth's MMIX).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, count: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % count
-    }
-}
-
 /// Asks for it; gives whether it was taken.
 fn perform(cloud: &Cloud, operation: Operation, uuid: &str) -> bool {
     let words: &[&str] = match operation {
@@ -94,9 +83,9 @@ fn unfinished(cloud: &Cloud, uuid: &str) -> String {
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn random_operations_do_what_a_model_says() {
-    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let seed = random::seed();
     in_cloud(|cloud| {
-        let mut random = Random(seed);
+        let mut random = Random::of(seed);
         let uuid = cloud.make("create", &[&BUSYBOX[..], &["busybox", "sleep", "100000"]].concat());
         let mut state = State::Created;
         cloud.wait_for_status(&uuid, state.name());
@@ -114,10 +103,8 @@ fn random_operations_do_what_a_model_says() {
                 actions => Err(format!("seed {seed}, steps {steps:?}: {actions}")),
             });
             cloud.wait_for_status(&uuid, state.name());
-            let shims =
-                cloud.shell(&format!("pgrep -fc '[k]ata-shim /var/lib/zun-kata/sandboxes/{uuid}' || true"));
             let lives = matches!(state, State::Running | State::Paused);
-            assert_eq!(shims.trim(), if lives { "1" } else { "0" }, "seed {seed}, steps {steps:?}");
+            assert_eq!(cloud.shims_of(&uuid), usize::from(lives), "seed {seed}, steps {steps:?}");
         }
         if state == State::Paused {
             assert!(perform(cloud, Unpause, &uuid));

@@ -4,11 +4,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use cloud_tests::registry::{Layout, Registry, free_port, noise};
+use cloud_tests::sandboxes::workers;
 use cloud_tests::throttled::Throttled;
 use cloud_tests::{Process, eventually, top};
 use image::{ImageReference, PullPolicy, RegistryOptions, Store};
-
-use super::GIBIBYTE;
 
 const MEBIBYTE: u64 = 1 << 20;
 
@@ -40,8 +39,7 @@ fn mount(arguments: &[&str], folder: &Path) {
 /// A store in `folder` that may use plain HTTP with `registry`.
 pub fn open(folder: &Path, registry: &str) -> Store {
     let plain_http = vec![registry.to_owned()];
-    let options = RegistryOptions { plain_http, image_bytes_max: GIBIBYTE, ..RegistryOptions::default() };
-    super::open(folder, options)
+    super::open(folder, RegistryOptions { plain_http, ..RegistryOptions::default() }, workers())
 }
 
 /// Names of files below a folder.
@@ -70,6 +68,25 @@ async fn a_full_disk_is_said_and_leaves_nothing_and_a_retry_works() {
     }
 }
 
+#[test]
+#[ignore = "needs docker-registry; tests/run installs it"]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let registry = Registry::anywhere();
+    registry.push(&Layout::busybox(), "app:1", &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let configuration = folder.path().join("zun.conf");
+    std::fs::write(&configuration, super::configuration(folder.path(), &registry.address())).unwrap();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut pull = Command::new(top().join("target/release/zun-kata-compute"));
+    pull.arg("--config-file").arg(configuration).args([
+        "images",
+        "pull",
+        &format!("{}/app:1", registry.address()),
+    ]);
+    let status = pull.env("RUST_LOG", "debug").stderr(full).status().unwrap();
+    assert!(status.success(), "{status}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs docker-registry; tests/run installs it"]
 async fn a_pull_that_is_killed_leaves_what_the_next_start_removes() {
@@ -80,8 +97,7 @@ async fn a_pull_that_is_killed_leaves_what_the_next_start_removes() {
     let address = format!("127.0.0.1:{port}");
     let folder = tempfile::tempdir().unwrap();
     let configuration = folder.path().join("zun.conf");
-    let text = format!("[kata]\nstate_path = {}\ninsecure_registries = {address}\n", folder.path().display());
-    std::fs::write(&configuration, text).unwrap();
+    std::fs::write(&configuration, super::configuration(folder.path(), &address)).unwrap();
     let images = folder.path().join("images");
     let temporary = images.join("tmp");
     let mut pull = Command::new(top().join("target/release/zun-kata-compute"));

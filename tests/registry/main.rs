@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archives;
+mod confinement;
 mod failures;
+mod hostile;
 mod power_cut;
 mod shapes;
 mod wire;
@@ -12,16 +14,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cloud_tests::registry::{Layout, Registry, User, corrupt, free_port, noise};
+use cloud_tests::sandboxes::workers;
 use cloud_tests::tls::Front;
 use image::{
-    Credentials, CredentialsOwner, Error, Finding, Image, ImageReference, Mirror, PullPolicy,
-    RegistryOptions, Store,
+    Credentials, CredentialsOwner, Error, Finding, Image, ImageReference, PullPolicy, RegistryHost,
+    RegistryOptions, Store, WorkerOptions,
 };
 use tempfile::TempDir;
 use wire::Cutting;
 
 const USER: User = User { name: "grace", password: "hop-per" };
-const GIBIBYTE: u64 = 1 << 30;
 
 struct Here {
     folder: TempDir,
@@ -33,20 +35,30 @@ fn store(registry: &str, certificates: Vec<Vec<u8>>) -> Here {
     store_with(RegistryOptions {
         plain_http: vec![registry.to_owned()],
         certificates,
-        image_bytes_max: GIBIBYTE,
-        mirrors: Vec::new(),
+        ..RegistryOptions::default()
     })
 }
 
 fn store_with(options: RegistryOptions) -> Here {
+    store_of(options, workers())
+}
+
+fn store_of(options: RegistryOptions, workers: WorkerOptions) -> Here {
     let folder = tempfile::tempdir().unwrap();
-    let store = Arc::new(open(&folder.path().join("images"), options));
+    let store = Arc::new(open(&folder.path().join("images"), options, workers));
     Here { folder, store }
 }
 
-fn open(folder: &Path, options: RegistryOptions) -> Store {
+fn open(folder: &Path, options: RegistryOptions, workers: WorkerOptions) -> Store {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Store::open(folder.to_owned(), options).unwrap()
+    Store::open(folder.to_owned(), options, workers).unwrap()
+}
+
+/// What the service's own program needs to keep images in `state`.
+fn configuration(state: &Path, registry: &str) -> String {
+    let worker = workers().program;
+    let (state, worker) = (state.display(), worker.display());
+    format!("[kata]\nstate_path = {state}\nworker = {worker}\ninsecure_registries = {registry}\n")
 }
 
 fn credentials(password: &str, owner: CredentialsOwner) -> Credentials {
@@ -160,7 +172,7 @@ async fn a_mirror_is_asked_first_and_passed_over_if_it_fails() {
     let (registry, mirror) = (Registry::anywhere(), Registry::anywhere());
     registry.push(&Layout::busybox(), "own:1", &[]);
     mirror.push(&Layout::busybox(), "app:1", &[]);
-    let at = |registry: &str, host: &str| Mirror { registry: registry.into(), host: host.into() };
+    let at = |registry: &str, host: &str| RegistryHost { registry: registry.into(), host: host.into() };
     let [gone, dead] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
     let app = format!("{gone}/app:1");
     let here = store_with(RegistryOptions {
@@ -170,11 +182,10 @@ async fn a_mirror_is_asked_first_and_passed_over_if_it_fails() {
             at(&gone, &mirror.address()),
             at(&registry.address(), &mirror.address()),
         ],
-        image_bytes_max: GIBIBYTE,
         ..RegistryOptions::default()
     });
     let image = here.pull(&app).await.unwrap();
-    assert!(mirror.log().contains(&format!("ns={gone}")), "{}", mirror.log());
+    assert!(mirror.log().contains(&format!("ns={}", gone.replace(':', "%3A"))), "{}", mirror.log());
     let known = here.image(&app, PullPolicy::Never, None).await.unwrap();
     assert_eq!(known.id, image.id);
     // The mirror does not have this one.

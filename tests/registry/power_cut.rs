@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use cloud_tests::registry::{Layout, Registry, free_port, noise};
 use cloud_tests::throttled::Throttled;
-use cloud_tests::{Process, python, top};
+use cloud_tests::{Process, eventually, python, top};
 use image::{Error, Finding, Store};
 use tempfile::TempDir;
 
@@ -53,7 +53,11 @@ impl Disk {
 
     /// Mounts it as after a start of the machine.
     fn start_again(&self) {
-        run(Command::new("umount").arg(self.root()));
+        // What the machine's processes still do takes a moment to fail.
+        eventually(30, "nobody has it open", || {
+            let ended = Command::new("umount").arg(self.root()).status().unwrap();
+            if ended.success() { Ok(()) } else { Err(ended.to_string()) }
+        });
         self.mount();
     }
 }
@@ -72,7 +76,7 @@ fn run(command: &mut Command) {
 
 fn pull(state: &Path, registry: &str) -> Command {
     let configuration = state.join("zun.conf");
-    let text = format!("[kata]\nstate_path = {}\ninsecure_registries = {registry}\n", state.display());
+    let text = super::configuration(state, registry);
     std::fs::write(&configuration, text).unwrap();
     let mut pull = Command::new(top().join("target/release/zun-kata-compute"));
     pull.arg("--config-file").arg(configuration).args(["images", "pull", &format!("{registry}/app:1")]);

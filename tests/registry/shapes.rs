@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use cloud_tests::registry::{Layout, Registry};
+use cloud_tests::registry::{Layout, Registry, noise};
+use cloud_tests::sandboxes::workers;
 use cloud_tests::trees;
-use image::RegistryOptions;
+use image::{Limits, RegistryOptions, TreeLimits, WorkerOptions};
 use tar::{Builder, Header};
 
-use super::{content, store, store_with, wire};
+use super::{content, store, store_of, wire};
 
 const MEBIBYTE: u64 = 1 << 20;
 
@@ -94,19 +95,25 @@ async fn a_layer_that_climbs_out_or_swells_is_refused_and_leaves_nothing() {
     let swelling = layer(folder.path(), "swelling.tar", |builder| {
         builder.append_path_with_name(&holes, "holes").unwrap();
     });
+    let half = |name: &str| {
+        let content = noise(20 * MEBIBYTE);
+        layer(folder.path(), name, |builder| {
+            builder.append_data(&mut file(20 * MEBIBYTE), name, &content[..]).unwrap();
+        })
+    };
+    let halves = vec![half("one.tar"), half("other.tar")];
     let registry = Registry::anywhere();
-    let here = store_with(RegistryOptions {
-        plain_http: vec![registry.address()],
-        image_bytes_max: 32 * MEBIBYTE,
-        ..RegistryOptions::default()
-    });
+    let options = RegistryOptions { plain_http: vec![registry.address()], ..RegistryOptions::default() };
+    let limits = Limits { bytes: 32 * MEBIBYTE, tree: TreeLimits::default() };
+    let here = store_of(options, WorkerOptions { limits, ..workers() });
     let cases = [
-        (climbing, "climbs out of the root"),
-        (bomb, "more than the 33554432 bytes"),
-        (swelling, "more than the 33554432 bytes"),
+        (vec![climbing], "climbs out of the root"),
+        (vec![bomb], "more than the 33554432 bytes"),
+        (vec![swelling], "more than the 33554432 bytes"),
+        (halves, "bytes; the limit is 33554432"),
     ];
-    for (number, (layer, reason)) in cases.into_iter().enumerate() {
-        registry.push(&Layout::of_layers(&[layer]), &format!("bad:{number}"), &[]);
+    for (number, (layers, reason)) in cases.into_iter().enumerate() {
+        registry.push(&Layout::of_layers(&layers), &format!("bad:{number}"), &[]);
         let name = format!("{}/bad:{number}", registry.address());
         let error = here.pull(&name).await.unwrap_err().to_string();
         assert!(error.contains(reason) && error.contains(&name), "{error}");

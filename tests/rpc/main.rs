@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod broker;
+mod cluster;
 mod peer;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use broker::{Gate, PORT, URL};
 use cloud_tests::tls::Front;
+use cluster::Pair;
 use oslo::{
     CallError, Client, Endpoint, RabbitOptions, RequestContext, Served, Server, Target, TransportUrl, Version,
 };
@@ -40,16 +42,20 @@ struct Serving {
 }
 
 async fn serve(at: &str, options: RabbitOptions) -> Serving {
+    serve_as(target(), at, options, URL).await
+}
+
+/// Asked at the broker `probed`.
+async fn serve_as(target: Target, at: &str, options: RabbitOptions, probed: &str) -> Serving {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (stop, stopped) = watch::channel(false);
-    let target = target();
     let recorder = Arc::new(Recorder::default());
     let endpoints = vec![Endpoint { namespace: None, version: Version { major: 1, minor: 1 } }];
     let server = Server::new(url(at), options, vec![Served { target: target.clone(), endpoints }]);
     let dispatch = Arc::clone(&recorder);
     tokio::spawn(async move { server.run(dispatch, stopped).await });
     let serving = Serving { target, recorder, _stop: stop };
-    let probe = client(&serving.target, URL);
+    let probe = client(&serving.target, probed);
     for _ in 0..150 {
         if call(&probe, &serving.target.server_topic(), "echo", json!({})).await.is_ok() {
             serving.recorder.forget();
@@ -235,6 +241,37 @@ async fn a_broker_that_falls_silent_is_left() {
     let client = client(&serving.target, URL);
     let answer = call(&client, &serving.target.server_topic(), "echo", json!({ "after": "silence" })).await;
     assert_eq!(answer.unwrap()["arguments"], json!({ "after": "silence" }));
+}
+
+/// Both servers read from the same queues, which are on the node that dies: one loses its connection, the other its queues.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ; tests/run installs it"]
+async fn a_node_of_a_cluster_dies_and_whoever_used_it_is_served_by_the_other() {
+    let mut pair = Pair::start();
+    let second = pair.second.url();
+    let connected = serve_as(target(), &pair.url(), RabbitOptions::default(), &second).await;
+    let elsewhere = serve_as(connected.target.clone(), &second, RabbitOptions::default(), &second).await;
+    let client = client(&connected.target, &second);
+    for server in [&connected, &elsewhere] {
+        await_its_turn(server, &client).await;
+    }
+    pair.first.die();
+    for server in [&connected, &elsewhere] {
+        await_its_turn(server, &client).await;
+    }
+}
+
+/// Calls until this one of the servers of a queue has been given a call.
+async fn await_its_turn(server: &Serving, client: &Client) {
+    server.recorder.forget();
+    let key = server.target.server_topic();
+    let asking = async {
+        while server.recorder.is_empty() {
+            let context = RequestContext::default();
+            let _ = client.call(&context, &key, "note", Map::new(), Duration::from_secs(2)).await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT, asking).await.expect("a server is given no call");
 }
 
 #[tokio::test(flavor = "multi_thread")]

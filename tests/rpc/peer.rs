@@ -23,6 +23,10 @@ impl Recorder {
         self.notes.lock().unwrap().clear();
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.notes.lock().unwrap().is_empty()
+    }
+
     /// Waits until at least `count` notes have come.
     pub async fn wait_for(&self, count: usize) -> Vec<Value> {
         for _ in 0..300 {

@@ -11,7 +11,8 @@ const RULES: &[(&str, &str)] = &[
     ("main", "cli options service"),
     (
         "service",
-        "assembly console containers creations error heartbeat host_names metrics options orphans periodic rows services zun",
+        "assembly console containers creations error heartbeat host_names manager metrics options orphans periodic rows services \
+         zun",
     ),
     // Commands for operators work beside a service that may run: they use what it is made of, but no container's life, turns or
     // requests. Of `zun` they take how a port's owner is named.
@@ -43,7 +44,7 @@ const RULES: &[(&str, &str)] = &[
     ("interfaces", "engine error networking options record"),
     ("belongings", "engine error kept networking pins volumes"),
     ("health", "engine error lifecycle"),
-    ("images", "error executor options record rows turns"),
+    ("images", "error executor options record rows shares turns"),
     ("resources", "error host_facts host_names options pins rows"),
     // What a sandbox needs done on this host, on its record alone: no row, and not who carries decisions out. A turn says when
     // to give up a wait.
@@ -53,7 +54,7 @@ const RULES: &[(&str, &str)] = &[
     ("executor", "error operation rows"),
     ("rows", "error"),
     // What this host keeps in files.
-    ("creations", "error kept"),
+    ("creations", "error kept shares"),
     ("host_names", "error kept"),
     ("record", "error kept lifecycle networking options"),
     ("kept", "error"),
@@ -67,8 +68,10 @@ const RULES: &[(&str, &str)] = &[
     ("error", "options turns"),
     ("options", "host_facts"),
     ("host_facts", ""),
+    ("manager", ""),
     ("metrics", ""),
     ("operation", ""),
+    ("shares", ""),
     ("turns", ""),
 ];
 

@@ -7,6 +7,7 @@ mod circles;
 mod compute;
 mod modules;
 mod source;
+mod system_calls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,12 +16,15 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crates of this workspace that each may use. One that is not named may use all.
-const RULES: [(&str, &[&str]); 15] = [
+const RULES: [(&str, &[&str]); 18] = [
     ("agent-protocol", &[]),
     ("cloud", &[]),
-    ("image", &["process"]),
+    ("confinement", &[]),
+    ("image", &["image-work"]),
+    ("image-work", &[]),
     ("kata-agent", &["agent-protocol"]),
-    ("kata-shim", &["agent-protocol", "shim-control", "vmm"]),
+    ("kata-shim", &["agent-protocol", "confinement", "shim-control", "vmm"]),
+    ("kata-worker", &["confinement", "image-work"]),
     ("model", &[]),
     ("network", &["process"]),
     ("oslo", &[]),
@@ -30,7 +34,7 @@ const RULES: [(&str, &[&str]); 15] = [
     ("vmm", &[]),
     ("volume", &["process"]),
     ("zun-kata-compute", &["cloud", "image", "model", "network", "oslo", "sandbox", "volume"]),
-    ("cloud-tests", &["agent-protocol", "image", "model", "network", "oslo", "sandbox", "vmm"]),
+    ("cloud-tests", &["agent-protocol", "image", "image-work", "model", "network", "oslo", "sandbox", "vmm"]),
 ];
 
 fn packages() -> Vec<Value> {

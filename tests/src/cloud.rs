@@ -217,6 +217,27 @@ impl Cloud {
         });
     }
 
+    /// Its status, if nothing is being done to it; what it is doing, if not. A container that is gone is `gone`.
+    pub fn settled(&self, uuid: &str) -> Result<String, String> {
+        let query =
+            format!("SELECT status, IFNULL(task_state, '-') FROM zun.container WHERE uuid = '{uuid}'");
+        let row = self.sql(&query);
+        let fields: Vec<&str> = row.split('\t').collect();
+        match fields[..] {
+            [""] => Ok("gone".into()),
+            ["Creating" | "Deleting" | "Rebuilding" | "Restarting", ..] => Err(row),
+            [status, "-"] => Ok(status.into()),
+            _ => Err(row),
+        }
+    }
+
+    /// Shims of a container: none or one.
+    pub fn shims_of(&self, uuid: &str) -> usize {
+        let count =
+            self.shell(&format!("pgrep -fc '[k]ata-shim /var/lib/zun-kata/sandboxes/{uuid}' || true"));
+        count.trim().parse().unwrap()
+    }
+
     /// Makes a network. An earlier attempt at the same test may have left one: each has a name of its own.
     pub fn network(&self, prefix: &str) -> Network<'_> {
         static MADE: AtomicUsize = AtomicUsize::new(0);

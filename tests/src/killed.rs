@@ -26,6 +26,11 @@ impl<'a> Killed<'a> {
         self.cloud.on_host(&["devstack/host", "start"]).ok();
     }
 
+    /// Starts the service of an earlier release, which is in this folder.
+    pub fn start_earlier(&self, folder: &str) {
+        self.cloud.on_host(&["devstack/host", "start", folder]).ok();
+    }
+
     /// Starts the service and waits until it serves.
     pub fn revive(self) {
         self.start();

@@ -3,15 +3,19 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod ballast;
+pub mod capsules;
 mod cli;
 pub mod cloud;
 pub mod docker;
 pub mod killed;
 pub mod oddities;
+pub mod random;
 pub mod registry;
 pub mod relay;
 mod said;
 pub mod sandboxes;
+pub mod tenant;
 pub mod throttled;
 pub mod tls;
 pub mod trees;

@@ -3,9 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sandbox::{ContainerSpec, ContainerUser, CpuLimit, HostOptions, RateLimit};
+use image::{Limits, TreeLimits, WorkerOptions};
+use sandbox::{ContainerSpec, ContainerUser, CpuLimit, HostOptions, RateLimit, SeccompProfile, USERS};
 
 use crate::{devstack, top};
+
+/// The first of the users as which shims run; the last is the image workers'.
+const FIRST_USER: u32 = 2_000_000_000;
 
 /// MiB that a guest gets above its container's.
 pub const OVERHEAD_MIB: u64 = 64;
@@ -20,14 +24,27 @@ pub fn host_options(folder: &Path, cgroup: &str) -> HostOptions {
         templates: folder.join("templates"),
         template_bytes: 1 << 30,
         users: folder.join("users"),
-        first_user: 2_000_000_000,
+        first_user: FIRST_USER,
         cgroup: cgroup.into(),
         memory_overhead_mib: OVERHEAD_MIB,
         vcpus_max: 1,
         memory_max_mib: 4096,
         log_file_bytes: 1 << 20,
         log_files: 1,
+        seccomp: SeccompProfile::Default,
+        pids_max: 1000,
         cpu_limit: CpuLimit::Quota,
+    }
+}
+
+/// How images are read, by what was built last. Those of a GiB are.
+pub fn workers() -> WorkerOptions {
+    WorkerOptions {
+        program: top().join("target/release/kata-worker"),
+        user: FIRST_USER + USERS,
+        memory: 1 << 30,
+        seconds: 300,
+        limits: Limits { bytes: 1 << 30, tree: TreeLimits::default() },
     }
 }
 
@@ -61,15 +78,18 @@ pub fn arguments(words: &[&str]) -> Vec<String> {
 
 /// Makes a file system in `folder` that holds busybox, and a few users.
 pub fn busybox_rootfs(folder: &Path) -> PathBuf {
-    shell(
-        "mkdir -p root/bin root/etc root/proc root/sys root/dev root/tmp root/var/www
+    busybox_rootfs_with(folder, "")
+}
+
+/// The same with what a script adds to the folder `root`.
+pub fn busybox_rootfs_with(folder: &Path, script: &str) -> PathBuf {
+    let usual = "rm -rf root; mkdir -p root/bin root/etc root/proc root/sys root/dev root/tmp root/var/www
          cp /bin/busybox root/bin
          for applet in $(busybox --list | grep -vx busybox); do ln -sf busybox root/bin/$applet; done
          printf 'root:x:0:0:root:/root:/bin/sh\\nwww:x:33:33:www:/var/www:/bin/false\\n' >root/etc/passwd
-         printf 'root:x:0:\\nwww:x:33:\\nlog:x:4:www\\n' >root/etc/group
-         tar -C root -c . | tar2sqfs -q -f -c lz4 busybox.squashfs",
-        folder,
-    );
+         printf 'root:x:0:\\nwww:x:33:\\nlog:x:4:www\\n' >root/etc/group";
+    let pack = "tar -C root -c . | tar2sqfs -q -f -c lz4 busybox.squashfs";
+    shell(&format!("{usual}\n{script}\n{pack}"), folder);
     folder.join("busybox.squashfs")
 }
 

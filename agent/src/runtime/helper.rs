@@ -11,8 +11,9 @@ use libcontainer::syscall::syscall::SyscallType;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SigHandler, Signal, signal};
+use tracing::subscriber::NoSubscriber;
 
-use super::{Report, STATE_DIR, pause};
+use super::{Confinement, Report, STATE_DIR, pause};
 
 /// What a helper is for.
 pub struct Helper {
@@ -27,11 +28,11 @@ pub struct Helper {
 /// One call of the library.
 pub enum Task {
     /// Make the container of the bundle; with a console socket if it has a terminal.
-    Create { bundle: PathBuf, console: Option<PathBuf> },
+    Create { bundle: PathBuf, console: Option<PathBuf>, confinement: Confinement },
     /// Let its first process run.
     Start,
     /// Make another process in it.
-    Exec { process: PathBuf, console: Option<PathBuf> },
+    Exec { process: PathBuf, console: Option<PathBuf>, confinement: Confinement },
     /// Kill what is left of it and forget it.
     Remove,
     /// Make a PID namespace.
@@ -41,7 +42,9 @@ pub enum Task {
 impl Helper {
     /// Does the task and reports.
     pub fn run_to_status(self) -> libc::c_int {
-        let report = match self.perform() {
+        // The standard error is the container's by now.
+        let performed = tracing::subscriber::with_default(NoSubscriber::default(), || self.perform());
+        let report = match performed {
             Ok(pid) => Report::Pid(pid),
             Err(e) => Report::Failed(chain(&e)),
         };
@@ -53,9 +56,13 @@ impl Helper {
 
     fn perform(&self) -> Result<i32, LibcontainerError> {
         match &self.task {
-            Task::Create { bundle, console } => {
-                let container =
-                    self.builder(console)?.as_init(bundle).with_systemd(false).with_detach(true).build()?;
+            Task::Create { bundle, console, confinement } => {
+                let container = self
+                    .builder(console, confinement)?
+                    .as_init(bundle)
+                    .with_systemd(false)
+                    .with_detach(true)
+                    .build()?;
                 Ok(container.pid().map_or(0, |pid| pid.as_raw()))
             }
             Task::Start => {
@@ -63,9 +70,9 @@ impl Helper {
                 container.start()?;
                 Ok(container.pid().map_or(0, |pid| pid.as_raw()))
             }
-            Task::Exec { process, console } => {
+            Task::Exec { process, console, confinement } => {
                 let pid = self
-                    .builder(console)?
+                    .builder(console, confinement)?
                     .as_tenant()
                     .with_process(Some(process))
                     .with_detach(true)
@@ -80,9 +87,14 @@ impl Helper {
         }
     }
 
-    fn builder(&self, console: &Option<PathBuf>) -> Result<ContainerBuilder, LibcontainerError> {
+    fn builder(
+        &self,
+        console: &Option<PathBuf>,
+        confinement: &Confinement,
+    ) -> Result<ContainerBuilder, LibcontainerError> {
         ContainerBuilder::new(self.container.clone(), SyscallType::default())
             .with_console_socket(console.clone())
+            .with_executor(confinement.clone())
             .with_root_path(STATE_DIR)?
             .validate_id()
     }

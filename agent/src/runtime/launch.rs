@@ -12,7 +12,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::{ForkResult, fork};
 
 use super::helper::{self, Helper, Task};
-use super::{RUNTIME_DIR, Report};
+use super::{Confinement, RUNTIME_DIR, Report};
 use crate::archive::ArchiveTask;
 use crate::error::{Error, Result};
 use crate::reaper::{Exit, Reaper, wait};
@@ -45,15 +45,28 @@ pub struct Launched {
 }
 
 /// Makes the container of `bundle`. Its first process waits for [`start`] or [`start_with_hooks`].
-pub async fn create(reaper: &Reaper, container: &str, bundle: &Path, terminal: bool) -> Result<Launched> {
-    launch(reaper, container, bundle, terminal, |console| Task::Create { bundle: bundle.to_owned(), console })
-        .await
+pub async fn create(
+    reaper: &Reaper,
+    container: &str,
+    bundle: &Path,
+    terminal: bool,
+    confinement: Confinement,
+) -> Result<Launched> {
+    let task = |console| Task::Create { bundle: bundle.to_owned(), console, confinement };
+    launch(reaper, container, bundle, terminal, task).await
 }
 
 /// Makes a process in a container. `directory` is for the process's own files and holds `process.json`.
-pub async fn exec(reaper: &Reaper, container: &str, directory: &Path, terminal: bool) -> Result<Launched> {
+pub async fn exec(
+    reaper: &Reaper,
+    container: &str,
+    directory: &Path,
+    terminal: bool,
+    confinement: Confinement,
+) -> Result<Launched> {
     let process = directory.join("process.json");
-    launch(reaper, container, directory, terminal, |console| Task::Exec { process, console }).await
+    let task = |console| Task::Exec { process, console, confinement };
+    launch(reaper, container, directory, terminal, task).await
 }
 
 /// Packs or unpacks files below `root`, in a process of its own.

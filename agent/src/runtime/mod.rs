@@ -1,10 +1,16 @@
 //! Containers and processes made by `libcontainer`, which runs in a helper process.
 
+mod devices;
+mod executor;
+mod filter;
 mod helper;
 mod launch;
 mod pause;
 mod update;
 
+pub use devices::restrict as restrict_devices;
+pub use executor::Confinement;
+pub use filter::Filter;
 pub use launch::{Stdio, archive, create, exec, make_pid_namespace, remove, start, start_with_hooks};
 pub use update::update;
 

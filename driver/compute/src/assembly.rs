@@ -96,6 +96,7 @@ pub fn assemble(
         connector,
         hostname,
         options.volume.clone(),
+        options.kata.volume_check_limit(),
         options.kata.disk_limit(),
     );
     let resources = Resources::new(database, placement.clone(), Arc::clone(&options), Arc::clone(&pins));

@@ -1,9 +1,8 @@
 //! Creations that this service has taken and no row names this host for yet. Others have made something for them: Placement an
 //! allocation, Cinder volumes. If the service dies, nobody else would know.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use model::ContainerUuid;
 use serde::{Deserialize, Serialize};
@@ -11,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::Result;
 use crate::kept::Kept;
+use crate::shares::Shares;
 
 /// Files that are written at one time: each waits for the disk, on a thread that others need too.
 const WRITES_AT_ONCE: usize = 16;
@@ -36,7 +36,7 @@ pub struct Creations {
     notes: Kept<Note>,
     writes: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
-    of_projects: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
+    of_projects: Shares,
 }
 
 /// The right to give one back, until it is dropped.
@@ -56,7 +56,12 @@ impl Creations {
     pub fn open(folder: PathBuf) -> Result<Self> {
         let (writes, refusals) = (Semaphore::new(WRITES_AT_ONCE), Semaphore::new(REFUSALS_AT_ONCE));
         let (writes, refusals) = (Arc::new(writes), Arc::new(refusals));
-        Ok(Self { notes: Kept::open(folder)?, writes, refusals, of_projects: Arc::default() })
+        Ok(Self {
+            notes: Kept::open(folder)?,
+            writes,
+            refusals,
+            of_projects: Shares::new(REFUSALS_OF_A_PROJECT),
+        })
     }
 
     /// Remembers one. That it cannot be remembered is no reason not to make it.
@@ -87,20 +92,8 @@ impl Creations {
 
     /// Waits until one more of a project's that is refused may be given back.
     pub async fn refusal(&self, project: &str) -> Place {
-        let own = Arc::clone(
-            self.of_projects()
-                .entry(project.to_owned())
-                .or_insert_with(|| Arc::new(Semaphore::new(REFUSALS_OF_A_PROJECT))),
-        );
-        let own = own.acquire_owned().await.ok();
-        let place = Place([own, Arc::clone(&self.refusals).acquire_owned().await.ok()]);
-        // Projects of which nobody holds a place or waits for one are forgotten.
-        self.of_projects().retain(|_, places| Arc::strong_count(places) > 1);
-        place
-    }
-
-    fn of_projects(&self) -> MutexGuard<'_, HashMap<String, Arc<Semaphore>>> {
-        self.of_projects.lock().unwrap_or_else(PoisonError::into_inner)
+        let own = self.of_projects.place(project).await;
+        Place([own, Arc::clone(&self.refusals).acquire_owned().await.ok()])
     }
 }
 
@@ -139,6 +132,5 @@ mod tests {
         assert!(timeout(soon, creations.refusal("b")).await.is_ok());
         drop(places);
         assert!(timeout(soon, creations.refusal("a")).await.is_ok());
-        assert_eq!(creations.of_projects().len(), 1, "who is done is not kept");
     }
 }

@@ -17,6 +17,7 @@ mod images;
 mod interfaces;
 mod kept;
 mod lifecycle;
+mod manager;
 mod metrics;
 mod networking;
 mod operation;
@@ -30,6 +31,7 @@ mod rows;
 mod rpc;
 mod service;
 mod services;
+mod shares;
 #[cfg(test)]
 mod simulation;
 mod turns;
@@ -138,5 +140,11 @@ fn log_filter(arguments: &Arguments, options: &Options) -> &'static str {
 fn start_logging(default: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        // Where a log cannot be written, that would be said on the standard error, with a panic where this fails, too.
+        .log_internal_errors(false)
+        .init();
 }

@@ -30,7 +30,7 @@ use crate::rows::SERVICE_DOWN_TIME;
 use crate::services::Services;
 use crate::zun::Zun;
 use crate::zun::commit::Commits;
-use crate::{metrics, orphans};
+use crate::{manager, metrics, orphans};
 
 const RETRY: Duration = Duration::from_secs(2);
 /// How long operations may go on when this service ends. One that has begun is taken up at the next start; one that only waits is
@@ -113,6 +113,7 @@ async fn serve(options: Options) -> Result<(), StartError> {
     refuse_what_was_lost(&core, &creations)?;
     let (rpc, asked_to_stop) = (rpc(&options)?, stop.clone());
     let serving = tokio::spawn(async move { rpc.run(Arc::new(server), asked_to_stop).await });
+    manager::serving();
     tokio::spawn(recover(Arc::clone(&core), recovery));
     let state_path = options.kata.state_path.clone();
     tokio::spawn(look_again(Arc::clone(&core), commits, names, state_path));
@@ -124,6 +125,7 @@ async fn serve(options: Options) -> Result<(), StartError> {
     if let Err(e) = serving.await {
         tracing::error!(error = %e, "RPC is served no longer");
     }
+    manager::stopping();
     tasks.abort_all();
     let left = turns.rest(REST_TIMEOUT).await;
     if left > 0 {

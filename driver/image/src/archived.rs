@@ -2,20 +2,12 @@
 
 use std::fs::File;
 
-use crate::archive::ImageArchive;
-use crate::digest::Digest;
-use crate::error::{Error, Result};
-use crate::layers::Layers;
-use crate::options::PullPolicy;
-use crate::shelf::{Image, ImageSource, Origin, chain};
-use crate::store::Store;
+use image_work::Digest;
 
-/// What becomes of a file system that exists already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Existing {
-    Kept,
-    Replaced,
-}
+use crate::error::{Error, Result};
+use crate::options::PullPolicy;
+use crate::shelf::{Existing, Image, ImageSource, Origin, chain};
+use crate::store::Store;
 
 /// The image in the archive `name`. If it is not in `store` and `policy` allows to fetch it, `fetch` writes the archive into
 /// the file that it is given.
@@ -45,28 +37,25 @@ pub(crate) async fn add_archive(
     fetch: impl AsyncFnOnce(File) -> Result<File>,
     existing: Existing,
 ) -> Result<Image> {
-    let work = store.shelf().work_folder()?;
-    let file = tempfile::tempfile_in(work.path()).map_err(Error::io("make a file in", work.path()))?;
-    let file = fetch(file).await?;
-    let (reference, folder, limit) =
-        (name.to_owned(), work.path().to_owned(), store.options().image_bytes_max);
-    let read =
-        tokio::task::spawn_blocking(move || ImageArchive::open(&reference, file, &folder, limit)?.image());
-    let image = read.await.map_err(|_| Error::Lost(name.to_owned()))??;
+    let mut worker = store.worker(name).await?;
+    let (file, archive) = worker.inputs().create()?;
+    fetch(file).await?;
+    let image = worker.read(archive).await?;
+    let configuration = serde_json::from_str(&image.configuration)
+        .map_err(|e| Error::Invalid { image: name.to_owned(), reason: e.to_string() })?;
     let record = ImageSource {
         reference: name.to_owned(),
         origin: Origin::Archive,
         manifest: image.manifest,
-        config: Digest::of(&image.configuration_bytes),
-        chain: chain(&image.configuration),
+        config: Digest::of(image.configuration.as_bytes()),
+        chain: chain(&configuration),
         is_private: false,
     };
     if existing == Existing::Replaced || !store.shelf().may_share(&record)? {
-        let mut layers = Layers::new(name.to_owned(), work.path(), limit);
-        for ((name, blob), diff_id) in image.layers.into_iter().zip(image.configuration.rootfs().diff_ids()) {
-            layers.add(name, blob, diff_id);
+        for layer in image.layers {
+            worker.add(layer).await?;
         }
-        store.make(layers, &work, &record.chain).await?;
+        store.publish(worker.write().await?, &record.chain, existing).await?;
     }
-    store.shelf().keep(&record, &image.configuration_bytes)
+    store.shelf().keep(&record, image.configuration.as_bytes())
 }

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::digest::Digest;
+use image_work::Digest;
+
 use crate::error::{Error, Result};
 use crate::shelf::Shelf;
 
@@ -103,6 +104,7 @@ mod tests {
     use crate::options::{PullPolicy, RegistryOptions};
     use crate::reference::ImageReference;
     use crate::store::Store;
+    use crate::worker::WorkerOptions;
 
     const HOUR: Duration = Duration::from_secs(3600);
     const BYTES: u64 = 1000;
@@ -116,7 +118,9 @@ mod tests {
     impl Images {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let store = Store::open(folder.path().to_owned(), RegistryOptions::default()).unwrap();
+            let store =
+                Store::open(folder.path().to_owned(), RegistryOptions::default(), WorkerOptions::none());
+            let store = store.unwrap();
             Self { _folder: folder, store, now: SystemTime::now() }
         }
 

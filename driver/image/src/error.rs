@@ -1,7 +1,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::digest::Digest;
+use image_work::Digest;
+
 use crate::progress::{BYTES_MIN, STRETCH};
 
 /// Why an image cannot be had.
@@ -27,7 +28,7 @@ pub enum Error {
     )]
     Slow { registry: String, image: String, layer: Digest },
     #[error("{what} of image {image} has digest {found}, not {expected}")]
-    Digest { image: String, what: &'static str, expected: Digest, found: Digest },
+    Digest { image: String, what: String, expected: Digest, found: Digest },
     #[error("image {image} is not valid: {reason}")]
     Invalid { image: String, reason: String },
     #[error("layer {layer} of image {image} is not valid: {reason}")]
@@ -44,6 +45,8 @@ pub enum Error {
     Search(String),
     #[error("the archive of image {image} cannot be fetched: {reason}")]
     Fetch { image: String, reason: String },
+    #[error("image {image} cannot be read: {reason}")]
+    Work { image: String, reason: String },
     #[error("the work on image {0} was lost")]
     Lost(String),
 }

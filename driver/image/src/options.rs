@@ -37,9 +37,9 @@ pub struct RegistryOptions {
     /// PEM files of further certificate authorities.
     pub certificates: Vec<Vec<u8>>,
     /// Which registries are asked first for another's images.
-    pub mirrors: Vec<Mirror>,
-    /// Most bytes of an image's layers together, uncompressed.
-    pub image_bytes_max: u64,
+    pub mirrors: Vec<RegistryHost>,
+    /// Which hosts, beside a registry's own, are told its users' credentials to give tokens for it.
+    pub auth_hosts: Vec<RegistryHost>,
 }
 
 impl RegistryOptions {
@@ -52,22 +52,22 @@ impl RegistryOptions {
     }
 }
 
-/// A registry that has another's images.
+/// A host that stands for a registry: it has its images, or gives tokens for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mirror {
-    /// Whose images it has, as references name it: `docker.io`.
+pub struct RegistryHost {
+    /// The registry, as references name it: `docker.io`.
     pub registry: String,
     /// Where it is, `host` or `host:port`.
     pub host: String,
 }
 
-/// The text names no mirror.
+/// The text names no host of a registry.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a mirror, which is written REGISTRY=HOST[:PORT]")]
-pub struct ParseMirrorError(String);
+#[error("{0:?} is not written REGISTRY=HOST[:PORT]")]
+pub struct ParseHostError(String);
 
-impl FromStr for Mirror {
-    type Err = ParseMirrorError;
+impl FromStr for RegistryHost {
+    type Err = ParseHostError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let is_host = |part: &str| {
@@ -77,7 +77,7 @@ impl FromStr for Mirror {
             Some((registry, host)) if is_host(registry) && is_host(host) => {
                 Ok(Self { registry: registry.to_owned(), host: host.to_owned() })
             }
-            _ => Err(ParseMirrorError(text.to_owned())),
+            _ => Err(ParseHostError(text.to_owned())),
         }
     }
 }
@@ -114,10 +114,10 @@ mod tests {
 
     #[test]
     fn a_mirror_is_read_or_named() {
-        let mirror: Mirror = "docker.io = mirror.example:5000".parse().unwrap();
+        let mirror: RegistryHost = "docker.io = mirror.example:5000".parse().unwrap();
         assert_eq!((mirror.registry.as_str(), mirror.host.as_str()), ("docker.io", "mirror.example:5000"));
         for bad in ["", "docker.io", "docker.io=", "=m.example", "a=https://m.example", "a=b=c"] {
-            assert!(bad.parse::<Mirror>().unwrap_err().to_string().contains(&format!("{bad:?}")));
+            assert!(bad.parse::<RegistryHost>().unwrap_err().to_string().contains(&format!("{bad:?}")));
         }
     }
 }

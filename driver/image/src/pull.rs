@@ -1,57 +1,47 @@
 //! Fetching an image from its registry.
 
-use std::path::Path;
+use std::fs::File;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::{BoxFuture, FutureExt, OptionFuture};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use oci_client::client::{
-    Certificate, CertificateEncoding, ClientConfig, ClientProtocol, linux_amd64_resolver,
-};
-use oci_client::errors::OciDistributionError;
-use oci_client::manifest::{OciDescriptor, OciImageManifest};
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, RegistryOperation};
-use oci_spec::image::ImageConfiguration;
-use tokio::io::AsyncWrite;
+use image_work::{CONFIG_MAX, Digest, Layer, check_number, is_for_us, is_foreign};
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use crate::bounded::Bounded;
-use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::layers::{CONFIG_MAX, Layers, check_number, is_foreign};
 use crate::options::{Credentials, RegistryOptions};
 use crate::progress::Progress;
 use crate::reference::ImageReference;
-use crate::search::innermost;
-use crate::section::Section;
+use crate::registry::{Failure, Registry};
+use crate::worker::{Worker, whole};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest wait for an answer, and for each further piece of it.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest that a registry may take for all of a token, a manifest with its index, or a configuration. Layers may take as long
 /// as they are large: see [`Progress::at_pace`].
 const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Layers that are fetched at one time, as Docker does.
 const AT_ONCE: usize = 3;
-
-/// What the client makes of an answer.
-type Answer<T> = std::result::Result<T, OciDistributionError>;
+/// Most bytes of a manifest, as the distribution specification has it.
+const MANIFEST_MAX: u64 = 4 << 20;
+/// Media types of manifests, and of lists of them by platform.
+const MANIFESTS: [&str; 2] =
+    ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
+const INDEXES: [&str; 2] =
+    ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
 
 /// An image at a registry.
 pub struct Remote<'a> {
-    client: Client,
-    auth: RegistryAuth,
+    registry: Registry,
     reference: &'a ImageReference,
-    limit: u64,
     progress: Progress,
 }
 
 /// What a manifest says, checked.
 pub struct Manifest {
     pub digest: Digest,
-    config: OciDescriptor,
-    layers: Vec<(Digest, OciDescriptor)>,
+    config: Descriptor,
+    layers: Vec<(Digest, Descriptor)>,
 }
 
 impl<'a> Remote<'a> {
@@ -61,22 +51,9 @@ impl<'a> Remote<'a> {
         options: &RegistryOptions,
         credentials: Option<&Credentials>,
         progress: Progress,
-    ) -> Self {
-        let certificate =
-            |data: &Vec<u8>| Certificate { encoding: CertificateEncoding::Pem, data: data.clone() };
-        let config = ClientConfig {
-            protocol: ClientProtocol::HttpsExcept(options.plain_http.clone()),
-            extra_root_certificates: options.certificates.iter().map(certificate).collect(),
-            platform_resolver: Some(Box::new(linux_amd64_resolver)),
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            read_timeout: Some(READ_TIMEOUT),
-            user_agent: concat!("zun-kata-compute/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
-        };
-        let auth = credentials.map_or(RegistryAuth::Anonymous, |credentials| {
-            RegistryAuth::Basic(credentials.username.clone(), credentials.password.clone())
-        });
-        Self { client: Client::new(config), auth, reference, limit: options.image_bytes_max, progress }
+    ) -> Result<Self> {
+        let registry = Registry::new(reference, options, credentials).map_err(|e| told(reference, e))?;
+        Ok(Self { registry, reference, progress })
     }
 
     /// The registry or mirror that is asked.
@@ -86,155 +63,189 @@ impl<'a> Remote<'a> {
 
     /// Asks for the manifest of our platform.
     pub async fn manifest(&self) -> Result<Manifest> {
-        let image = self.reference.inner();
-        self.within("a token", self.client.auth(image, &self.auth, RegistryOperation::Pull)).await?;
-        let manifest = self.within("the manifest", self.client.pull_image_manifest(image, &self.auth));
-        let (manifest, digest) = manifest.await?;
-        self.check(manifest, &digest)
+        self.within("the manifest", async {
+            let name = self.reference.name();
+            let (media_type, bytes) = self.document(name, &[MANIFESTS, INDEXES].concat()).await?;
+            if !INDEXES.contains(&media_type.as_str()) {
+                return self.check(&media_type, &bytes);
+            }
+            let index: ImageIndex = self.read(&bytes)?;
+            let ours = index.manifests().iter().find(|entry| is_for_us(entry));
+            let ours = ours.ok_or_else(|| Error::Platform(self.reference.to_string()))?;
+            let digest = self.digest(ours)?;
+            let (media_type, bytes) = self.document(&digest.to_string(), &MANIFESTS).await?;
+            self.check(&media_type, &bytes)
+        })
+        .await
     }
 
-    fn check(&self, manifest: OciImageManifest, digest: &str) -> Result<Manifest> {
-        let parse = |digest: &str| digest.parse::<Digest>().map_err(|e| self.invalid(e.to_string()));
-        if let Some(foreign) = manifest.layers.iter().find(|layer| is_foreign(&layer.media_type)) {
-            return Err(self.invalid(format!("layer {} is a foreign one", foreign.digest)));
+    /// A manifest or an index, which must have the digest that it is named by.
+    async fn document(&self, name: &str, media_types: &[&str]) -> Result<(String, Vec<u8>)> {
+        let (media_type, bytes) =
+            self.registry.manifest(name, media_types, MANIFEST_MAX).await.map_err(|e| self.told(e))?;
+        match name.parse::<Digest>().map(|expected| (Digest::of(&bytes), expected)) {
+            Ok((found, expected)) if found != expected => Err(self.mismatch("the manifest", expected, found)),
+            _ => Ok((media_type, bytes)),
         }
-        let layers = manifest.layers.into_iter().map(|layer| Ok((parse(&layer.digest)?, layer)));
+    }
+
+    fn check(&self, media_type: &str, bytes: &[u8]) -> Result<Manifest> {
+        if !MANIFESTS.contains(&media_type) {
+            return Err(self.invalid(format!("its manifest is of type {media_type:?}")));
+        }
+        let manifest: ImageManifest = self.read(bytes)?;
+        let foreign = |layer: &&Descriptor| is_foreign(layer.media_type().as_ref());
+        if let Some(foreign) = manifest.layers().iter().find(foreign) {
+            return Err(self.invalid(format!("layer {} is a foreign one", foreign.digest())));
+        }
+        let layers = manifest.layers().iter().map(|layer| Ok((self.digest(layer)?, layer.clone())));
         Ok(Manifest {
-            digest: parse(digest)?,
-            config: manifest.config,
+            digest: Digest::of(bytes),
+            config: manifest.config().clone(),
             layers: layers.collect::<Result<_>>()?,
         })
     }
 
     /// Fetches the image's configuration.
     pub async fn configuration(&self, manifest: &Manifest) -> Result<(Vec<u8>, ImageConfiguration)> {
-        if u64::try_from(manifest.config.size).is_ok_and(|size| size > CONFIG_MAX) {
+        if manifest.config.size() > CONFIG_MAX {
             return Err(self.invalid("its configuration is too large".into()));
         }
+        let digest = self.digest(&manifest.config)?;
         let mut bytes = Vec::new();
-        self.within("the configuration", self.blob(&manifest.config, &mut bytes)).await?;
-        let expected: Digest =
-            manifest.config.digest.parse().map_err(|_| self.invalid("its configuration's digest".into()))?;
-        let found = Digest::of(&bytes);
-        if found != expected {
-            return Err(self.mismatch("the configuration", expected, found));
-        }
-        let configuration = serde_json::from_slice(&bytes).map_err(|e| self.invalid(e.to_string()))?;
+        let fetched = self.registry.blob(&digest, manifest.config.size(), &mut bytes);
+        self.within("the configuration", async {
+            fetched.await.map_err(|e| match e {
+                Failure::Digest(found) => self.mismatch("the configuration", digest.clone(), found),
+                e => self.told(e),
+            })
+        })
+        .await?;
+        let configuration = self.read(&bytes)?;
         Ok((bytes, configuration))
     }
 
-    /// Fetches the layers, several at once.
+    /// Fetches the layers, several at once, and gives each to `worker` as soon as it comes.
     pub async fn layers(
         &self,
-        manifest: Manifest,
+        manifest: &Manifest,
         configuration: &ImageConfiguration,
-        folder: &Path,
-    ) -> Result<Layers> {
-        let image = self.reference.to_string();
-        check_number(&image, manifest.layers.len(), configuration)?;
-        let sizes = manifest.layers.iter().filter_map(|(_, layer)| u64::try_from(layer.size).ok());
-        self.progress.announce(sizes.fold(0, u64::saturating_add));
-        let mut layers = Layers::new(image, folder, self.limit);
-        let mut fetched = self.fetches(&manifest, folder);
-        for ((digest, _), diff_id) in manifest.layers.iter().zip(configuration.rootfs().diff_ids()) {
-            let Some(blob) = fetched.try_next().await? else { break };
-            layers.add(digest.clone(), blob, diff_id);
+        worker: &mut Worker,
+    ) -> Result<()> {
+        let mut fetched = Some(self.fetches(manifest, configuration, worker)?);
+        // A layer that is of no use ends the fetching of others.
+        while fetched.is_some() || worker.is_busy() {
+            let next = OptionFuture::from(fetched.as_mut().map(TryStreamExt::try_next));
+            tokio::select! {
+                Some(layer) = next => match layer? {
+                    Some(layer) => worker.take(layer).await?,
+                    None => fetched = None,
+                },
+                report = worker.reported(), if worker.is_busy() => drop(report?),
+            }
         }
-        Ok(layers)
+        Ok(())
     }
 
-    /// The layers as the registry sends them, the lowest first.
-    pub async fn blobs(&self, manifest: &Manifest, folder: &Path) -> Result<Vec<Section>> {
-        self.fetches(manifest, folder).try_collect().await
+    /// The layers as the registry sends them, the lowest first, in files of `worker`.
+    pub async fn blobs(
+        &self,
+        manifest: &Manifest,
+        configuration: &ImageConfiguration,
+        worker: &Worker,
+    ) -> Result<Vec<Layer>> {
+        self.fetches(manifest, configuration, worker)?.try_collect().await
     }
 
-    fn fetches<'b>(&'b self, manifest: &'b Manifest, folder: &'b Path) -> BoxStream<'b, Result<Section>> {
-        let mut fetches: Vec<BoxFuture<'_, Result<Section>>> = Vec::new();
-        for (digest, descriptor) in &manifest.layers {
-            fetches.push(self.layer(digest, descriptor, folder).boxed());
+    fn fetches<'b>(
+        &'b self,
+        manifest: &'b Manifest,
+        configuration: &'b ImageConfiguration,
+        worker: &Worker,
+    ) -> Result<BoxStream<'b, Result<Layer>>> {
+        check_number(manifest.layers.len(), configuration).map_err(|reason| self.invalid(reason))?;
+        let sizes = manifest.layers.iter().map(|(_, layer)| layer.size());
+        let (size, most) = (sizes.fold(0, u64::saturating_add), worker.bytes_max());
+        if size > most {
+            return Err(self.invalid(format!("its layers have {size} bytes; the limit is {most}")));
         }
-        stream::iter(fetches).buffered(AT_ONCE).boxed()
+        self.progress.announce(size);
+        let diff_ids = configuration.rootfs().diff_ids();
+        let mut fetches: Vec<BoxFuture<'_, Result<Layer>>> = Vec::new();
+        for ((name, descriptor), diff_id) in manifest.layers.iter().zip(diff_ids) {
+            let inputs = worker.inputs().clone();
+            let layer = async move {
+                let (file, file_name) = inputs.create()?;
+                let file = self.layer(name, descriptor, file).await?;
+                let content = whole(&file, file_name)?;
+                Ok(Layer { name: name.clone(), content, diff_id: diff_id.clone() })
+            };
+            fetches.push(layer.boxed());
+        }
+        Ok(stream::iter(fetches).buffered(AT_ONCE).boxed())
     }
 
-    async fn layer(&self, digest: &Digest, descriptor: &OciDescriptor, folder: &Path) -> Result<Section> {
-        if u64::try_from(descriptor.size).is_ok_and(|size| size > self.limit) {
-            let reason = format!("it has {} bytes, {} are possible", descriptor.size, self.limit);
-            return Err(Error::Layer { image: self.reference.to_string(), layer: digest.clone(), reason });
-        }
-        tracing::info!(layer = %digest, bytes = descriptor.size, "fetching a layer");
-        let file = tempfile::tempfile_in(folder).map_err(|e| self.store(e))?;
+    async fn layer(&self, digest: &Digest, descriptor: &Descriptor, file: File) -> Result<File> {
+        let size = descriptor.size();
+        tracing::info!(layer = %digest, bytes = size, "fetching a layer");
         let mut writer = tokio::fs::File::from_std(file);
         let progress = self.progress.of_one();
-        let Some(fetched) = progress.at_pace(self.blob(descriptor, progress.count(&mut writer))).await else {
+        let fetch = self.registry.blob(digest, size, progress.count(&mut writer));
+        let Some(fetched) = progress.at_pace(fetch).await else {
             let (registry, image) = (self.registry().to_owned(), self.reference.to_string());
             return Err(Error::Slow { registry, image, layer: digest.clone() });
         };
-        fetched.map_err(|e| self.error(e))?;
-        tokio::io::AsyncWriteExt::flush(&mut writer).await.map_err(|e| self.store(e))?;
-        Section::whole(writer.into_std().await).map_err(|e| self.store(e))
-    }
-
-    /// Fetches a blob into `out`, no more of it than its descriptor says. The client checks its digest.
-    async fn blob(&self, descriptor: &OciDescriptor, out: impl AsyncWrite + Unpin) -> Answer<()> {
-        let size = u64::try_from(descriptor.size).unwrap_or(0);
-        self.client.pull_blob(self.reference.inner(), descriptor, Bounded::new(out, size)).await
-    }
-
-    /// What the registry answers in time.
-    async fn within<T>(&self, what: &'static str, answer: impl Future<Output = Answer<T>>) -> Result<T> {
-        match timeout(DOCUMENT_TIMEOUT, answer).await {
-            Ok(answer) => answer.map_err(|e| self.error(e)),
-            Err(_) => {
-                let (registry, image) = (self.registry().to_owned(), self.reference.to_string());
-                Err(Error::Timeout { registry, image, what, seconds: DOCUMENT_TIMEOUT.as_secs() })
+        fetched.map_err(|e| match e {
+            Failure::Digest(found) => {
+                let reason = format!("its digest is {found}");
+                Error::Layer { image: self.reference.to_string(), layer: digest.clone(), reason }
             }
-        }
+            e => self.told(e),
+        })?;
+        Ok(writer.into_std().await)
     }
 
-    fn store(&self, error: std::io::Error) -> Error {
-        Error::Store { image: self.reference.to_string(), reason: error.to_string() }
+    /// What comes in time.
+    async fn within<T>(&self, what: &'static str, answer: impl Future<Output = Result<T>>) -> Result<T> {
+        timeout(DOCUMENT_TIMEOUT, answer).await.unwrap_or_else(|_| {
+            let (registry, image) = (self.registry().to_owned(), self.reference.to_string());
+            Err(Error::Timeout { registry, image, what, seconds: DOCUMENT_TIMEOUT.as_secs() })
+        })
+    }
+
+    fn read<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T> {
+        serde_json::from_slice(bytes).map_err(|e| self.invalid(e.to_string()))
+    }
+
+    fn digest(&self, descriptor: &Descriptor) -> Result<Digest> {
+        descriptor.digest().as_ref().parse().map_err(|e| self.invalid(format!("{e}")))
     }
 
     fn invalid(&self, reason: String) -> Error {
         Error::Invalid { image: self.reference.to_string(), reason }
     }
 
-    fn mismatch(&self, what: &'static str, expected: Digest, found: Digest) -> Error {
-        Error::Digest { image: self.reference.to_string(), what, expected, found }
+    fn mismatch(&self, what: &str, expected: Digest, found: Digest) -> Error {
+        Error::Digest { image: self.reference.to_string(), what: what.to_owned(), expected, found }
     }
 
-    /// The registry's error in our words.
-    fn error(&self, error: OciDistributionError) -> Error {
-        use oci_client::errors::OciErrorCode;
-        let image = self.reference.to_string();
-        let registry = self.registry().to_owned();
-        match error {
-            OciDistributionError::ImageManifestNotFoundError(_) => Error::Platform(image),
-            OciDistributionError::RegistryError { envelope, .. }
-                if envelope.errors.iter().any(|e| {
-                    matches!(
-                        e.code,
-                        OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound
-                    )
-                }) =>
-            {
-                Error::NotFound(image)
-            }
-            OciDistributionError::ServerError { code: 404, .. } => Error::NotFound(image),
-            OciDistributionError::AuthenticationFailure(_)
-            | OciDistributionError::UnauthorizedError { .. }
-            | OciDistributionError::ServerError { code: 401 | 403, .. } => {
-                Error::Unauthorized { registry, image }
-            }
-            OciDistributionError::RequestError(e) if e.is_connect() => {
-                Error::Unreachable { registry, reason: innermost(&e) }
-            }
-            OciDistributionError::RequestError(e) => {
-                Error::Registry { registry, image, reason: innermost(&e) }
-            }
-            OciDistributionError::IoError(e) => self.store(e),
-            other => Error::Registry { registry, image, reason: other.to_string() },
+    fn told(&self, failure: Failure) -> Error {
+        told(self.reference, failure)
+    }
+}
+
+/// A registry's failure, with who was asked for what.
+fn told(reference: &ImageReference, failure: Failure) -> Error {
+    let (registry, image) = (reference.asked().to_owned(), reference.to_string());
+    match failure {
+        Failure::NotFound => Error::NotFound(image),
+        Failure::Unauthorized => Error::Unauthorized { registry, image },
+        Failure::Unreachable(reason) => Error::Unreachable { registry, reason },
+        Failure::Answer(reason) => Error::Registry { registry, image, reason },
+        Failure::Digest(found) => {
+            Error::Registry { registry, image, reason: format!("what it sends has digest {found}") }
         }
+        Failure::Store(e) => Error::Store { image, reason: e.to_string() },
     }
 }
 
@@ -244,6 +255,20 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn any_answer_is_a_manifest_or_refused() {
+        // Another test may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let reference = ImageReference::parse("registry.example/app:1", None).unwrap();
+        let remote = Remote::new(&reference, &RegistryOptions::default(), None, Progress::default()).unwrap();
+        let remote = std::panic::AssertUnwindSafe(remote);
+        let answers = bolero::generator::produce::<(bool, Vec<u8>)>();
+        bolero::check!().with_generator(answers).for_each(|(is_known, bytes)| {
+            let _ = remote.check(if *is_known { MANIFESTS[0] } else { "text/html" }, bytes);
+            let _ = remote.read::<ImageIndex>(bytes);
+        });
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_registry_that_does_not_answer_is_named() {
         // Another test may have been first.
@@ -252,10 +277,10 @@ mod tests {
         let address = silent.local_addr().unwrap().to_string();
         let options = RegistryOptions { plain_http: vec![address.clone()], ..RegistryOptions::default() };
         let reference = ImageReference::parse(&format!("{address}/app:1"), None).unwrap();
-        let remote = Remote::new(&reference, &options, None, Progress::default());
+        let remote = Remote::new(&reference, &options, None, Progress::default()).unwrap();
         let error = remote.manifest().await.err().unwrap().to_string();
         assert!(error.starts_with(&format!("registry {address} ")), "{error}");
-        let error = remote.within("the manifest", std::future::pending::<Answer<()>>()).await.unwrap_err();
+        let error = remote.within("the manifest", std::future::pending::<Result<()>>()).await.unwrap_err();
         let expected =
             format!("registry {address} did not send the manifest of image {reference} within 120 s");
         assert_eq!(error.to_string(), expected);

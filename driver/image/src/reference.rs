@@ -1,8 +1,8 @@
 use std::fmt;
 
-use oci_client::Reference;
+use image_work::Digest;
+use oci_spec::distribution::Reference;
 
-use crate::digest::Digest;
 use crate::error::{Error, Result};
 
 /// What names an image: registry, repository, and a tag or digest, with Docker's defaults for what is left out.
@@ -52,8 +52,19 @@ impl ImageReference {
         if self.0.namespace().is_some() { self.0.resolve_registry() } else { self.registry() }
     }
 
-    pub(crate) fn inner(&self) -> &Reference {
-        &self.0
+    /// The host, and the port if one is named, that answers for who is asked.
+    pub(crate) fn host(&self) -> &str {
+        self.0.resolve_registry()
+    }
+
+    /// Whose images a mirror is asked for.
+    pub(crate) fn namespace(&self) -> Option<&str> {
+        self.0.namespace()
+    }
+
+    /// How a registry calls the image in its repository.
+    pub(crate) fn name(&self) -> &str {
+        self.0.digest().or(self.0.tag()).unwrap_or("latest")
     }
 }
 

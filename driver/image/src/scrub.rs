@@ -3,12 +3,13 @@
 use std::fs::{self, File};
 use std::io;
 
-use crate::archived::{Existing, add_archive};
-use crate::digest::{Digest, sum_of};
+use image_work::{Digest, sum_of};
+
+use crate::archived::add_archive;
 use crate::error::{Error, Result};
 use crate::pull::Remote;
 use crate::reference::ImageReference;
-use crate::shelf::{ImageSource, Origin};
+use crate::shelf::{Existing, ImageSource, Origin};
 use crate::store::Store;
 
 /// A file system that was checked.
@@ -111,10 +112,10 @@ async fn pull_again(store: &Store, record: &ImageSource) -> Result<()> {
 }
 
 async fn pull_again_from(store: &Store, source: &ImageReference, record: &ImageSource) -> Result<()> {
-    let remote = Remote::new(source, store.options(), None, store.progress().clone());
+    let remote = Remote::new(source, store.options(), None, store.progress().clone())?;
     let manifest = remote.manifest().await?;
     let (_, configuration) = remote.configuration(&manifest).await?;
-    let work = store.shelf().work_folder()?;
-    let layers = remote.layers(manifest, &configuration, work.path()).await?;
-    store.make(layers, &work, &record.chain).await
+    let mut worker = store.worker(&record.reference).await?;
+    remote.layers(&manifest, &configuration, &mut worker).await?;
+    store.publish(worker.write().await?, &record.chain, Existing::Replaced).await
 }

@@ -1,13 +1,19 @@
 use std::time::Duration;
 
+use reqwest::Url;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use crate::error::{Error, Result};
+use crate::options::RegistryOptions;
 use crate::reference::ImageReference;
+use crate::registry;
 
 const DOCKER_HUB: &str = "docker.io";
 const SEARCH_URL: &str = "https://index.docker.io/v1/search";
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Most bytes of an answer.
+const ANSWER_MAX: u64 = 1 << 20;
 
 /// A repository that a search found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,28 +43,15 @@ pub async fn search(image: &ImageReference) -> Result<Vec<SearchResult>> {
         return Err(Error::Search(image.registry().to_owned()));
     }
     let name = image.repository().strip_prefix("library/").unwrap_or(image.repository());
-    let failed =
-        |e: reqwest::Error| Error::Unreachable { registry: DOCKER_HUB.to_owned(), reason: innermost(&e) };
-    let client = reqwest::Client::builder().timeout(TIMEOUT).build().map_err(failed)?;
-    let request = client.get(SEARCH_URL).query(&[("q", name), ("n", "25")]);
-    let found: Found = request
-        .send()
-        .await
-        .and_then(reqwest::Response::error_for_status)
-        .map_err(failed)?
-        .json()
-        .await
-        .map_err(failed)?;
+    let failed = |reason: String| Error::Unreachable { registry: DOCKER_HUB.to_owned(), reason };
+    let url = Url::parse_with_params(SEARCH_URL, [("q", name), ("n", "25")]);
+    let url = url.map_err(|e| failed(e.to_string()))?;
+    let options = RegistryOptions::default();
+    let answer = timeout(TIMEOUT, registry::document(url, &options, ANSWER_MAX)).await;
+    let answer = answer.map_err(|_| failed(format!("no answer within {} s", TIMEOUT.as_secs())))?;
+    let answer = answer.map_err(|e| failed(e.to_string()))?;
+    let found: Found = serde_json::from_slice(&answer).map_err(|e| failed(e.to_string()))?;
     Ok(found.results)
-}
-
-/// The cause at the bottom of an error, which says what went wrong.
-pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(cause) = error.source() {
-        error = cause;
-    }
-    error.to_string()
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use image_work::Digest;
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::reference::ImageReference;
 
@@ -86,6 +86,15 @@ pub(crate) enum Origin {
     Archive,
 }
 
+/// What becomes of a file system that exists already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Existing {
+    /// It stays.
+    Kept,
+    /// The new one takes its place.
+    Replaced,
+}
+
 impl Shelf {
     /// The shelf in `folder`, made if there is none. Several processes may have it open.
     pub(crate) fn open(folder: PathBuf) -> Result<Self> {
@@ -157,6 +166,11 @@ impl Shelf {
         let folder = self.0.join("rootfs");
         let entries = fs::read_dir(&folder).map_err(Error::io("read", &folder))?;
         entries.map(|entry| Ok(entry.map_err(Error::io("read", &folder))?.path())).collect()
+    }
+
+    /// Whether the file system of these layers is here.
+    pub(crate) fn has(&self, chain: &Digest) -> bool {
+        self.rootfs_path(chain).exists() && self.sum_path(chain).exists()
     }
 
     /// A temporary folder.

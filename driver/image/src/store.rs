@@ -1,24 +1,24 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use tempfile::TempDir;
+use image_work::{Digest, sum_of};
 use tokio::sync::{OwnedMutexGuard, RwLock, RwLockReadGuard};
 
 use crate::collect::{Retention, collect};
-use crate::digest::{Digest, sum_of};
 use crate::error::{Error, Result};
 use crate::keyed_lock::KeyedLock;
-use crate::layers::Layers;
 use crate::options::{Credentials, CredentialsOwner, PullPolicy, RegistryOptions};
 use crate::progress::Progress;
 use crate::pull::Remote;
 use crate::reference::ImageReference;
-use crate::shelf::{Image, ImageSource, Origin, Shelf, chain};
+use crate::shelf::{Existing, Image, ImageSource, Origin, Shelf, chain};
+use crate::worker::{Made, Worker, WorkerOptions};
 
 /// Images on this host, and where more come from.
 pub struct Store {
     shelf: Shelf,
     options: RegistryOptions,
+    workers: WorkerOptions,
     /// Taken while an image is made, by its origin: a registry with a manifest's digest, or an archive's name. And while its file
     /// system is published, by the digest of its layers.
     making: KeyedLock,
@@ -29,10 +29,11 @@ pub struct Store {
 
 impl Store {
     /// Opens the store in `folder`, made if there is none. Several processes may have it open.
-    pub fn open(folder: PathBuf, options: RegistryOptions) -> Result<Self> {
+    pub fn open(folder: PathBuf, options: RegistryOptions, workers: WorkerOptions) -> Result<Self> {
         Ok(Self {
             shelf: Shelf::open(folder)?,
             options,
+            workers,
             making: KeyedLock::default(),
             askers: RwLock::default(),
             progress: Progress::default(),
@@ -82,7 +83,7 @@ impl Store {
         reference: &ImageReference,
         credentials: Option<&Credentials>,
     ) -> Result<Image> {
-        let remote = Remote::new(reference, &self.options, credentials, self.progress.clone());
+        let remote = Remote::new(reference, &self.options, credentials, self.progress.clone())?;
         let manifest = remote.manifest().await?;
         if manifest.digest == image.source.manifest {
             Ok(image)
@@ -140,7 +141,7 @@ impl Store {
     ) -> Result<Image> {
         let mut sources = self.sources(reference, credentials).into_iter().peekable();
         while let Some(source) = sources.next() {
-            let remote = Remote::new(&source, &self.options, credentials, progress.clone());
+            let remote = Remote::new(&source, &self.options, credentials, progress.clone())?;
             let is_private = credentials.is_some_and(|own| own.owner == CredentialsOwner::User);
             match self.pull_from(reference, &remote, is_private).await {
                 Err(e) if sources.peek().is_some() => {
@@ -182,22 +183,29 @@ impl Store {
             is_private,
         };
         if !self.shelf.may_share(&record)? {
-            let work = self.shelf.work_folder()?;
-            let layers = remote.layers(manifest, &configuration, work.path()).await?;
-            self.make(layers, &work, &record.chain).await?;
+            let mut worker = self.worker(&record.reference).await?;
+            remote.layers(&manifest, &configuration, &mut worker).await?;
+            self.publish(worker.write().await?, &record.chain, Existing::Kept).await?;
         }
         self.shelf.keep(&record, &bytes)
     }
 
-    /// Makes the file system of an image, in place of an existing one.
-    pub(crate) async fn make(&self, layers: Layers, work: &TempDir, chain: &Digest) -> Result<()> {
-        let out = work.path().join("rootfs");
-        layers.file_system(&out).await?;
-        let made = out.clone();
-        let sum = tokio::task::spawn_blocking(move || sum_of(&made)).await;
+    /// A worker for an image.
+    pub(crate) async fn worker(&self, image: &str) -> Result<Worker> {
+        Worker::start(image, self.shelf.work_folder()?, &self.workers).await
+    }
+
+    /// Keeps the file system of an image. One that is there already has the same content.
+    pub(crate) async fn publish(&self, made: Made, chain: &Digest, existing: Existing) -> Result<()> {
+        let out = made.path.clone();
+        let read = out.clone();
+        let sum = tokio::task::spawn_blocking(move || sum_of(&read)).await;
         let sum = sum.map_err(|_| Error::Lost(chain.to_string()))?.map_err(Error::io("read", &out))?;
         // Nobody else may come in between: the sum is that of this file system.
         let _publishing = self.making(&chain.to_string()).await;
+        if existing == Existing::Kept && self.shelf.has(chain) {
+            return Ok(());
+        }
         self.shelf.publish(&out, chain, &sum)
     }
 
@@ -219,7 +227,8 @@ mod tests {
     #[tokio::test]
     async fn never_means_never() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path().to_owned(), RegistryOptions::default()).unwrap();
+        let store = Store::open(folder.path().to_owned(), RegistryOptions::default(), WorkerOptions::none());
+        let store = store.unwrap();
         let reference = ImageReference::parse("127.0.0.1:1/x", None).unwrap();
         let error = store.image(&reference, PullPolicy::Never, None, store.progress()).await.unwrap_err();
         assert!(matches!(error, Error::NotPresent(_)), "{error}");

@@ -3,9 +3,11 @@
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 
+use nix::errno::Errno;
 use shim_control::{FileStat, Pack, Packed, Unpack};
 
 use crate::error::{Error, Result};
+use crate::file_size;
 use crate::files;
 use crate::oci::ContainerSpec;
 use crate::sandbox::Sandbox;
@@ -14,7 +16,7 @@ use crate::spec::SandboxSpec;
 impl Sandbox {
     /// Packs what a container has at `path`. The archive has no name on this host, and goes when it is closed.
     pub async fn pack(&self, container: &str, path: &str, bytes_max: u64) -> Result<(FileStat, File)> {
-        let mut archive = self.nameless_file()?;
+        let mut archive = self.archive(bytes_max)?;
         let what = Packed::Path(path.to_owned());
         let pack = Pack { container: container.to_owned(), what, bytes_max };
         let stat = self.client().pack(pack, &archive).await?;
@@ -24,7 +26,7 @@ impl Sandbox {
 
     /// Packs what a container has changed in its image, as a layer.
     pub async fn pack_changes(&self, container: &str, bytes_max: u64) -> Result<File> {
-        let mut layer = self.nameless_file()?;
+        let mut layer = self.archive(bytes_max)?;
         let pack = Pack { container: container.to_owned(), what: Packed::Changes, bytes_max };
         self.client().pack_changes(pack, &layer).await?;
         layer.seek(SeekFrom::Start(0)).map_err(Error::io("read the layer in", self.path()))?;
@@ -35,6 +37,20 @@ impl Sandbox {
     pub async fn unpack(&self, container: &str, path: &str, archive: &File) -> Result<()> {
         let unpack = Unpack { container: container.to_owned(), path: path.to_owned() };
         Ok(self.client().unpack(unpack, archive).await?)
+    }
+
+    /// A file into which the shim may write so many bytes.
+    fn archive(&self, bytes_max: u64) -> Result<File> {
+        if let Some(shim) = self.shim_pid() {
+            // One that has ended meanwhile writes nothing.
+            match file_size::allow(shim, bytes_max) {
+                Err(e) if e.raw_os_error() != Some(Errno::ESRCH as i32) => {
+                    return Err(Error::io("let its shim write", self.path())(e));
+                }
+                _ => {}
+            }
+        }
+        self.nameless_file()
     }
 
     /// A file in the sandbox's folder that goes when it is closed.

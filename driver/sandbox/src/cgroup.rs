@@ -13,7 +13,11 @@ use crate::pinning::CpuPinning;
 use crate::size::{CpuLimit, vcpus};
 
 const ROOT: &str = "/sys/fs/cgroup";
+const CONTROLLERS_FILE: &str = "cgroup.controllers";
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "io"];
+const REQUIRED: [&str; 3] = ["cpu", "memory", "pids"];
+/// Missing on some kernels: bursts (since 5.14), swap accounting, and an I/O scheduler with weights.
+const OPTIONAL: [&str; 3] = ["cpu.max.burst", "memory.swap.max", "io.weight"];
 /// Weight of a sandbox with one CPU; the kernel's own default.
 const WEIGHT_OF_A_CPU: f32 = 100.0;
 const WEIGHT_MAX: f32 = 10_000.0;
@@ -53,13 +57,14 @@ pub struct Limits {
 }
 
 impl Cgroups {
-    /// Groups below `parent`, which is relative to the root of all groups. None where this host has no cgroup v2.
-    pub fn open(parent: &Path) -> Result<Option<Self>> {
+    /// Groups below `parent`, which is relative to the root of all groups. A host without cgroup v2 has none, and can make none.
+    pub fn open(parent: &Path) -> Result<Self> {
         let root = Path::new(ROOT);
-        if !root.join("cgroup.controllers").exists() {
-            return Ok(None);
-        }
         let parent = root.join(parent);
+        if !root.join(CONTROLLERS_FILE).exists() {
+            tracing::warn!("this host has no cgroup v2: no sandbox is started on it");
+            return Ok(Self { parent });
+        }
         fs::create_dir_all(&parent).map_err(Error::io("make", &parent))?;
         let mut above = root.to_owned();
         enable(&above)?;
@@ -67,11 +72,15 @@ impl Cgroups {
             above.push(part);
             enable(&above)?;
         }
-        Ok(Some(Self { parent }))
+        require(&parent)?;
+        Ok(Self { parent })
     }
 
-    /// Makes a group, or changes its limits.
+    /// Makes a group, or changes its limits. Without cgroup v2 it is an error.
     pub fn limit(&self, group: &Path, limits: &Limits) -> Result<()> {
+        if !self.parent.join(CONTROLLERS_FILE).exists() {
+            return Err(Error::NoCgroups);
+        }
         fs::create_dir_all(group).map_err(Error::io("make", group))?;
         // What was promised to one container must not be left to chance.
         for (file, value) in limits.pinning.iter().flat_map(CpuPinning::settings) {
@@ -81,12 +90,7 @@ impl Cgroups {
         for (file, value) in limits.settings() {
             let path = group.join(file);
             match fs::write(&path, value) {
-                // The kernel has no such controller, or another owner keeps it to itself.
-                Err(e)
-                    if e.kind() == io::ErrorKind::NotFound || e.kind() == io::ErrorKind::PermissionDenied =>
-                {
-                    tracing::debug!("{} is not there: that is not limited", path.display());
-                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound && OPTIONAL.contains(&file) => {}
                 written => written.map_err(Error::io("write", path))?,
             }
         }
@@ -159,7 +163,7 @@ impl Cgroups {
 }
 
 impl Limits {
-    fn settings(&self) -> [(&'static str, String); 7] {
+    fn settings(&self) -> [(&'static str, String); 8] {
         let memory = (self.memory_mib + OWN_MEMORY_MIB) * MEBIBYTE;
         let (ceiling, burst) = match self.cpu_limit {
             CpuLimit::Weight => (f32::from(vcpus(self.cpus)), 0.0),
@@ -173,6 +177,7 @@ impl Limits {
             ("cpu.max", format!("{quota} {PERIOD}")),
             ("cpu.max.burst", burst.to_string()),
             ("memory.max", memory.to_string()),
+            ("memory.swap.max", "0".into()),
             ("pids.max", TASKS.to_string()),
             ("io.weight", self.weight().to_string()),
         ]
@@ -185,7 +190,7 @@ impl Limits {
 
 /// Lets groups below `group` have the controllers that it has.
 fn enable(group: &Path) -> Result<()> {
-    let available = fs::read_to_string(group.join("cgroup.controllers")).map_err(Error::io("read", group))?;
+    let available = fs::read_to_string(group.join(CONTROLLERS_FILE)).map_err(Error::io("read", group))?;
     for controller in CONTROLLERS.iter().filter(|name| available.split_whitespace().any(|one| one == **name))
     {
         let path = group.join("cgroup.subtree_control");
@@ -194,6 +199,16 @@ fn enable(group: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Without these controllers a sandbox could take what is its neighbours'.
+fn require(group: &Path) -> Result<()> {
+    let path = group.join("cgroup.subtree_control");
+    let enabled = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    match REQUIRED.iter().find(|name| !enabled.split_whitespace().any(|one| one == **name)) {
+        Some(controller) => Err(Error::Controller { controller, group: group.to_owned() }),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -216,15 +231,15 @@ mod tests {
     #[test]
     fn limits_are_those_of_the_guest_and_what_serves_it() {
         let limits = |cpus, cpu_limit| Limits { cpus, cpu_limit, memory_mib: 192, pinning: None }.settings();
-        let values = |settings: [(&str, String); 7]| settings.map(|(_, value)| value);
+        let values = |settings: [(&str, String); 8]| settings.map(|(_, value)| value);
         let memory = (256u64 << 20).to_string();
         assert_eq!(
             values(limits(0.5, CpuLimit::Quota)),
-            ["50", "0", "150000 100000", "50000", &memory, "256", "50"]
+            ["50", "0", "150000 100000", "50000", &memory, "0", "256", "50"]
         );
         assert_eq!(
             values(limits(0.5, CpuLimit::Weight)),
-            ["50", "0", "200000 100000", "0", &memory, "256", "50"]
+            ["50", "0", "200000 100000", "0", &memory, "0", "256", "50"]
         );
         assert_eq!(limits(0.001, CpuLimit::Weight)[0].1, "1");
     }

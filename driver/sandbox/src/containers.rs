@@ -11,12 +11,12 @@ use shim_control::{
 use crate::error::{Error, Result};
 use crate::guest_paths::ContainerDisks;
 use crate::logs::{self, LogQuery};
-use crate::oci::ContainerSpec;
+use crate::oci::{Bounds, ContainerSpec};
+use crate::plugged::Plugged;
 use crate::sandbox::Sandbox;
 use crate::size::{CpuLimit, Size};
 use crate::status::{SandboxStatus, failure};
-use crate::tap::TapCounters;
-use crate::{disk, files};
+use crate::{disk, file_size, files};
 
 impl Sandbox {
     /// Makes the disk on which a container will write; it stays until the sandbox, or the container, is gone.
@@ -62,8 +62,13 @@ impl Sandbox {
                 .insert_disk(writable_name(id), &self.writable(id), DiskSlot::ReadWrite, *limit)
                 .await?,
         };
-        self.client().create_container(container.to_request(&disks)?).await?;
+        self.client().create_container(container.to_request(&disks, &self.bounds()?)?).await?;
         self.bound(container).await
+    }
+
+    fn bounds(&self) -> Result<Bounds<'_>> {
+        let seccomp = self.plan()?.has_filters.then(|| self.seccomp());
+        Ok(Bounds { seccomp, pids_max: self.options().pids_max })
     }
 
     /// Bounds the CPUs of a container that is made, where they are bounded. What made it was not to be held up.
@@ -105,6 +110,11 @@ impl Sandbox {
     ) -> Result<PathBuf> {
         let image = File::options().read(true).write(access == DiskSlot::ReadWrite).open(path);
         let image = image.map_err(Error::io("open disk", path))?;
+        if access == DiskSlot::ReadWrite
+            && let Some(shim) = self.shim_pid()
+        {
+            file_size::allow_disk(shim, &image).map_err(Error::io("bound the writes to", path))?;
+        }
         Ok(self.client().insert_disk(InsertDisk { name, access, limit }, &image).await?)
     }
 
@@ -178,11 +188,8 @@ impl Sandbox {
     /// What went through the sandbox's disks and interfaces.
     pub async fn traffic(&self) -> Result<Vec<DeviceTraffic>> {
         let mut all = self.client().traffic().await?;
-        for device in &mut all {
-            if let Some(counters) = device.tap.as_deref().and_then(TapCounters::read) {
-                (device.incoming, device.outgoing) = (counters.incoming, counters.outgoing);
-            }
-        }
+        let taps = Plugged::read(self.path())?;
+        all.iter_mut().for_each(|device| taps.count(device));
         Ok(all)
     }
 

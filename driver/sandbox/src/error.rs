@@ -21,6 +21,10 @@ pub enum Error {
     Volumes { asked: usize, most: usize },
     #[error("{asked} containers are more than the {most} that a sandbox can have")]
     Containers { asked: u8, most: u8 },
+    #[error("the controller {controller} cannot be used below {}: sandboxes would not be bounded", group.display())]
+    Controller { controller: &'static str, group: PathBuf },
+    #[error("this host has no cgroup v2: sandboxes would not be bounded")]
+    NoCgroups,
     #[error("the sandbox has a container {0} already")]
     Exists(String),
     #[error("no user is left for another sandbox: all {count} are taken")]

@@ -64,13 +64,15 @@ impl GuestPaths {
             block(disk, "ext4", &["noatime", "nodev", "discard"], &self.volume(number))
         });
         let own = vec![
-            block(&disks.image, "squashfs", &["ro"], &self.lower),
+            block(&disks.image, "squashfs", &["ro", "nodev"], &self.lower),
             // What is deleted gives its space back to the host.
-            block(&disks.writable, "ext4", &["noatime", "discard"], &self.writable),
+            block(&disks.writable, "ext4", &["noatime", "nodev", "discard"], &self.writable),
             Storage {
                 driver: StorageDriver::Overlay(directories.into_iter().collect()),
                 fstype: "overlay".into(),
                 options: vec![
+                    // A device that an image or a copied file brings opens nothing.
+                    "nodev".into(),
                     format!("lowerdir={}", self.lower.display()),
                     format!("upperdir={}", self.upper.display()),
                     format!("workdir={}", self.work.display()),

@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use crate::cgroup::Cgroups;
 use crate::error::{Error, Result};
 use crate::host_options::HostOptions;
+use crate::seccomp::SeccompRules;
 use crate::status::Silent;
 use crate::templates::Templates;
 use crate::users::Users;
@@ -20,8 +21,9 @@ pub struct Host {
     pub(crate) options: HostOptions,
     pub(crate) templates: Templates,
     pub(crate) users: Users,
-    pub(crate) cgroups: Option<Cgroups>,
+    pub(crate) cgroups: Cgroups,
     pub(crate) silent: Silent,
+    pub(crate) seccomp: Arc<SeccompRules>,
     /// Turns to bring guests up: more at once than there are processors for would only make all slow. What runs in one's
     /// turn is ours, and no tenant's: nobody can keep it.
     pub(crate) turns: Arc<Semaphore>,
@@ -38,13 +40,11 @@ impl Host {
             .map_err(Error::io("make", folder))?;
         let templates = Templates::open(&options.templates, options.template_bytes)?;
         let users = Users::open(&options.users, options.first_user)?;
+        let seccomp = Arc::new(SeccompRules::read(&options.seccomp)?);
         let cgroups = Cgroups::open(&options.cgroup)?;
-        if cgroups.is_none() {
-            tracing::warn!("this host has no cgroup v2: what sandboxes take is not limited");
-        }
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let turns = Arc::new(Semaphore::new(processors * TURNS_A_PROCESSOR));
-        Ok(Self { options, templates, users, cgroups, silent: Silent::default(), turns })
+        Ok(Self { options, templates, users, cgroups, silent: Silent::default(), seccomp, turns })
     }
 
     /// Identifiers of all sandboxes that have a folder.

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use shim_control::LogLimits;
 
+use crate::seccomp::SeccompProfile;
 use crate::size::CpuLimit;
 
 /// How sandboxes are made on this host.
@@ -35,6 +36,10 @@ pub struct HostOptions {
     pub log_file_bytes: u64,
     /// Log files kept.
     pub log_files: u32,
+    /// Which system calls unprivileged containers may make.
+    pub seccomp: SeccompProfile,
+    /// Processes and threads that a container may have; 0 is no bound.
+    pub pids_max: u64,
     /// What a container's number of CPUs means.
     pub cpu_limit: CpuLimit,
 }

@@ -4,6 +4,7 @@ use shim_control::{InsertNic, Nic, RateLimit};
 
 use crate::error::Result;
 use crate::guest_network::GuestNetwork;
+use crate::plugged::Plugged;
 use crate::sandbox::Sandbox;
 use crate::tap;
 
@@ -13,12 +14,14 @@ impl Sandbox {
         let taps = tap::open(&nic.tap, self.queue_pairs()?)?;
         let queues = u8::try_from(taps.len()).unwrap_or(u8::MAX);
         let insert = InsertNic { mac: nic.mac.clone(), tap: nic.tap.clone(), queues, limit };
+        Plugged::add(self.path(), &nic.mac, &nic.tap)?;
         Ok(self.client().insert_nic(insert, &taps, &tap::open_data_paths(queues)).await?)
     }
 
     /// Takes the interface with this hardware address away from a running sandbox. Idempotent: succeeds if it has none.
     pub async fn detach(&self, mac: &str) -> Result<()> {
-        Ok(self.client().eject_nic(mac).await?)
+        self.client().eject_nic(mac).await?;
+        Plugged::remove(self.path(), mac)
     }
 
     /// Lets the guest of this name use its interfaces, all of which are attached. What it had before is replaced.

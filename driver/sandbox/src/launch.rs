@@ -1,7 +1,7 @@
 //! Starting a sandbox's shim.
 
 use std::fs::File;
-use std::os::unix::fs::DirBuilderExt;
+use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -11,14 +11,21 @@ use tokio::io::AsyncReadExt;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::host_options::HostOptions;
+use crate::plugged::Plugged;
 
 /// Longest wait for a shim's word on its guest; longer than the shim waits for the guest.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Starts the shim on a folder that holds a plan, and waits until its guest is ready.
+/// Most bytes of a shim's log that are read: it keeps to fewer.
+const LOG_MAX: u64 = 2 << 20;
+
+/// Starts the shim on a folder that holds a plan and a new folder for what it writes, and waits until its guest is ready.
 pub async fn start(folder: &SandboxDir, options: &HostOptions) -> Result<SandboxState> {
-    forget_last_run(folder)?;
-    let log = File::create(folder.shim_log()).map_err(Error::io("make", folder.shim_log()))?;
+    files::remove(&folder.control_socket())?;
+    Plugged::forget(folder.path())?;
+    files::remove(&folder.shim_log())?;
+    let log = File::options().append(true).create_new(true).open(folder.shim_log());
+    let log = log.map_err(Error::io("make", folder.shim_log()))?;
     let mut shim = tokio::process::Command::from(command(folder, options, log))
         .spawn()
         .map_err(Error::io("run", &options.shim))?;
@@ -61,8 +68,10 @@ pub async fn start(folder: &SandboxDir, options: &HostOptions) -> Result<Sandbox
 
 /// What the shim said last, if it said anything.
 fn reason(folder: &SandboxDir, otherwise: &str) -> String {
-    let log = std::fs::read_to_string(folder.shim_log()).unwrap_or_default();
-    log.lines().last().map_or_else(|| otherwise.to_owned(), str::to_owned)
+    let mut log = String::new();
+    let read = File::open(folder.shim_log()).and_then(|file| file.take(LOG_MAX).read_to_string(&mut log));
+    let last = log.lines().last().filter(|_| read.is_ok());
+    last.map_or_else(|| otherwise.to_owned(), str::to_owned)
 }
 
 fn command(folder: &SandboxDir, options: &HostOptions, log: File) -> Command {
@@ -77,15 +86,4 @@ fn command(folder: &SandboxDir, options: &HostOptions, log: File) -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::from(log));
     command
-}
-
-fn forget_last_run(folder: &SandboxDir) -> Result<()> {
-    let run = folder.run();
-    match std::fs::DirBuilder::new().mode(0o700).create(run.path()) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(Error::io("make", run.path())(e));
-        }
-        _ => {}
-    }
-    [folder.control_socket(), run.vsock_socket(), run.state()].iter().try_for_each(|path| files::remove(path))
 }

@@ -8,6 +8,8 @@ mod cgroup;
 mod containers;
 mod disk;
 mod error;
+#[allow(unsafe_code)]
+mod file_size;
 mod files;
 mod guest_network;
 mod guest_paths;
@@ -18,8 +20,11 @@ mod launch;
 mod logs;
 mod oci;
 mod pinning;
+mod plugged;
 mod probe;
+mod run_folder;
 mod sandbox;
+mod seccomp;
 mod shims;
 mod signals;
 mod size;
@@ -42,6 +47,7 @@ pub use oci_spec::runtime::Process;
 pub use pinning::CpuPinning;
 pub use probe::prove_kvm;
 pub use sandbox::Sandbox;
+pub use seccomp::SeccompProfile;
 pub use shim_control::{
     Connection, ContainerExit, ContainerProcess, ContainerUser, DeviceTraffic, Exec, ExecResult, FileStat,
     Flow, Interact, NetworkCounters, Nic, NicAddress, NicRoute, Phase, ProcessInput, RateLimit, SandboxState,
@@ -53,3 +59,4 @@ pub use spec::{SandboxSpec, VOLUMES_MAX, VolumeDisk};
 pub use status::{SandboxStatus, failure};
 pub use tap::TapCounters;
 pub use usage::Usage;
+pub use users::COUNT as USERS;

@@ -10,6 +10,7 @@ use shim_control::{ContainerUser, CreateContainer, ProcessInput, RateLimit, Stor
 
 use crate::error::{Error, Result};
 use crate::guest_paths::{ContainerDisks, GuestPaths, beneath};
+use crate::seccomp::SeccompRules;
 use crate::size::{CpuLimit, Size};
 
 const SANDBOX: &str = "/run/kata-containers/sandbox";
@@ -183,11 +184,11 @@ fn process_json(arguments: &[String], environment: &[String], directory: &Path, 
 
 impl ContainerSpec {
     /// What the shim is asked to make.
-    pub(crate) fn to_request(&self, disks: &ContainerDisks) -> Result<CreateContainer> {
+    pub(crate) fn to_request(&self, disks: &ContainerDisks, bounds: &Bounds<'_>) -> Result<CreateContainer> {
         let paths = GuestPaths::of(&self.id);
         Ok(CreateContainer {
             id: self.id.clone(),
-            spec: self.spec(&paths)?,
+            spec: self.spec(&paths, bounds)?,
             user: self.user.clone(),
             storages: [paths.storages(disks), self.directories(&paths)].concat(),
             shares_pids: self.shares.contains(&SharedNamespace::Pid),
@@ -195,7 +196,7 @@ impl ContainerSpec {
         })
     }
 
-    fn spec(&self, paths: &GuestPaths) -> Result<Spec> {
+    fn spec(&self, paths: &GuestPaths, bounds: &Bounds<'_>) -> Result<Spec> {
         let environment = environment(&self.with_terminal_type());
         let process = process_json(&self.arguments, &environment, &self.directory, self.terminal);
         let namespaces: Vec<_> = self.namespaces().map(|kind| json!({ "type": kind })).collect();
@@ -216,11 +217,12 @@ impl ContainerSpec {
         if let Some(mounts) = value["mounts"].as_array_mut() {
             mounts.extend(self.volume_mounts(paths));
         }
-        if self.privileged {
-            json_patch::merge(&mut value, &privileges());
-        }
+        json_patch::merge(&mut value, &if self.privileged { privileges() } else { bounds.oci() });
         if !self.oci.is_null() {
             json_patch::merge(&mut value, &self.oci);
+        }
+        if !self.privileged && self.oci.pointer("/linux/seccomp").is_none() {
+            value["linux"]["seccomp"] = bounds.seccomp(&value);
         }
         serde_json::from_value(value).map_err(|e| Error::Spec(e.to_string()))
     }
@@ -228,8 +230,11 @@ impl ContainerSpec {
     /// A further process of the container, with its rights, its environment and its directory, as Docker's `exec` has it.
     pub fn process(&self, arguments: &[String], terminal: bool) -> Result<Process> {
         let with_its_terminal = Self { terminal, ..self.clone() };
-        let mut process =
-            with_its_terminal.spec(&GuestPaths::of(&self.id))?.process().clone().unwrap_or_default();
+        let mut process = with_its_terminal
+            .spec(&GuestPaths::of(&self.id), &Bounds::default())?
+            .process()
+            .clone()
+            .unwrap_or_default();
         process.set_args(Some(arguments.to_vec())).set_terminal(Some(terminal));
         Ok(process)
     }
@@ -273,12 +278,42 @@ impl ContainerSpec {
     }
 }
 
+/// What a container may do to its guest that is not privileged.
+#[derive(Default)]
+pub(crate) struct Bounds<'a> {
+    /// Which system calls it may make.
+    pub seccomp: Option<&'a SeccompRules>,
+    /// How many processes and threads it may have; 0 is no bound.
+    pub pids_max: u64,
+}
+
+impl Bounds<'_> {
+    /// Rules for the capabilities that a container comes to have.
+    fn seccomp(&self, specification: &Value) -> Value {
+        let Some(rules) = self.seccomp else { return Value::Null };
+        let capabilities = specification.pointer("/process/capabilities/bounding").and_then(Value::as_array);
+        let names: Vec<&str> = capabilities.into_iter().flatten().filter_map(Value::as_str).collect();
+        rules.of(&names)
+    }
+
+    fn oci(&self) -> Value {
+        let pids = if self.pids_max == 0 { Value::Null } else { json!({ "limit": self.pids_max }) };
+        // Only the devices that each container has.
+        let devices = json!([{ "allow": false, "access": "rwm" }]);
+        json!({ "linux": { "resources": { "pids": pids, "devices": devices } } })
+    }
+}
+
 /// What a privileged container has instead.
 fn privileges() -> Value {
     let all = CAPABILITIES.iter().chain(&PRIVILEGED_CAPABILITIES).collect::<Vec<_>>();
     json!({
         "process": { "capabilities": { "bounding": all, "effective": all, "permitted": all } },
-        "linux": { "maskedPaths": [], "readonlyPaths": [] },
+        "linux": {
+            "maskedPaths": [],
+            "readonlyPaths": [],
+            "resources": { "devices": [{ "allow": true, "access": "rwm" }] },
+        },
     })
 }
 
@@ -342,7 +377,7 @@ mod tests {
             writable: "/dev/vdb".into(),
             volumes: spec.mounts.iter().map(|_| "/dev/vdi".into()).collect(),
         };
-        spec.to_request(&disks).unwrap()
+        spec.to_request(&disks, &Bounds::default()).unwrap()
     }
 
     #[test]
@@ -417,7 +452,8 @@ mod tests {
         let oci = json!({ "process": { "args": 7 } });
         let disks =
             ContainerDisks { image: "/dev/vda".into(), writable: "/dev/vdb".into(), volumes: Vec::new() };
-        let error = ContainerSpec { oci, ..spec() }.to_request(&disks).unwrap_err().to_string();
+        let error =
+            ContainerSpec { oci, ..spec() }.to_request(&disks, &Bounds::default()).unwrap_err().to_string();
         assert!(error.contains("the container's specification cannot be made"), "{error}");
     }
 }

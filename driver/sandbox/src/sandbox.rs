@@ -8,12 +8,15 @@ use nix::sys::signal::{Signal as UnixSignal, kill};
 use nix::unistd::Pid;
 use shim_control::{Client, ClientError, DiskSlot, Origin, SandboxDir, SandboxPlan, SandboxState};
 
-use crate::cgroup::{Cgroups, Limits};
+use crate::cgroup::Limits;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::host::Host;
 use crate::host_options::HostOptions;
 use crate::launch;
 use crate::pinning::CpuPinning;
+use crate::run_folder;
+use crate::seccomp::SeccompRules;
 use crate::shims;
 use crate::size::Size;
 use crate::spec::{HostResources, SandboxSpec, VolumeDisk};
@@ -122,10 +125,9 @@ impl Sandbox {
     /// What it has for itself on this host; the same at each start.
     fn resources(&self, spec: &SandboxSpec) -> Result<HostResources> {
         let size = Size { cpus: spec.cpus, memory_mib: spec.memory_mib };
-        let cgroup = self.host.cgroups.as_ref().map(|cgroups| cgroups.group(&self.id));
-        if let (Some(cgroups), Some(group)) = (&self.host.cgroups, &cgroup) {
-            cgroups.limit(group, &self.limits(size, spec.pinning.clone()))?;
-        }
+        let cgroups = &self.host.cgroups;
+        let cgroup = cgroups.group(&self.id);
+        cgroups.limit(&cgroup, &self.limits(size, spec.pinning.clone()))?;
         Ok(HostResources { user: self.host.users.claim(self.folder.path())?, cgroup })
     }
 
@@ -137,15 +139,14 @@ impl Sandbox {
     }
 
     /// The control group of its shim: the one that it was started in, wherever new ones are made by now.
-    pub(crate) fn group(&self, cgroups: &Cgroups) -> PathBuf {
-        self.plan().ok().and_then(|plan| plan.cgroup).unwrap_or_else(|| cgroups.group(&self.id))
+    pub(crate) fn group(&self) -> PathBuf {
+        self.plan().ok().and_then(|plan| plan.cgroup).unwrap_or_else(|| self.host.cgroups.group(&self.id))
     }
 
     /// Bounds a shim that runs. The bound of memory is never lowered: a guest gives memory back when it can, and would be
     /// killed for what it still has.
     pub(crate) fn limit_running(&self, size: Size) -> Result<()> {
-        let Some(cgroups) = &self.host.cgroups else { return Ok(()) };
-        let group = self.group(cgroups);
+        let (cgroups, group) = (&self.host.cgroups, self.group());
         let least = cgroups.memory_mib(&group).saturating_sub(self.host.options.memory_overhead_mib);
         let size = Size { memory_mib: size.memory_mib.max(least), ..size };
         cgroups.limit(&group, &self.limits(size, None))
@@ -162,6 +163,7 @@ impl Sandbox {
     }
 
     async fn launch(&self, plan: &SandboxPlan) -> Result<SandboxState> {
+        self.renew_run_folder().await?;
         let started = {
             let _turn = self.host.turns.acquire().await;
             self.folder.write_plan(plan).map_err(Error::io("write the plan in", self.folder.path()))?;
@@ -176,6 +178,13 @@ impl Sandbox {
             self.kill().await?;
         }
         started
+    }
+
+    /// What a shim has left may take long to remove: others wait neither for a thread nor for a turn meanwhile.
+    async fn renew_run_folder(&self) -> Result<()> {
+        let folder = self.folder.clone();
+        let renewed = tokio::task::spawn_blocking(move || run_folder::renew(&folder)).await;
+        renewed.map_err(|_| Error::End("the renewal of its folder was cut short".into()))?
     }
 
     /// What has become of it. The shim is asked; where it is gone, what it wrote is read.
@@ -232,7 +241,7 @@ impl Sandbox {
         let gone = async {
             let mut pause = PAUSE;
             while self.shim_runs() {
-                self.end_shim()?;
+                self.host.cgroups.kill(&self.group())?;
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
@@ -244,13 +253,6 @@ impl Sandbox {
         })
     }
 
-    fn end_shim(&self) -> Result<()> {
-        match &self.host.cgroups {
-            Some(cgroups) => cgroups.kill(&self.group(cgroups)),
-            None => self.shim_pid().map_or(Ok(()), |pid| self.end_process(pid)),
-        }
-    }
-
     fn end_process(&self, pid: Pid) -> Result<()> {
         match kill(pid, UnixSignal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
@@ -260,38 +262,23 @@ impl Sandbox {
 
     /// Whether its shim has a thread that has not ended.
     pub(crate) fn shim_runs(&self) -> bool {
-        match &self.host.cgroups {
-            Some(cgroups) => cgroups.is_populated(&self.group(cgroups)),
-            None => self.shim_pid().is_some(),
-        }
+        self.host.cgroups.is_populated(&self.group())
     }
 
     /// Ends the guest and removes all that belongs to the sandbox.
     pub async fn delete(&self) -> Result<()> {
         self.kill().await?;
-        if let Some(cgroups) = &self.host.cgroups {
-            cgroups.remove(&self.group(cgroups)).await?;
-        }
+        self.host.cgroups.remove(&self.group()).await?;
         self.host.users.release(self.folder.path())?;
         self.host.silent.forget(&self.id);
-        self.remove_folder()
+        let path = self.folder.path().to_owned();
+        let removed = tokio::task::spawn_blocking(move || files::remove_folder(&path)).await;
+        removed.map_err(|_| Error::End("the removal of its folder was cut short".into()))?
     }
 
     /// The shim's process, as long as one of its threads is there.
     pub fn shim_pid(&self) -> Option<Pid> {
-        match &self.host.cgroups {
-            Some(cgroups) => cgroups.processes(&self.group(cgroups)).first().copied(),
-            None => shims::find(&self.host.options.shim, self.folder.path()),
-        }
-    }
-
-    fn remove_folder(&self) -> Result<()> {
-        match fs::remove_dir_all(self.folder.path()) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove", self.folder.path())(e))
-            }
-            _ => Ok(()),
-        }
+        self.host.cgroups.processes(&self.group()).first().copied()
     }
 
     pub(crate) fn folder(&self) -> &SandboxDir {
@@ -300,6 +287,10 @@ impl Sandbox {
 
     pub(crate) fn options(&self) -> &HostOptions {
         &self.host.options
+    }
+
+    pub(crate) fn seccomp(&self) -> &SeccompRules {
+        &self.host.seccomp
     }
 
     pub(crate) fn client(&self) -> Client {

@@ -63,7 +63,7 @@ pub(crate) struct HostResources {
     /// Its user.
     pub user: u32,
     /// Its control group.
-    pub cgroup: Option<PathBuf>,
+    pub cgroup: PathBuf,
 }
 
 impl SandboxSpec {
@@ -109,7 +109,7 @@ impl SandboxSpec {
             image: options.image.clone(),
             hostname: self.hostname.clone(),
             user: host.user,
-            cgroup: host.cgroup,
+            cgroup: Some(host.cgroup),
             origin: Origin::Boot,
             disk_slots: [
                 CONTAINER_SLOTS.repeat(self.containers.into()),
@@ -119,6 +119,7 @@ impl SandboxSpec {
             nic_slots: NIC_SLOTS,
             ends_with: self.ends_with.clone(),
             log: options.log_limits(),
+            has_filters: true,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! All sandboxes of a host at once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use crate::error::Result;
 use crate::host::Host;
@@ -10,20 +10,10 @@ use crate::status::SandboxStatus;
 impl Host {
     /// What has become of each sandbox that has a folder, by what the shims have written. Nobody is asked.
     pub fn survey(&self) -> Result<BTreeMap<String, SandboxStatus>> {
-        let processes = match &self.cgroups {
-            Some(_) => None,
-            // The host's processes are looked at once.
-            None => {
-                Some(shims::running(&self.options.shim).map(|(_, folder)| folder).collect::<HashSet<_>>())
-            }
-        };
         let all = self.list()?.into_iter().map(|id| {
             let sandbox = self.sandbox(&id);
-            let runs = match &processes {
-                Some(processes) => processes.contains(sandbox.path()),
-                None => sandbox.shim_runs(),
-            };
-            (id, SandboxStatus::written(sandbox.folder().run().read_state(), runs))
+            let state = sandbox.folder().run().read_state();
+            (id, SandboxStatus::written(state, sandbox.shim_runs()))
         });
         Ok(all.collect())
     }
@@ -31,15 +21,14 @@ impl Host {
     /// Brings shims into their control groups that were started and have not entered them yet: a service that was killed at
     /// that moment would not find them by their groups.
     pub fn gather_shims(&self) {
-        let Some(cgroups) = &self.cgroups else { return };
         for (pid, folder) in shims::running(&self.options.shim) {
             if folder.parent() != Some(self.options.folder.as_path()) {
                 continue;
             }
             let Some(id) = folder.file_name().and_then(|name| name.to_str()) else { continue };
-            let group = self.sandbox(id).group(cgroups);
-            if !cgroups.processes(&group).contains(&pid)
-                && let Err(e) = cgroups.admit(&group, pid)
+            let group = self.sandbox(id).group();
+            if !self.cgroups.processes(&group).contains(&pid)
+                && let Err(e) = self.cgroups.admit(&group, pid)
             {
                 tracing::error!(sandbox = id, error = %e, "a shim is outside of its control group");
             }

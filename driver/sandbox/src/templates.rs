@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use shim_control::{DiskSlot, Origin, SandboxPlan};
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Changes at each boot of this host.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -88,7 +89,7 @@ impl Templates {
             .map_err(Error::io("make", &current))?;
         for entry in entries(folder)? {
             if entry != current {
-                fs::remove_dir_all(&entry).map_err(Error::io("remove", &entry))?;
+                files::remove_folder(&entry)?;
             }
         }
         Ok(Self { folder: current, bytes_max, making: Arc::default() })
@@ -122,10 +123,7 @@ impl Templates {
 
     /// Forgets a template that cannot be used.
     pub fn discard(&self, template: &Path) -> Result<()> {
-        match fs::remove_dir_all(template) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", template)(e)),
-            _ => Ok(()),
-        }
+        files::remove_folder(template)
     }
 
     /// Removes those used longest ago until all fit their bound; `kept` stays. What sandboxes still map is freed with them.
@@ -239,6 +237,7 @@ mod tests {
                 nic_slots: 1,
                 ends_with: None,
                 log: LogLimits { file_bytes: 1, files: 1 },
+                has_filters: true,
             };
             Self { plan, shim, folder }
         }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::files;
 
 /// Number of users of sandboxes.
-const COUNT: u32 = 65_536;
+pub const COUNT: u32 = 65_535;
 
 /// All users that sandboxes of this host may have.
 #[derive(Debug, Clone)]

@@ -59,14 +59,21 @@ async fn fill(
         while let Some(data) = process.read(LogStream::Stdout).await {
             length += data.len() as u64;
             if length > pack.bytes_max {
-                signal_process(agent, &pack.container, &process.id, SIGKILL).await?;
                 return Ok(Err(format!("the archive is larger than {} bytes", pack.bytes_max)));
             }
             archive.write_all(&data).map_err(Error::io("write the archive"))?;
         }
         Ok::<_, Error>(Ok(()))
     };
-    let (copied, diagnostics) = tokio::join!(copy, process.diagnostics());
+    let copy_or_end = async {
+        let copied = copy.await;
+        if !matches!(copied, Ok(Ok(()))) {
+            // It would wait for ever for somebody to read on.
+            signal_process(agent, &pack.container, &process.id, SIGKILL).await?;
+        }
+        copied
+    };
+    let (copied, diagnostics) = tokio::join!(copy_or_end, process.diagnostics());
     let status = wait(agent, &pack.container, &process.id).await?;
     Ok(match copied? {
         Err(reason) => Err(reason),

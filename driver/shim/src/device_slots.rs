@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use agent_protocol::service::AgentServiceClient;
 use shim_control::{DeviceTraffic, DiskSlot, Flow, InsertDisk, InsertNic, Network, RateLimit, SandboxPlan};
-use vmm::{BlockSlot, DiskConfig, Machine, NicConfig, NicSlot, TapQueue};
+use vmm::{BlockSlot, DiskConfig, MacAddress, Machine, NicConfig, NicSlot, TapQueue};
 
 use crate::error::{Error, Result};
 use crate::guest;
@@ -30,15 +30,8 @@ struct DiskEntry<B> {
 #[derive(Debug)]
 struct NicEntry<N> {
     slot: N,
-    nic: Option<PluggedNic>,
-}
-
-#[derive(Debug, Clone)]
-struct PluggedNic {
-    /// Hardware address, which identifies the interface.
-    mac: String,
-    /// The tap on the host.
-    tap: String,
+    /// Hardware address of the interface in the slot, which identifies it.
+    mac: Option<String>,
 }
 
 impl DeviceSlots {
@@ -70,16 +63,21 @@ impl DeviceSlots {
         let entry = self.free_nic(&nic.mac)?;
         let queues = queues(files, nic.queues.into())?;
         entry.slot.insert(NicConfig { queues, limit: limit(nic.limit) })?;
-        entry.nic = Some(PluggedNic { mac: nic.mac, tap: nic.tap });
+        tracing::info!(mac = nic.mac, tap = nic.tap, "an interface is plugged");
+        entry.mac = Some(nic.mac);
         Ok(())
     }
 
-    /// Takes an interface down in the guest, and disconnects it. Idempotent: succeeds if it is in no slot.
-    pub async fn eject_nic(&mut self, agent: &AgentServiceClient, mac: &str) -> Result<()> {
+    /// The permanent address of the slot that an interface is in.
+    pub fn nic_address(&self, mac: &str) -> Option<MacAddress> {
+        self.nics.iter().find(|entry| entry.holds(mac)).map(|entry| entry.slot.address())
+    }
+
+    /// Disconnects an interface. Idempotent: succeeds if it is in no slot.
+    pub fn eject_nic(&mut self, mac: &str) -> Result<()> {
         let Some(entry) = self.nics.iter_mut().find(|entry| entry.holds(mac)) else { return Ok(()) };
-        guest::take_down_nic(agent, entry.slot.address()).await?;
         entry.slot.eject()?;
-        entry.nic = None;
+        entry.mac = None;
         Ok(())
     }
 
@@ -93,17 +91,16 @@ impl DeviceSlots {
         guest::set_network(agent, network).await
     }
 
-    /// The traffic of the devices in the slots, disks first. That of an interface is counted by its tap.
+    /// The traffic of the devices in the slots, disks first. That of an interface is counted by the host.
     pub fn traffic(&self) -> Vec<DeviceTraffic> {
         let disks = self.disks.iter().filter_map(|entry| {
             let (device, traffic) = (entry.name.clone()?, entry.slot.traffic());
             let (incoming, outgoing) = (flow(traffic.incoming), flow(traffic.outgoing));
-            Some(DeviceTraffic { device, tap: None, incoming, outgoing })
+            Some(DeviceTraffic { device, incoming, outgoing })
         });
         let nics = self.nics.iter().filter_map(|entry| {
-            let PluggedNic { mac: device, tap } = entry.nic.clone()?;
             let (incoming, outgoing) = (Flow::default(), Flow::default());
-            Some(DeviceTraffic { device, tap: Some(tap), incoming, outgoing })
+            Some(DeviceTraffic { device: entry.mac.clone()?, incoming, outgoing })
         });
         disks.chain(nics).collect()
     }
@@ -112,7 +109,7 @@ impl DeviceSlots {
 impl<B, N> DeviceSlots<B, N> {
     fn empty(disks: impl Iterator<Item = (DiskSlot, B)>, nics: impl Iterator<Item = N>) -> Self {
         let disk = |(number, (access, slot))| DiskEntry { slot, access, device: device(number), name: None };
-        let nic = |slot| NicEntry { slot, nic: None };
+        let nic = |slot| NicEntry { slot, mac: None };
         Self { disks: disks.enumerate().map(disk).collect(), nics: nics.map(nic).collect() }
     }
 
@@ -132,7 +129,7 @@ impl<B, N> DeviceSlots<B, N> {
     /// A free slot for an interface with this address, which must be in no slot yet.
     fn free_nic(&mut self, mac: &str) -> Result<&mut NicEntry<N>> {
         self.check_is_new(mac)?;
-        let free = self.nics.iter_mut().find(|entry| entry.nic.is_none());
+        let free = self.nics.iter_mut().find(|entry| entry.mac.is_none());
         free.ok_or_else(|| Error::Slot("none is free for an interface".into()))
     }
 
@@ -151,7 +148,7 @@ impl<B> DiskEntry<B> {
 
 impl<N> NicEntry<N> {
     fn holds(&self, mac: &str) -> bool {
-        self.nic.as_ref().is_some_and(|nic| nic.mac == mac)
+        self.mac.as_deref() == Some(mac)
     }
 }
 

@@ -8,6 +8,8 @@ pub enum Error {
     #[error("cannot {what}: {source}")]
     Io { what: String, source: io::Error },
     #[error(transparent)]
+    Confinement(#[from] confinement::Error),
+    #[error(transparent)]
     Machine(#[from] vmm::Error),
     #[error(transparent)]
     Spec(#[from] agent_protocol::SpecError),

@@ -3,8 +3,10 @@
 
 mod agent;
 mod archive;
+mod aside;
 mod containers;
 mod device_slots;
+mod diagnostics;
 mod error;
 mod guest;
 mod jail;
@@ -33,11 +35,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .init();
+    diagnostics::start();
     let folder = SandboxDir::new(arguments.folder);
     jail::in_new_process(|| match sandbox::run(&folder) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,6 @@
 //! Adds CPUs and memory to a running guest.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use agent_protocol::messages::OnlineCPUMemRequest;
@@ -8,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use vmm::Machine;
 
 use crate::agent::deadline;
+use crate::aside::aside;
 use crate::error::{Error, Result};
 
 /// Time for a guest to take the memory that it was offered.
@@ -24,9 +26,9 @@ pub async fn raise_vcpus(agent: &AgentServiceClient, vcpus: u8) -> Result<()> {
 }
 
 /// Adds memory until the guest has `mebibytes`. If it does not take them in time, the request is reverted.
-pub async fn raise_memory(machine: &Machine, mebibytes: u64) -> Result<()> {
+pub async fn raise_memory(machine: &Arc<Machine>, mebibytes: u64) -> Result<()> {
     let (had, _) = machine.memory();
-    machine.resize_memory(mebibytes)?;
+    offer_memory(machine, mebibytes).await?;
     let give_up = Instant::now() + MEMORY_TIMEOUT;
     loop {
         let (has, wanted) = machine.memory();
@@ -34,9 +36,15 @@ pub async fn raise_memory(machine: &Machine, mebibytes: u64) -> Result<()> {
             return Ok(());
         }
         if Instant::now() > give_up {
-            machine.resize_memory(had / MEBIBYTE)?;
+            offer_memory(machine, had / MEBIBYTE).await?;
             return Err(Error::MemoryNotTaken { has: has / MEBIBYTE, wanted: wanted / MEBIBYTE });
         }
         sleep(MEMORY_INTERVAL).await;
     }
+}
+
+/// Asks the guest to have so much. It may be about to reset its memory device, which is waited for.
+pub async fn offer_memory(machine: &Arc<Machine>, mebibytes: u64) -> Result<()> {
+    let machine = Arc::clone(machine);
+    aside(move || Ok(machine.resize_memory(mebibytes)?)).await
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
-use shim_control::{Phase, RunDir, SandboxDir, SandboxPlan, SandboxState, Stage};
+use shim_control::{Origin, Phase, RunDir, SandboxDir, SandboxPlan, SandboxState, Stage};
 use vmm::{Confinement, Machine};
 
 use crate::error::{Error, Result};
@@ -27,8 +27,9 @@ pub fn run(folder: &SandboxDir) -> Result<()> {
         stages,
     };
     let Some(started) = started else {
-        folder.run().write_state(&state).map_err(Error::io("write the sandbox's state"))?;
-        return failed.map_or(Ok(()), Err);
+        let written = folder.run().write_state(&state).map_err(Error::io("write the sandbox's state"));
+        // Why it failed counts for more.
+        return failed.map_or(written, Err);
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -59,13 +60,23 @@ fn prepare(folder: &SandboxDir, plan: &SandboxPlan, stages: &mut BTreeMap<Stage,
     let listener = UnixListener::bind(&path).map_err(Error::io(format!("listen at {}", path.display())))?;
     let prepared = machine::prepare(&folder.run(), plan)?;
     stages.insert(Stage::VmCreated, now());
-    let folder = jail::enter(&folder.run(), plan.user)?;
+    let folder = jail::enter(&folder.run(), plan.user, file_size(plan))?;
     stages.insert(Stage::Confined, now());
     let machine = prepared.machine.run(Confinement::Seccomp)?;
     stages.insert(Stage::GuestEntered, now());
     jail::confine_this_thread()?;
     let preparations = Preparations { ready_signal: prepared.ready_signal, template: prepared.template };
     Ok(Started { folder, listener, machine, from_template: prepared.from_template, preparations })
+}
+
+/// Bytes of the largest file that it writes: a log, its state, or a template. For its disks the service allows more.
+fn file_size(plan: &SandboxPlan) -> u64 {
+    const OWN: u64 = 8 << 20;
+    let template = match plan.origin {
+        Origin::BootAndSave => plan.memory_mib << 20,
+        Origin::Boot | Origin::Template(_) => 0,
+    };
+    plan.log.file_bytes.max(template).saturating_add(OWN)
 }
 
 /// Serves requests while the guest boots and runs.

@@ -134,7 +134,7 @@ async fn reply(request: Request, files: Vec<OwnedFd>, supervisor: &Arc<Superviso
         }
         Request::FindDisk(name) => Answer::Disk(supervisor.find_disk(&name).await?),
         Request::EjectDisk(name) => {
-            supervisor.eject_disk(&name).await?;
+            supervisor.eject_disk(name).await?;
             Answer::Done
         }
         Request::InsertNic(nic) => {
@@ -142,7 +142,7 @@ async fn reply(request: Request, files: Vec<OwnedFd>, supervisor: &Arc<Superviso
             Answer::Done
         }
         Request::EjectNic(mac) => {
-            or_end(supervisor, supervisor.eject_nic(&mac)).await?;
+            or_end(supervisor, supervisor.eject_nic(mac)).await?;
             Answer::Done
         }
         Request::SetNetwork(network) => {

@@ -104,7 +104,7 @@ fn attach_devices(config: MachineConfig, clients: &Clients, windows: &mut Window
     let growth = config.growth();
     let mut disk_slots = Vec::with_capacity(config.disk_slots.len());
     for access in config.disk_slots {
-        let device = Block::new(access);
+        let device = Block::new(access)?;
         let traffic = device.traffic();
         disk_slots.push(BlockSlot::new(windows.attach(device)?, traffic));
     }

@@ -78,7 +78,8 @@ const EVENTS: [i64; 5] = [
 ];
 
 const RATE: [i64; 2] = [libc::SYS_timerfd_create, libc::SYS_timerfd_settime];
-const DISK: [i64; 3] = [libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_io_uring_setup];
+/// Rings are made before a process is confined.
+const DISK: [i64; 1] = [libc::SYS_io_uring_enter];
 const INTERFACE: [i64; 2] = [libc::SYS_readv, libc::SYS_writev];
 const SOCKETS: [i64; 5] =
     [libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_shutdown, libc::SYS_writev];
@@ -87,7 +88,8 @@ const START: [i64; 3] = [libc::SYS_rseq, libc::SYS_seccomp, libc::SYS_set_robust
 /// Calls answered with `ENOSYS`, after which the C library falls back to others: `openat` of the overcommit setting
 /// when it releases memory, and `clone3`, whose flags a filter cannot see.
 const UNKNOWN: [i64; 2] = [libc::SYS_openat, libc::SYS_clone3];
-/// All `CLONE_NEW*` flags.
+/// The flags of a thread, and all `CLONE_NEW*` flags.
+const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
 
 const FIONBIO: u64 = libc::FIONBIO;
@@ -165,6 +167,15 @@ impl Confinement {
 }
 
 fn rules(kind: ThreadKind) -> Result<Vec<Rule>> {
+    Ok([of_kind(kind)?, diagnostics()?].concat())
+}
+
+/// Rules for a process whose diagnostics have a bound: whichever thread says too much makes the file begin anew.
+fn diagnostics() -> Result<Vec<Rule>> {
+    Ok(vec![(libc::SYS_ftruncate, vec![rule(0, SeccompCmpOp::Eq, libc::STDERR_FILENO as u64)?])])
+}
+
+fn of_kind(kind: ThreadKind) -> Result<Vec<Rule>> {
     Ok(match kind {
         ThreadKind::Vcpu => {
             let events = plain(&[libc::SYS_eventfd2]);
@@ -215,9 +226,9 @@ fn memory() -> Result<Vec<Rule>> {
     Ok(vec![(libc::SYS_mmap, never()?), (libc::SYS_mprotect, never()?)])
 }
 
-/// Rules that allow starting and naming threads, but not in a new namespace.
+/// Rules that allow starting and naming threads, but neither processes nor new namespaces.
 fn threads() -> Result<Vec<Rule>> {
-    let thread = rule(0, SeccompCmpOp::MaskedEq(NEW_NAMESPACES), 0)?;
+    let thread = rule(0, SeccompCmpOp::MaskedEq(NEW_NAMESPACES | THREAD), THREAD)?;
     let name = rule(0, SeccompCmpOp::Eq, libc::PR_SET_NAME as u64)?;
     // `seccompiler` sets this again before it applies a filter.
     let no_new_privileges = rule(0, SeccompCmpOp::Eq, libc::PR_SET_NO_NEW_PRIVS as u64)?;

@@ -15,9 +15,10 @@ pub enum Error {
     NoInitiator(PathBuf),
     #[error(transparent)]
     Program(#[from] process::Error),
-    /// The arguments are left out: they may hold a password.
     #[error("{program}, to {purpose}: {message}")]
     Failed { program: &'static str, purpose: String, message: String },
+    #[error("open-iscsi has no record of {target} in {folders}")]
+    NoRecord { target: String, folders: String },
     #[error("{target} shows no device within {seconds} s")]
     NoDevice { target: String, seconds: u64 },
     #[error("{0} was mapped, and the kernel shows no device of it")]
@@ -26,6 +27,8 @@ pub enum Error {
     Stays { device: PathBuf, seconds: u64 },
     #[error("the last writes to {} are lost: {reason}", .device.display())]
     Flush { device: PathBuf, reason: Box<Self> },
+    #[error("{} has not been read to its end within {seconds} s: whether there are data on it is not known. It can be used once a file system is on it", .path.display())]
+    NotRead { path: PathBuf, seconds: u64 },
     #[error("{} is no plain file", .0.display())]
     NoFile(PathBuf),
     #[error("{} is no block device", .0.display())]

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::connection::IscsiUnit;
 use crate::error::{Error, Result};
+use crate::iscsi_record;
 use crate::program::{flush_device, must, run};
 use crate::sysfs::{self, entries};
 
@@ -52,9 +53,7 @@ async fn log_in(unit: &IscsiUnit) -> Result<()> {
     set(unit, "node.startup", "manual").await?;
     if let (Some(_), Some(name), Some(secret)) = (&unit.auth_method, &unit.auth_username, &unit.auth_password)
     {
-        set(unit, "node.session.auth.authmethod", "CHAP").await?;
-        set(unit, "node.session.auth.username", name).await?;
-        set(unit, "node.session.auth.password", secret).await?;
+        iscsi_record::set_chap(unit, name, secret)?;
     }
     let purpose = format!("log in to {} at {}", unit.iqn, unit.portal);
     must(PROGRAM, &purpose, &node(unit, &["--login"]), &[SESSION_EXISTS]).await

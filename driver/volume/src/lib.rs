@@ -5,11 +5,13 @@
 
 #![forbid(unsafe_code)]
 
+mod blank;
 mod connection;
 mod connector;
 mod error;
 mod file_system;
 mod iscsi;
+mod iscsi_record;
 mod local;
 mod nfs;
 mod program;
@@ -19,4 +21,4 @@ mod sysfs;
 pub use connection::Connection;
 pub use connector::Connector;
 pub use error::{Error, Result};
-pub use file_system::ensure_file_system;
+pub use file_system::{Origin, ensure_file_system};

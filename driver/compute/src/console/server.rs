@@ -16,6 +16,7 @@ use soketto::handshake::http::Server as Handshake;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::peers::Peers;
 use super::relay;
 use super::sessions::{ExecId, Resized, Sessions, Token};
 use super::tls;
@@ -57,18 +58,19 @@ pub async fn serve(docker: &Docker, host: Host, sessions: Arc<Sessions>) -> Resu
     let with = if tls.is_some() { "with" } else { "without" };
     tracing::info!("consoles are at {address} port {port}, {with} TLS");
     let console = Arc::new(Console { host, sessions });
-    let connections = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let (connections, peers) = (Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX)), Peers::default());
     tokio::spawn(async move {
         loop {
             let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
-            let Ok((stream, _)) = listener.accept().await else {
+            let Ok((stream, peer)) = listener.accept().await else {
                 // Out of descriptors, most likely: others are about to be closed.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
+            let Some(connected) = peers.enter(peer.ip()) else { continue };
             let (console, tls) = (Arc::clone(&console), tls.clone());
             tokio::spawn(async move {
-                let _permit = permit;
+                let _counted = (permit, connected);
                 if let Err(e) = console.connection(stream, tls).await {
                     tracing::debug!(error = %e, "a client of the consoles left");
                 }

@@ -103,6 +103,44 @@ async fn only_who_has_a_token_learns_anything() {
     assert!(no_websocket.starts_with("HTTP/1.1 400"), "{no_websocket}");
 }
 
+/// Words of the paths that are served, and a few more.
+const WORDS: [&str; 10] =
+    ["v1.40", "containers", "attach", "ws", "version", "exec", "start", "resize?h=1&w=2", "..", ""];
+
+#[test]
+fn whatever_is_asked_without_a_token_is_refused() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let fixture = runtime.block_on(Fixture::serve(|_, _| {}));
+    let asked = bolero::generator::produce::<(u8, Vec<Result<u8, String>>, String, Vec<u8>)>();
+    bolero::check!().with_generator(asked).for_each(|(method, words, header, rest)| {
+        let word = |word: &Result<u8, String>| match word {
+            Ok(known) => WORDS[usize::from(*known) % WORDS.len()].to_owned(),
+            Err(any) => any.clone(),
+        };
+        let path = words.iter().map(word).collect::<Vec<_>>().join("/");
+        let method = ["GET", "POST", "PUT"][usize::from(*method) % 3];
+        // Neither ends the head, so that it is answered.
+        let line = |text: &str| text.replace(['\r', '\n'], "");
+        let mut request =
+            format!("{method} /{} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nUpgrade: tcp\r\n", line(&path));
+        request += &format!("X: {}\r\n\r\n", line(header));
+        let answer = runtime.block_on(async {
+            let mut stream = fixture.connect().await;
+            // It may be answered, and closed, before all is written.
+            let _ = stream.write_all(&[request.as_bytes(), rest].concat()).await;
+            let mut answer = Vec::new();
+            let _ =
+                tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await.unwrap();
+            answer
+        });
+        assert!(
+            answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"),
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
+    });
+}
+
 #[tokio::test]
 async fn with_tls_only_those_with_a_certificate_come_in() {
     let fixture = Fixture::serve(with_tls).await;

@@ -16,10 +16,13 @@ use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::options::Options;
 use crate::rows::ZunRows;
+use crate::shares::Shares;
 use crate::turns::Turn;
 
 /// Between two words on how far a pull has come.
 const TELL_INTERVAL: Duration = Duration::from_secs(2);
+/// Pulls of one project that are under way: what reads images shares the host's processors, disk and memory.
+const PULLS_MAX: usize = 8;
 const MEBIBYTE: u64 = 1 << 20;
 
 /// Where an image comes from (`zun/image`).
@@ -60,6 +63,7 @@ pub struct Images {
     store: Arc<Store>,
     glance: Glance,
     executor: Executor<ZunRows>,
+    pulls: Shares,
 }
 
 impl Images {
@@ -71,7 +75,7 @@ impl Images {
         glance: Glance,
         executor: Executor<ZunRows>,
     ) -> Self {
-        Self { options, database, store, glance, executor }
+        Self { options, database, store, glance, executor, pulls: Shares::new(PULLS_MAX) }
     }
 
     /// What this host keeps.
@@ -144,6 +148,7 @@ impl Images {
             container.image_pull_policy.as_deref().filter(|policy| !policy.is_empty()).unwrap_or("always");
         let policy =
             PullPolicy::from_str(policy).map_err(|e| Error::invalid("image_pull_policy", e.to_string()))?;
+        let _place = self.pulls.place(container.project_id.as_deref().unwrap_or_default()).await;
         match driver {
             ImageDriver::Glance => self.of_glance(context, name, policy, progress).await,
             ImageDriver::Docker => {

@@ -26,7 +26,6 @@ pub use error::ConfigError;
 pub use kata::Kata;
 
 const MEBIBYTE: u64 = 1 << 20;
-const GIBIBYTE: u64 = 1 << 30;
 
 /// All options, by group.
 #[derive(Clone, Default, Deserialize)]
@@ -184,6 +183,7 @@ impl Options {
         self.keystone_auth.validate("keystone_auth")?;
         self.docker.tls()?;
         self.volume.validate()?;
+        self.kata.validate()?;
         if self.default.host.is_empty() {
             return Err(ConfigError::of("[DEFAULT] host", "it is not set, and this machine has no name"));
         }
@@ -217,6 +217,8 @@ impl Options {
             memory_max_mib: kata.memory_max_mib(),
             log_file_bytes: kata.log_file_size * MEBIBYTE,
             log_files: kata.log_files,
+            seccomp: kata.seccomp(),
+            pids_max: kata.pids_limit,
             cpu_limit: if kata.cpu_quota { CpuLimit::Quota } else { CpuLimit::Weight },
         }
     }
@@ -224,19 +226,22 @@ impl Options {
     /// The images of this host.
     pub fn image_store(&self) -> Result<Store, ConfigError> {
         let kata = &self.kata;
-        let mirrors = list(&kata.registry_mirrors)
-            .map(|mirror| mirror.parse().map_err(|e| ConfigError::of("[kata] registry_mirrors", e)));
+        let hosts = |option, text| {
+            list(text)
+                .map(|host| host.parse().map_err(|e| ConfigError::of(option, e)))
+                .collect::<Result<_, ConfigError>>()
+        };
         let read = |path: &PathBuf| {
             let failed = |e| ConfigError::of("[kata] registry_ca_file", format!("{}: {e}", path.display()));
             std::fs::read(path).map_err(failed)
         };
         let options = RegistryOptions {
             plain_http: list(&kata.insecure_registries).map(str::to_owned).collect(),
-            mirrors: mirrors.collect::<Result<_, ConfigError>>()?,
+            mirrors: hosts("[kata] registry_mirrors", &kata.registry_mirrors)?,
+            auth_hosts: hosts("[kata] registry_auth_hosts", &kata.registry_auth_hosts)?,
             certificates: kata.registry_ca_file.iter().map(read).collect::<Result<_, _>>()?,
-            image_bytes_max: kata.image_size_max * GIBIBYTE,
         };
-        Ok(Store::open(kata.state_path.join("images"), options)?)
+        Ok(Store::open(kata.state_path.join("images"), options, kata.workers())?)
     }
 
     /// This host, as storage back ends know it.
@@ -268,11 +273,9 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Options, String> {
-        let path =
-            std::env::temp_dir().join(format!("zun-kata-options-{}-{}", std::process::id(), text.len()));
-        std::fs::write(&path, text).unwrap();
-        let options = Options::read(ConfigFiles::new(vec![path.clone()], Vec::new()));
-        std::fs::remove_file(path).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let options = Options::read(ConfigFiles::new(vec![file.path().to_owned()], Vec::new()));
         options.and_then(|options| options.validate().map(|()| options)).map_err(|e| e.to_string())
     }
 
@@ -316,6 +319,7 @@ mod tests {
         assert!(error("template_scope = host", "template_scope = all").contains("template_scope"));
         assert!(error("log_files = 7", "log_fils = 7").contains("log_fils"));
         assert!(error("log_files = 7", "log_files = many").contains("log_files"));
+        assert!(error("log_files = 7", "image_time_max = 0").contains("image_time_max"));
         assert!(error("[kata]", "[docker]\nca_file = /x\n[kata]").contains("cert_file"));
         assert!(error("host = h", "transport_url = kafka://h").contains("only rabbit:// is supported"));
     }

@@ -93,7 +93,11 @@ impl SandboxRecord {
         let memory = |member: &Member| member.container.memory_mib;
         SandboxSpec {
             cpus: self.init.iter().map(cpus).fold(self.members.iter().map(cpus).sum(), f32::max),
-            memory_mib: self.init.iter().map(memory).fold(self.members.iter().map(memory).sum(), u64::max),
+            memory_mib: self
+                .init
+                .iter()
+                .map(memory)
+                .fold(self.members.iter().map(memory).fold(0, u64::saturating_add), u64::max),
             hostname: self.hostname.clone(),
             containers: u8::try_from(self.members.len().max(1)).unwrap_or(u8::MAX),
             network: networking::guest_network(&self.attachments),
@@ -170,6 +174,8 @@ pub fn sandbox_name(uuid: ContainerUuid) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     /// Records as version 0.1.0 wrote them before a container was a capsule of one.
@@ -206,6 +212,43 @@ mod tests {
             (2.0, 640, 2),
             "an init container runs alone"
         );
+    }
+
+    /// Every value of a document that has no others within it.
+    fn leaves(value: &mut Value) -> Vec<&mut Value> {
+        match value {
+            Value::Array(values) => values.iter_mut().flat_map(leaves).collect(),
+            Value::Object(fields) => fields.values_mut().flat_map(leaves).collect(),
+            leaf => vec![leaf],
+        }
+    }
+
+    #[test]
+    fn a_record_whose_values_are_anything_is_read_or_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let changes = bolero::generator::produce::<Vec<(u16, (u8, i64, String))>>();
+        bolero::check!().with_generator(changes).for_each(|changes| {
+            let record = legacy("capsule.json", include_str!("../../tests/records/capsule.json"));
+            let mut value = serde_json::to_value(record).unwrap();
+            for (place, (kind, number, text)) in changes {
+                let mut all = leaves(&mut value);
+                let place = usize::from(*place) % all.len();
+                *all[place] = match kind % 6 {
+                    0 => Value::Null,
+                    1 => json!(number),
+                    2 => json!(number.unsigned_abs().wrapping_mul(3)),
+                    3 => json!(*number as f64 / 3.0),
+                    4 => json!(text),
+                    _ => json!([number, { "a": text }]),
+                };
+            }
+            std::fs::write(folder.path().join(NAME), value.to_string()).unwrap();
+            if let Ok(record) = SandboxRecord::read(folder.path()) {
+                record.sandbox_spec(&Kata::default());
+                record.write(folder.path()).unwrap();
+                SandboxRecord::read(folder.path()).unwrap();
+            }
+        });
     }
 
     #[test]

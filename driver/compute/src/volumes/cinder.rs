@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
-use volume::{Connection, Connector};
+use volume::{Connection, Connector, Origin};
 
 use super::requested::{cinder_id, disk_name};
 use crate::error::{Error, Result};
@@ -29,6 +29,7 @@ pub struct Volumes {
     connector: Connector,
     hostname: String,
     options: VolumeOptions,
+    check_limit: Duration,
     disk_limit: RateLimit,
 }
 
@@ -40,9 +41,10 @@ impl Volumes {
         connector: Connector,
         hostname: String,
         options: VolumeOptions,
+        check_limit: Duration,
         disk_limit: RateLimit,
     ) -> Self {
-        Self { database, cinder, connector, hostname, options, disk_limit }
+        Self { database, cinder, connector, hostname, options, check_limit, disk_limit }
     }
 
     /// Attaches to this host the volumes that `owner` is given, and makes a file system on those that have never been
@@ -66,8 +68,16 @@ impl Volumes {
         let info = &attachment.connection_info;
         volume.save_connection(&self.database, &self.hostname, info).await?;
         let path = self.connector.connect(&Connection::parse(info)?).await?;
-        volume::ensure_file_system(&path).await?;
+        volume::ensure_file_system(&path, self.origin(volume)).await?;
         Ok(self.cinder.complete(attachment.id).await?)
+    }
+
+    fn origin(&self, volume: &VolumeMapping) -> Origin {
+        if volume.auto_remove == Some(true) {
+            Origin::Made
+        } else {
+            Origin::Given { limit: self.check_limit }
+        }
     }
 
     /// A volume is in one sandbox at a time, even if Cinder would attach it more often: its file system is not one that

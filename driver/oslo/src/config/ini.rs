@@ -137,6 +137,13 @@ mod tests {
     }
 
     #[test]
+    fn any_text_is_read_or_refused() {
+        bolero::check!().with_type::<String>().for_each(|text| {
+            let _ = parse(text, &mut Options::new());
+        });
+    }
+
+    #[test]
     fn sections_lists_and_continuations_are_read() {
         let options = parsed("debug = true\n[a]\nx=1\nx: 2\n# note\ny = one,\n  two\n[b]\nz = \"q\"\n");
         assert_eq!(options["DEFAULT"]["debug"], ["true"]);

@@ -55,6 +55,13 @@ mod tests {
     }
 
     #[test]
+    fn any_bytes_are_a_message_or_refused() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            let _ = open(bytes);
+        });
+    }
+
+    #[test]
     fn other_things_are_refused() {
         for bad in
             ["", "[]", "{\"oslo.version\":\"3.0\",\"oslo.message\":\"{}\"}", "{\"oslo.version\":\"2.0\"}"]

@@ -99,6 +99,17 @@ mod tests {
     }
 
     #[test]
+    fn any_text_is_read_or_refused() {
+        bolero::check!().with_type::<String>().for_each(|text| {
+            for text in [text.clone(), format!("rabbit://{text}")] {
+                if let Ok(url) = text.parse::<TransportUrl>() {
+                    assert!(!url.brokers.is_empty(), "{text}");
+                }
+            }
+        });
+    }
+
+    #[test]
     fn several_hosts_are_read() {
         let url = url("rabbit://u:p%40ss@a:1,v:q@[::1]:2,c/vh?ssl=1");
         assert_eq!(url.brokers.len(), 3);

@@ -42,6 +42,9 @@ const GUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long it may take to do what can wait for storage: longer than storage that does not answer is waited for.
 const STORAGE_TIMEOUT: Duration = Duration::from_secs(180);
 
+/// How long it may take to pack or unpack files, of which there may be many GiB.
+const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(3600);
+
 /// How long the answer to a request may take; none is as long as the caller waits.
 fn patience(request: &Request) -> Option<Duration> {
     match request {
@@ -66,11 +69,8 @@ fn patience(request: &Request) -> Option<Duration> {
         | Request::Pause
         | Request::Resume
         | Request::Shutdown => Some(STORAGE_TIMEOUT),
-        Request::WaitReady
-        | Request::WaitContainer(_)
-        | Request::Exec(_)
-        | Request::Pack(_)
-        | Request::Unpack(_) => None,
+        Request::Pack(_) | Request::Unpack(_) => Some(ARCHIVE_TIMEOUT),
+        Request::WaitReady | Request::WaitContainer(_) | Request::Exec(_) => None,
     }
 }
 

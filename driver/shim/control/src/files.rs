@@ -1,3 +1,4 @@
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -77,6 +78,12 @@ impl RunDir {
     /// A container's log; rotated files have `.1`, `.2` and so on appended.
     pub fn log(&self, container: &str) -> PathBuf {
         self.0.join(format!("container-{container}.log"))
+    }
+
+    /// Whether a file of this folder has the name of a container's log, rotated or not.
+    pub fn is_log(name: &OsStr) -> bool {
+        let name = name.as_encoded_bytes();
+        name.starts_with(b"container-") && name.windows(4).any(|part| part == b".log")
     }
 
     /// The end of the guest's console, written when a guest dies.

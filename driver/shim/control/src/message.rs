@@ -122,7 +122,7 @@ pub struct InsertDisk {
 pub struct InsertNic {
     /// The guest's hardware address.
     pub mac: String,
-    /// What the tap is called on the host.
+    /// What the tap is called on the host, for messages.
     pub tap: String,
     /// How many of its queues come.
     pub queues: u8,
@@ -401,9 +401,7 @@ pub struct ContainerProcess {
 pub struct DeviceTraffic {
     /// What is in it: a disk by its name, an interface by its hardware address.
     pub device: String,
-    /// An interface's tap, whose counters the host has.
-    pub tap: Option<String>,
-    /// To the guest: read from a disk, received from a network.
+    /// To the guest: read from a disk, received from a network. An interface's is counted by the host.
     pub incoming: Flow,
     /// From the guest.
     pub outgoing: Flow,
@@ -454,6 +452,16 @@ pub async fn write_line(stream: &mut (impl AsyncWrite + Unpin), message: &impl S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_bytes_are_a_message_or_refused() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        bolero::check!().for_each(|bytes: &[u8]| {
+            let _ = runtime.block_on(read_line::<Request>(&mut &bytes[..]));
+            let _ = runtime.block_on(read_line::<Answer>(&mut &bytes[..]));
+            let _ = serde_json::from_slice::<SandboxState>(bytes);
+        });
+    }
 
     #[tokio::test]
     async fn a_message_survives_the_socket() {

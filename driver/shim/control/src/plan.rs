@@ -36,6 +36,10 @@ pub struct SandboxPlan {
     pub ends_with: Option<String>,
     /// Bounds of each container's log.
     pub log: LogLimits,
+    /// Whether the guest image's agent can keep containers to a list of system calls. One that was started by an earlier version
+    /// cannot.
+    #[serde(default)]
+    pub has_filters: bool,
 }
 
 /// Most pairs of queues that an interface has.

@@ -8,18 +8,16 @@ use std::fs::File;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::ExitCode;
 
-use nix::libc;
+use confinement::Nobody;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{ForkResult, Gid, Uid, fork, setgroups, setresgid, setresuid, setsid};
+use nix::sys::resource::Resource;
+use nix::unistd::{ForkResult, setsid};
 use shim_control::RunDir;
 
 use crate::error::{Error, Result};
 
 pub use filter::confine_this_thread;
 
-/// File with the number of the kernel's last capability.
-const LAST_CAPABILITY: &str = "/proc/sys/kernel/cap_last_cap";
 /// Most open files: queues and interrupts of the devices, disks, and the clients of the guest's sockets.
 const FILES_MAX: u64 = 4096;
 /// Most processes and threads of the sandbox's user.
@@ -29,9 +27,7 @@ const THREADS_MAX: u64 = 256;
 /// to the service's process group does not reach it. This process returns at once; its status says only whether there
 /// is a child. To be called while there is one thread.
 pub fn in_new_process(work: impl FnOnce() -> ExitCode) -> Result<ExitCode> {
-    unshare(CloneFlags::CLONE_NEWPID).map_err(Error::io("make a PID namespace"))?;
-    // SAFETY: there is one thread, so that the child finds no lock held by one that it does not have.
-    match unsafe { fork() }.map_err(Error::io("make the sandbox's process"))? {
+    match confinement::fork_in_pid_namespace()? {
         ForkResult::Parent { .. } => Ok(ExitCode::SUCCESS),
         ForkResult::Child => {
             setsid().map_err(Error::io("make the sandbox's session"))?;
@@ -40,25 +36,25 @@ pub fn in_new_process(work: impl FnOnce() -> ExitCode) -> Result<ExitCode> {
     }
 }
 
-/// Gives up all rights except to open files and to the files in `folder`, which becomes the root. To be called while
-/// there is one thread.
-pub fn enter(folder: &RunDir, user: u32) -> Result<RunDir> {
-    let last_capability = last_capability()?;
+/// Confines the process: it keeps its open files and `folder`, its new root. No file may grow beyond `file_size` bytes. To be
+/// called while there is one thread.
+pub fn enter(folder: &RunDir, user: u32, file_size: u64) -> Result<RunDir> {
+    let nobody = Nobody::new(user)?;
     hand_over(folder, user)?;
     let others = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWNET;
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWCGROUP;
     unshare(others).map_err(Error::io("make namespaces"))?;
     root::change(folder.path())?;
-    for (resource, most) in [
+    confinement::limit(&[
         (Resource::RLIMIT_NOFILE, FILES_MAX),
         (Resource::RLIMIT_NPROC, THREADS_MAX),
+        (Resource::RLIMIT_FSIZE, file_size),
         (Resource::RLIMIT_CORE, 0),
-    ] {
-        setrlimit(resource, most, most).map_err(Error::io(format!("set {resource:?}")))?;
-    }
-    become_nobody_else(user, last_capability)?;
+    ])?;
+    nobody.become_it()?;
     Ok(RunDir::new("/"))
 }
 
@@ -75,33 +71,6 @@ fn hand_over(folder: &RunDir, user: u32) -> Result<()> {
 
 fn is_file(entry: &std::fs::DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_file())
-}
-
-fn become_nobody_else(user: u32, last_capability: libc::c_ulong) -> Result<()> {
-    for capability in 0..=last_capability {
-        prctl(libc::PR_CAPBSET_DROP, capability, "give up capabilities")?;
-    }
-    setgroups(&[]).map_err(Error::io("leave all groups"))?;
-    let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
-    setresgid(gid, gid, gid).map_err(Error::io("change the group"))?;
-    // This also clears the other capability sets.
-    setresuid(uid, uid, uid).map_err(Error::io("change the user"))?;
-    prctl(libc::PR_SET_NO_NEW_PRIVS, 1, "give up new privileges")?;
-    prctl(libc::PR_SET_DUMPABLE, 0, "forbid tracing")
-}
-
-fn prctl(option: libc::c_int, argument: libc::c_ulong, what: &str) -> Result<()> {
-    const UNUSED: libc::c_ulong = 0;
-    // SAFETY: these options take numbers, no pointers.
-    match unsafe { libc::prctl(option, argument, UNUSED, UNUSED, UNUSED) } {
-        -1 => Err(Error::io(what)(std::io::Error::last_os_error())),
-        _ => Ok(()),
-    }
-}
-
-fn last_capability() -> Result<libc::c_ulong> {
-    let text = std::fs::read_to_string(LAST_CAPABILITY).map_err(Error::io("read the last capability"))?;
-    text.trim().parse().map_err(|_| Error::io("read the last capability")(std::io::ErrorKind::InvalidData))
 }
 
 /// Enters the control group that limits the sandbox's resources.

@@ -21,6 +21,7 @@ use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
 use vmm::{GuestExit, Machine};
 
+use crate::aside::aside;
 use crate::device_slots::DeviceSlots;
 use crate::error::{Error, Result};
 use crate::log::Log;
@@ -38,10 +39,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Supervisor {
     folder: RunDir,
     plan: SandboxPlan,
-    machine: Machine,
+    machine: Arc<Machine>,
     preparations: Mutex<Option<Preparations>>,
     agent: OnceCell<AgentServiceClient>,
-    slots: tokio::sync::Mutex<DeviceSlots>,
+    slots: Arc<tokio::sync::Mutex<DeviceSlots>>,
     output: Mutex<BTreeMap<String, Kept>>,
     resizing: tokio::sync::Mutex<()>,
     state: watch::Sender<SandboxState>,
@@ -72,10 +73,10 @@ impl Supervisor {
         state: SandboxState,
     ) -> Self {
         let supervisor = Self {
-            slots: tokio::sync::Mutex::new(DeviceSlots::new(&plan, &machine)),
+            slots: Arc::new(tokio::sync::Mutex::new(DeviceSlots::new(&plan, &machine))),
             folder,
             plan,
-            machine,
+            machine: Arc::new(machine),
             preparations: Mutex::new(Some(preparations)),
             agent: OnceCell::new(),
             output: Mutex::default(),
@@ -87,9 +88,9 @@ impl Supervisor {
     }
 
     /// Waits for the guest's end. To be called once.
-    pub async fn wait(self: &Arc<Self>) -> GuestExit {
-        let supervisor = Arc::clone(self);
-        let exit = tokio::task::spawn_blocking(move || supervisor.machine.wait()).await;
+    pub async fn wait(&self) -> GuestExit {
+        let machine = Arc::clone(&self.machine);
+        let exit = aside(move || Ok(machine.wait())).await;
         exit.unwrap_or(GuestExit::KvmError("the machine's threads panicked".into()))
     }
 
@@ -101,7 +102,7 @@ impl Supervisor {
         }
     }
 
-    async fn set_up_guest(self: &Arc<Self>) -> Result<()> {
+    async fn set_up_guest(&self) -> Result<()> {
         let socket = self.folder.vsock_socket();
         let preparations = self.preparations.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Preparations { ready_signal, template }) = preparations else { return Ok(()) };
@@ -125,12 +126,11 @@ impl Supervisor {
     }
 
     /// Saves a template. If that fails, the sandbox runs on without.
-    async fn save_template(self: &Arc<Self>, template: TemplateFiles) -> Result<()> {
-        let supervisor = Arc::clone(self);
-        let saved =
-            tokio::task::spawn_blocking(move || template.save(&supervisor.machine, &supervisor.folder)).await;
-        match saved.map_err(|_| Error::Lost)? {
+    async fn save_template(&self, template: TemplateFiles) -> Result<()> {
+        let (machine, folder) = (Arc::clone(&self.machine), self.folder.clone());
+        match aside(move || template.save(&machine, &folder)).await {
             Ok(()) => self.reached(Stage::TemplateSaved),
+            Err(Error::Lost) => return Err(Error::Lost),
             Err(e) => tracing::warn!(error = %e, "no template is made"),
         }
         Ok(())
@@ -296,7 +296,7 @@ impl Supervisor {
         }
         containers::update(agent, update).await?;
         // Not waited for: the guest returns memory as its pages become free.
-        Ok(self.machine.resize_memory(update.memory_mib)?)
+        resize::offer_memory(&self.machine, update.memory_mib).await
     }
 
     /// A container's resource usage.
@@ -310,15 +310,14 @@ impl Supervisor {
     }
 
     /// Pauses the guest's vCPUs. Idempotent.
-    pub async fn pause(self: &Arc<Self>) -> Result<()> {
+    pub async fn pause(&self) -> Result<()> {
         match self.state.borrow().phase {
             Phase::Ready => {}
             Phase::Paused => return Ok(()),
             _ => return Err(Error::NotReady),
         }
-        let supervisor = Arc::clone(self);
-        let paused = tokio::task::spawn_blocking(move || supervisor.machine.pause()).await;
-        paused.map_err(|_| Error::Lost)??;
+        let machine = Arc::clone(&self.machine);
+        aside(move || Ok(machine.pause()?)).await?;
         self.change_phase(Phase::Ready, Phase::Paused);
         Ok(())
     }

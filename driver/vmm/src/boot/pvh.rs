@@ -79,7 +79,7 @@ fn write_command_line(memory: &Memory, command_line: &str) -> Result<()> {
     let bytes = text.as_bytes_with_nul();
     if bytes.len() > COMMAND_LINE_MAX {
         return Err(Error::Config(format!(
-            "the kernel command line has {} bytes, {COMMAND_LINE_MAX} are possible",
+            "the kernel command line has {} bytes; the limit is {COMMAND_LINE_MAX}",
             bytes.len()
         )));
     }

@@ -1,8 +1,10 @@
 //! Orders of a machine's owner to its vCPU threads.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard};
 
 /// An order to all vCPU threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,60 +76,28 @@ impl Orders {
         }
         state.held += 1;
         self.changed.notify_all();
-        let waited = self.changed.wait_while(state, |state| state.order == Order::Pause);
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        while state.order == Order::Pause {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
         state.held -= 1;
         if state.order == Order::End { Turn::End } else { Turn::EnterAfterPause }
     }
 
     /// Number of held threads, after waiting up to `patience` for it to exceed `known`.
     pub fn held(&self, known: usize, patience: Duration) -> usize {
-        let waited = self.changed.wait_timeout_while(self.state(), patience, |state| state.held <= known);
-        waited.unwrap_or_else(PoisonError::into_inner).0.held
+        let deadline = Instant::now() + patience;
+        let mut state = self.state();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.held > known || left.is_zero() {
+                return state.held;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::thread;
-
-    use super::*;
-
-    const LONG: Duration = Duration::from_secs(30);
-
-    #[test]
-    fn threads_are_held_until_the_next_order() {
-        let orders = Arc::new(Orders::new());
-        assert_eq!(orders.next(), Turn::Enter);
-        for (order, turn) in [(Order::Run, Turn::EnterAfterPause), (Order::End, Turn::End)] {
-            orders.give(Order::Pause);
-            let threads: Vec<_> = (0..2)
-                .map(|_| {
-                    let orders = Arc::clone(&orders);
-                    thread::spawn(move || orders.next())
-                })
-                .collect();
-            assert_eq!(orders.held(1, LONG), 2);
-            orders.give(order);
-            threads.into_iter().for_each(|thread| assert_eq!(thread.join().unwrap(), turn));
-        }
-    }
-
-    #[test]
-    fn the_end_is_final() {
-        let orders = Orders::new();
-        orders.give(Order::End);
-        orders.give(Order::Run);
-        assert_eq!(orders.next(), Turn::End);
-    }
-
-    #[test]
-    fn waiting_for_threads_has_an_end() {
-        assert_eq!(Orders::new().held(0, Duration::from_millis(1)), 0);
     }
 }

@@ -130,11 +130,12 @@ impl VcpuSet {
     /// Ends all vCPU threads and waits for them.
     pub fn stop(&mut self) {
         self.orders.give(Order::End);
+        // All are kicked in each round: one may wait for what another does.
+        while self.finished() < self.threads.len() {
+            self.threads.iter().filter(|thread| !thread.is_finished()).for_each(kick);
+            thread::sleep(KICK_INTERVAL);
+        }
         for thread in self.threads.drain(..) {
-            while !thread.is_finished() {
-                kick(&thread);
-                thread::sleep(KICK_INTERVAL);
-            }
             if thread.join().is_err() {
                 tracing::error!("a vCPU thread panicked");
             }

@@ -2,7 +2,7 @@ use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::worker::{Served, Worker, Workers};
-use super::{Active, Interrupt, VirtioDevice};
+use super::{Active, Interrupt, Stop, VirtioDevice};
 use crate::event::event_fd;
 use crate::memory::Memory;
 use crate::{Error, Result};
@@ -82,7 +82,7 @@ impl<D: VirtioDevice> Backend<D> {
         let copies = self.notifications.iter().map(EventFd::try_clone);
         let notifications =
             copies.collect::<std::io::Result<_>>().map_err(Error::io("copy a notification"))?;
-        let stop = event_fd()?;
+        let stop = Stop::new()?;
         let (device, queues) = match std::mem::replace(&mut self.owner, Owner::Gone) {
             Owner::Rest(device, queues) if device.is_present() => (device, queues),
             Owner::Gone => return Err(gone()),

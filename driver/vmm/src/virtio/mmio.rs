@@ -420,7 +420,7 @@ mod tests {
     #[test]
     fn a_slot_is_filled_and_emptied_while_its_driver_is_active() {
         let memory = Memory::from_ranges(&[(vm_memory::GuestAddress(0), 1 << 20)]).unwrap();
-        let slot = Block::new(DiskAccess::ReadOnly);
+        let slot = Block::new(DiskAccess::ReadOnly).unwrap();
         let traffic = slot.traffic();
         let interrupt = Interrupt::new(event_fd().unwrap().into());
         let mut transport = MmioTransport::new(slot, memory, interrupt, Workers::begun()).unwrap();

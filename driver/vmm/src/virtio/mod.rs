@@ -21,11 +21,13 @@ mod register;
 mod requests;
 mod rng;
 mod state;
+mod stop;
 mod throttle;
 mod traffic;
 mod vsock;
 mod worker;
 
+use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
@@ -40,6 +42,7 @@ pub use mmio::{MmioTransport, SharedTransport};
 pub use net::Net;
 pub use rng::Rng;
 pub use state::TransportState;
+pub use stop::Stop;
 pub use traffic::{Flow, Traffic, TrafficCounter};
 pub use vsock::{Clients, Vsock};
 pub use worker::Workers;
@@ -61,7 +64,7 @@ pub trait VirtioDevice: Send + 'static {
     fn queue_sizes(&self) -> &'static [u16];
     /// The device's configuration space.
     fn config_space(&self) -> ConfigSpace;
-    /// Serves the queues until `active.stop` is signalled. In-flight requests are finished before it returns.
+    /// Serves the queues until `active.stop` is ordered. In-flight requests are finished before it returns.
     fn serve(&mut self, active: &mut Active) -> Result<()>;
     /// Whether the device needs a worker: an empty slot has none.
     fn is_present(&self) -> bool {
@@ -107,27 +110,33 @@ pub struct Active {
     pub interrupt: Interrupt,
     /// The features that the driver accepted.
     pub features: u64,
-    /// Signalled when the worker must end.
-    pub stop: EventFd,
+    /// Set when the worker must end.
+    pub stop: Stop,
 }
 
 impl Active {
     /// Takes the next chain of queue `index`. If there is none, notifications are enabled and the ring is checked once
-    /// more, so that no chain is missed. An inconsistent ring is an error: it would never be empty.
+    /// more, so that no chain is missed. Once the worker must end there is none. An inconsistent ring is an
+    /// error: it would never be empty. So is a chain that leads to an indirect table.
     pub fn pop<'m>(
         &mut self,
         index: usize,
         memory: &'m Memory,
     ) -> Result<Option<DescriptorChain<&'m Memory>>> {
         let Some(queue) = self.queues.get_mut(index) else { return Ok(None) };
-        loop {
+        while !self.stop.is_ordered() {
             if let Some(chain) = queue.iter(memory).map_err(Error::queue)?.next() {
-                return Ok(Some(chain));
+                return if is_direct(memory, queue, chain.head_index()) {
+                    Ok(Some(chain))
+                } else {
+                    Err(Error::Config("a driver uses an indirect table, which was not offered".into()))
+                };
             }
             if !queue.enable_notification(memory).map_err(Error::queue)? {
                 return Ok(None);
             }
         }
+        Ok(None)
     }
 
     /// Returns a chain of which the device filled `written` bytes.
@@ -166,28 +175,81 @@ impl Active {
     }
 }
 
+/// Whether a chain has only descriptors of its queue's own table. An indirect table (virtio 1.2 §2.7.5.3), which no
+/// device offers, may have 65535 more.
+fn is_direct(memory: &Memory, queue: &Queue, head: u16) -> bool {
+    let mut index = head;
+    for _ in 0..queue.size() {
+        let address = queue.desc_table() + u64::from(index) * size_of::<Descriptor>() as u64;
+        let Ok(descriptor) = memory.read_obj::<Descriptor>(GuestAddress(address)) else { return true };
+        if descriptor.refers_to_indirect_table() {
+            return false;
+        }
+        if !descriptor.has_next() {
+            return true;
+        }
+        index = descriptor.next();
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
+    use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT};
+    use virtio_queue::desc::RawDescriptor;
     use virtio_queue::mock::MockSplitQueue;
 
     use super::*;
     use crate::event::event_fd;
 
-    #[test]
-    fn a_ring_that_runs_ahead_of_itself_is_an_error() {
-        let memory = Memory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-        let queue: Queue = MockSplitQueue::new(&memory, 16).create_queue().unwrap();
-        let ring = GuestAddress(queue.avail_ring() + 2);
-        let mut active = Active {
+    /// A queue of 16 in which the driver has put these chains of one descriptor each.
+    fn active(memory: &Memory, chains: &[Descriptor]) -> Active {
+        let mock = MockSplitQueue::new(memory, 16);
+        let descriptors: Vec<_> = chains.iter().map(|one| RawDescriptor::from(*one)).collect();
+        mock.add_desc_chains(&descriptors, 0).unwrap();
+        Active {
             memory: memory.clone(),
-            queues: vec![queue],
+            queues: vec![mock.create_queue().unwrap()],
             notifications: Vec::new(),
             interrupt: Interrupt::new(event_fd().unwrap().into()),
             features: 0,
-            stop: event_fd().unwrap(),
-        };
+            stop: Stop::new().unwrap(),
+        }
+    }
+
+    fn memory() -> Memory {
+        Memory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap()
+    }
+
+    #[test]
+    fn a_ring_that_runs_ahead_of_itself_is_an_error() {
+        let memory = memory();
+        let mut active = active(&memory, &[]);
         assert!(active.pop(0, &memory).unwrap().is_none());
+        let ring = GuestAddress(active.queues[0].avail_ring() + 2);
         memory.write_obj(17u16, ring).unwrap();
         assert!(active.pop(0, &memory).is_err(), "17 buffers in a ring of 16");
+    }
+
+    #[test]
+    fn a_full_queue_does_not_keep_a_worker_that_must_end() {
+        let memory = memory();
+        let mut active = active(&memory, &[Descriptor::new(0x8000, 16, 0, 0); 4]);
+        assert!(active.pop(0, &memory).unwrap().is_some());
+        active.stop.order().unwrap();
+        assert!(active.pop(0, &memory).unwrap().is_none());
+        assert_eq!(active.queues[0].next_avail(), 1, "what was not taken is still the driver's");
+    }
+
+    #[test]
+    fn an_indirect_table_is_refused_wherever_a_chain_leads_to_it() {
+        let memory = memory();
+        let table = Descriptor::new(0x8000, 65535 * 16, VRING_DESC_F_INDIRECT as u16, 0);
+        assert!(active(&memory, &[table]).pop(0, &memory).is_err());
+        let mut later = active(&memory, &[Descriptor::new(0x8000, 16, VRING_DESC_F_NEXT as u16, 1)]);
+        memory
+            .write_obj(RawDescriptor::from(table), GuestAddress(later.queues[0].desc_table() + 16))
+            .unwrap();
+        assert!(later.pop(0, &memory).is_err());
     }
 }

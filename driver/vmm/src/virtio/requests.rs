@@ -10,7 +10,7 @@ const QUEUE: u64 = 0;
 const STOP: u64 = 1;
 
 impl Active {
-    /// Serves a device with one queue, whose chains are requests that are answered at once, until `stop` is signalled.
+    /// Serves a device with one queue, whose chains are requests that are answered at once, until `stop` is ordered.
     /// `answer` returns the number of bytes that it wrote; a request for which it fails is returned unanswered.
     pub fn answer_requests(
         &mut self,

@@ -2,9 +2,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
 
-use vmm_sys_util::eventfd::EventFd;
-
-use super::{Active, VirtioDevice};
+use super::{Active, Stop, VirtioDevice};
 use crate::threads::{Confinement, ThreadKind};
 use crate::{Error, Result};
 
@@ -23,13 +21,13 @@ pub struct Served<D> {
 /// A thread that serves an active device.
 pub struct Worker<D> {
     thread: JoinHandle<Served<D>>,
-    stop: EventFd,
+    stop: Stop,
 }
 
 impl<D> Worker<D> {
     /// Ends the thread and returns the device, unless the thread panicked.
     pub fn stop(self) -> Option<Served<D>> {
-        if let Err(e) = self.stop.write(1) {
+        if let Err(e) = self.stop.order() {
             tracing::error!(error = %e, "a device thread cannot be told to stop");
             return None;
         }
@@ -68,7 +66,7 @@ impl Workers {
 }
 
 fn start<D: VirtioDevice>(mut served: Served<D>, confinement: Confinement) -> Result<Worker<D>> {
-    let stop = served.active.stop.try_clone().map_err(Error::io("copy an event descriptor"))?;
+    let stop = served.active.stop.try_clone()?;
     let device_type = served.device.device_type();
     let body = move || {
         if let Err(e) = served.device.serve(&mut served.active)

@@ -3,7 +3,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 
-use io_uring::{IoUring, opcode, types};
+use io_uring::{opcode, types};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
     VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
@@ -11,11 +11,10 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::request::{Extent, Operation, Piece, Request, SECTOR};
+use super::ring::Ring;
 use crate::config::{DiskAccess, DiskConfig, RateLimit};
-use crate::event::event_fd;
 use crate::memory::Memory;
 use crate::virtio::poll::{Poll, drain};
 use crate::virtio::throttle::Throttle;
@@ -49,6 +48,7 @@ pub struct Block {
     disk: Option<Disk>,
     config: ConfigSpace,
     traffic: TrafficCounter,
+    ring: Ring,
 }
 
 struct Disk {
@@ -61,13 +61,14 @@ struct Disk {
 
 impl Block {
     /// An empty slot: the driver sees a disk of capacity 0.
-    pub fn new(access: DiskAccess) -> Self {
+    pub fn new(access: DiskAccess) -> Result<Self> {
         let mut config = [0; CONFIG_SIZE];
         for (offset, number) in LIMITS {
             config[offset..offset + 4].copy_from_slice(&number.to_le_bytes());
         }
         config[MAY_UNMAP] = 1;
-        Self { access, disk: None, config: ConfigSpace::new(&config), traffic: TrafficCounter::default() }
+        let (config, traffic) = (ConfigSpace::new(&config), TrafficCounter::default());
+        Ok(Self { access, disk: None, config, traffic, ring: Ring::new(QUEUE_SIZE)? })
     }
 
     /// Puts a disk into the empty slot; its traffic is counted from zero.
@@ -141,7 +142,7 @@ impl VirtioDevice for Block {
 
     fn serve(&mut self, active: &mut Active) -> Result<()> {
         match &self.disk {
-            Some(disk) => Server::new(disk, active, &self.traffic)?.run(),
+            Some(disk) => Server::new(disk, active, &self.traffic, &mut self.ring)?.run(),
             None => Ok(()),
         }
     }
@@ -158,35 +159,36 @@ struct Server<'a> {
     disk: &'a Disk,
     traffic: &'a TrafficCounter,
     active: &'a mut Active,
-    ring: IoUring,
-    completed: EventFd,
+    ring: &'a mut Ring,
     throttle: Throttle,
     in_flight: HashMap<u64, InFlight>,
-    next_id: u64,
 }
 
 impl<'a> Server<'a> {
-    fn new(disk: &'a Disk, active: &'a mut Active, traffic: &'a TrafficCounter) -> Result<Self> {
-        let ring = IoUring::new(u32::from(QUEUE_SIZE)).map_err(Error::io("create an io_uring"))?;
-        let completed = event_fd()?;
-        ring.submitter()
-            .register_eventfd(completed.as_raw_fd())
-            .map_err(Error::io("connect an io_uring's completions"))?;
+    fn new(
+        disk: &'a Disk,
+        active: &'a mut Active,
+        traffic: &'a TrafficCounter,
+        ring: &'a mut Ring,
+    ) -> Result<Self> {
         let throttle = Throttle::new(disk.limit)?;
-        Ok(Self { disk, traffic, active, ring, completed, throttle, in_flight: HashMap::new(), next_id: 0 })
+        Ok(Self { disk, traffic, active, ring, throttle, in_flight: HashMap::new() })
     }
 
     fn run(mut self) -> Result<()> {
         let poll = Poll::new()?;
         poll.add(&self.active.notifications[0], QUEUE, EventSet::IN)?;
         poll.add(&self.active.stop, STOP, EventSet::IN)?;
-        poll.add(&self.completed, COMPLETIONS, EventSet::IN)?;
+        poll.add(self.ring.completed(), COMPLETIONS, EventSet::IN)?;
         poll.add(&self.throttle, THROTTLE, EventSet::IN)?;
         let ended = self.serve(&poll);
         // The kernel writes into guest memory until the last request is complete, whatever ended the loop.
         while !self.in_flight.is_empty() {
-            self.ring.submit_and_wait(1).map_err(Error::io("wait for disk requests"))?;
-            self.complete()?;
+            if let Err(e) = self.ring.wait().and_then(|()| self.complete()) {
+                // It may still read the vectors.
+                std::mem::forget(std::mem::take(&mut self.in_flight));
+                return Err(e);
+            }
         }
         ended
     }
@@ -198,7 +200,7 @@ impl<'a> Server<'a> {
                     STOP => return Ok(()),
                     QUEUE => drain(&self.active.notifications[0]),
                     THROTTLE => self.throttle.drain()?,
-                    _ => drain(&self.completed),
+                    _ => drain(self.ring.completed()),
                 }
             }
             self.complete()?;
@@ -223,7 +225,7 @@ impl<'a> Server<'a> {
                 }
             }
         }
-        self.ring.submit().map_err(Error::io("submit disk requests"))?;
+        self.ring.submit()?;
         self.active.notify_driver(0)
     }
 
@@ -291,25 +293,20 @@ impl<'a> Server<'a> {
         request: Request,
         vectors: Vec<libc::iovec>,
     ) -> Result<()> {
-        let id = self.next_id;
-        self.next_id += 1;
+        let id = self.ring.new_id();
         let entry = entry.user_data(id);
         self.in_flight.insert(id, InFlight { request, _vectors: vectors });
         // SAFETY: the buffers are slices of guest memory, which `self.active.memory` keeps mapped, and the vector
         // is in `in_flight`; `run` drops neither before the request is complete.
-        let pushed = unsafe { self.ring.submission().push(&entry) };
-        if pushed.is_err()
-            && let Some(lost) = self.in_flight.remove(&id)
-        {
+        let is_pushed = unsafe { self.ring.push(&entry) };
+        if !is_pushed && let Some(lost) = self.in_flight.remove(&id) {
             return self.finish(&lost.request, VIRTIO_BLK_S_IOERR, 0);
         }
         Ok(())
     }
 
     fn complete(&mut self) -> Result<()> {
-        let results: Vec<_> =
-            self.ring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
-        for (id, result) in results {
+        for (id, result) in self.ring.results() {
             let Some(InFlight { request, .. }) = self.in_flight.remove(&id) else { continue };
             let expected = match request.operation {
                 Operation::Read(_) | Operation::Write(_) => request.length(),

@@ -2,5 +2,6 @@
 
 mod device;
 mod request;
+mod ring;
 
 pub use device::Block;

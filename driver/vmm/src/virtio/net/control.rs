@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
     use crate::event::event_fd;
-    use crate::virtio::Interrupt;
+    use crate::virtio::{Interrupt, Stop};
 
     const COMMAND: u64 = 0x10_0000;
     const ANSWER: u64 = 0x10_1000;
@@ -112,7 +112,7 @@ mod tests {
             notifications: Vec::new(),
             interrupt: Interrupt::new(event_fd().unwrap().into()),
             features: FEATURES,
-            stop: event_fd().unwrap(),
+            stop: Stop::new().unwrap(),
         };
         let mut used = Vec::new();
         control

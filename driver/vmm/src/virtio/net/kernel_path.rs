@@ -63,7 +63,7 @@ impl KernelQueue {
     }
 }
 
-/// Makes the kernel serve the prepared `queues` that the driver uses, until `active.stop` is signalled. An empty slot
+/// Makes the kernel serve the prepared `queues` that the driver uses, until `active.stop` is ordered. An empty slot
 /// has no queues and only answers its control queue.
 pub fn serve(queues: &mut [KernelQueue], active: &mut Active, control: &mut Control) -> Result<()> {
     let line = active.interrupt.lend();

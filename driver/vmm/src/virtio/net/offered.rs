@@ -3,7 +3,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-use virtio_queue::{Queue, QueueOwnedT};
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::Result;
@@ -40,6 +40,8 @@ impl Offered {
     /// Takes buffers of a queue until `bytes` fit, there are `most` buffers, or the driver offers no more.
     pub fn top_up(&mut self, active: &mut Active, queue: usize, bytes: usize, most: usize) -> Result<()> {
         let memory = active.memory.clone();
+        // Buffers without room are no reason to take ever more of them.
+        let most = most.min(active.queues.get(queue).map_or(0, |queue| queue.size().into()));
         while self.room < bytes && self.buffers.len() < most && self.pieces.len() < PIECES_MAX {
             let Some(chain) = active.pop(queue, &memory)? else { break };
             let mut buffer = Buffer { head: chain.head_index(), pieces: 0, room: 0 };

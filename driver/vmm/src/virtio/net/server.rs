@@ -72,7 +72,7 @@ impl<'a> Server<'a> {
         })
     }
 
-    /// Serves until `active.stop` is signalled; unused buffers are then returned to the queue.
+    /// Serves until `active.stop` is ordered; unused buffers are then returned to the queue.
     pub fn run(&mut self) -> Result<()> {
         let poll = Poll::new()?;
         for queue in [RECEIVE].into_iter().chain(self.senders()).chain(self.control.queue) {
@@ -236,7 +236,7 @@ mod tests {
 
     use super::*;
     use crate::event::event_fd;
-    use crate::virtio::Interrupt;
+    use crate::virtio::{Interrupt, Stop};
 
     const BUFFERS: u64 = 0x10_0000;
     const RING: u16 = 16;
@@ -259,7 +259,7 @@ mod tests {
                 notifications: Vec::new(),
                 interrupt: Interrupt::new(event_fd().unwrap().into()),
                 features,
-                stop: event_fd().unwrap(),
+                stop: Stop::new().unwrap(),
             };
             let (wire, tap) = UnixDatagram::pair().unwrap();
             tap.set_nonblocking(true).unwrap();

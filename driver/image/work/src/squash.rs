@@ -11,16 +11,18 @@ use std::process::{Command, Stdio};
 use tar::{Builder, EntryType, Header};
 
 use crate::merge::data;
-use crate::tree::{Kind, Node, Tree};
+use crate::tree::{EntryId, Kind, Node, Tree};
 
 const PROGRAM: &str = "tar2sqfs";
+/// Threads that compress: each takes memory, of which there is no more on a host with many processors.
+const THREADS: &str = "4";
 /// Fast to unpack in the guest.
 const COMPRESSOR: &str = "lz4";
 
 /// Writes `tree` to the new file `out`; `layers` are the archives that hold its files' data.
 pub fn write(tree: &Tree, layers: &mut [File], out: &Path) -> io::Result<()> {
     let mut child = Command::new(PROGRAM)
-        .args(["--quiet", "--no-skip", "--force", "--compressor", COMPRESSOR])
+        .args(["--quiet", "--no-skip", "--force", "--compressor", COMPRESSOR, "--num-jobs", THREADS])
         .arg(out)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -42,20 +44,23 @@ pub fn write(tree: &Tree, layers: &mut [File], out: &Path) -> io::Result<()> {
 /// Writes the tree as one archive: a file is written under its first name, its other names are links to that.
 fn write_archive(tree: &Tree, layers: &mut [File], out: impl Write) -> io::Result<()> {
     let mut builder = Builder::new(out);
-    let mut written: HashMap<u64, &[u8]> = HashMap::new();
+    let mut written: HashMap<u64, EntryId> = HashMap::new();
     if let Some(root) = tree.root() {
         add(&mut builder, b"./", root, layers)?;
     }
-    for (path, node) in tree.iter() {
+    for entry in tree.entries() {
+        let (path, node) = (tree.path(entry), tree.node(entry));
         match written.get(&node.inode) {
             Some(first) => {
                 let mut header = header(node);
                 header.set_entry_type(EntryType::Link);
-                builder.append_link(&mut header, name(path), name(first))?;
+                builder.append_link(&mut header, name(&path), name(&tree.path(*first)))?;
             }
             None => {
-                written.insert(node.inode, path);
-                add(&mut builder, path, node, layers)?;
+                if tree.is_linked(entry) {
+                    written.insert(node.inode, entry);
+                }
+                add(&mut builder, &path, node, layers)?;
             }
         }
     }
@@ -124,11 +129,13 @@ fn name(path: &[u8]) -> &Path {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::tree::normalize;
+    use crate::path::normalize;
 
     fn node(kind: Kind, mode: u32) -> Node {
-        Node { kind, mode, uid: 3, gid: 4, mtime: 5, xattrs: Vec::new(), layer: 0, inode: 0 }
+        Node { kind, mode, uid: 3, gid: 4, mtime: 5, xattrs: Arc::default(), layer: 0, inode: 0 }
     }
 
     #[test]
@@ -137,11 +144,11 @@ mod tests {
         layer.write_all(b"..abc").unwrap();
         let mut tree = Tree::default();
         let path = |text: &str| normalize(text.as_bytes()).unwrap();
-        tree.add(path("a"), node(Kind::File { offset: 2, size: 3 }, 0o600)).unwrap();
-        tree.link(path("b"), b"a", 0).unwrap();
-        tree.add(path("d"), node(Kind::Directory, 0o1777)).unwrap();
-        tree.add(path("null"), node(Kind::CharDevice { major: 1, minor: 3 }, 0o666)).unwrap();
-        tree.add(path(&format!("d/{}", "long".repeat(40))), node(Kind::Symlink(b"../a".to_vec()), 0o777))
+        tree.add(&path("a"), node(Kind::File { offset: 2, size: 3 }, 0o600)).unwrap();
+        tree.link(&path("b"), b"a", 0).unwrap();
+        tree.add(&path("d"), node(Kind::Directory, 0o1777)).unwrap();
+        tree.add(&path("null"), node(Kind::CharDevice { major: 1, minor: 3 }, 0o666)).unwrap();
+        tree.add(&path(&format!("d/{}", "long".repeat(40))), node(Kind::Symlink(b"../a"[..].into()), 0o777))
             .unwrap();
         let mut bytes = Vec::new();
         write_archive(&tree, &mut [layer], &mut bytes).unwrap();

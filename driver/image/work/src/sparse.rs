@@ -95,6 +95,11 @@ impl Sparse {
         self.size
     }
 
+    /// Bytes of memory that it takes to know where the parts are.
+    pub fn size_of_map(&self) -> usize {
+        size_of_val(self.parts.as_slice())
+    }
+
     /// Writes the file's parts to where they belong in a file that begins at `start` of the same archive.
     pub fn unpack(&self, archive: &File, start: u64) -> io::Result<()> {
         let mut buffer = vec![0; COPY];

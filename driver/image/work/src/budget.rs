@@ -21,7 +21,7 @@ impl Budget {
         match taken {
             Ok(_) => Ok(()),
             Err(_) => {
-                Err(Error::other(format!("there are more than the {} bytes that are possible", self.limit)))
+                Err(Error::other(format!("it has more than the {} bytes that are its limit", self.limit)))
             }
         }
     }

@@ -27,7 +27,7 @@ impl Digest {
     }
 
     /// The digest that has these 64 digits.
-    pub(crate) fn from_hex(digits: &str) -> Result<Self, ParseDigestError> {
+    pub fn from_hex(digits: &str) -> Result<Self, ParseDigestError> {
         format!("{ALGORITHM}{digits}").parse()
     }
 
@@ -39,6 +39,22 @@ impl Digest {
     fn from_hash(hash: Sha256) -> Self {
         let digits: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Self(format!("{ALGORITHM}{digits}"))
+    }
+}
+
+/// Makes the digest of what comes in pieces.
+#[derive(Default)]
+pub struct Digester(Sha256);
+
+impl Digester {
+    /// The next piece.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all.
+    pub fn finish(self) -> Digest {
+        Digest::from_hash(self.0)
     }
 }
 
@@ -75,14 +91,14 @@ impl fmt::Display for Digest {
 }
 
 /// The digest of a file's content.
-pub(crate) fn sum_of(path: &Path) -> io::Result<Digest> {
+pub fn sum_of(path: &Path) -> io::Result<Digest> {
     let mut reader = DigestReader::new(File::open(path)?);
     io::copy(&mut reader, &mut io::sink())?;
     Ok(reader.finish())
 }
 
 /// A reader that computes the digest of what is read through it.
-pub(crate) struct DigestReader<R> {
+pub struct DigestReader<R> {
     inner: R,
     hash: Sha256,
 }

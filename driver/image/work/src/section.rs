@@ -5,6 +5,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use crate::headers;
+
 /// Bytes of a file from one place on. It has a place of its own to read at: several sections of a file do not disturb
 /// each other.
 #[derive(Debug, Clone)]
@@ -34,10 +36,20 @@ impl Section {
         Ok(Self::new(Arc::clone(&self.file), self.start + start, length))
     }
 
+    /// Where it begins, and its bytes.
+    pub fn place(&self) -> (u64, u64) {
+        (self.start, self.length)
+    }
+
+    /// Fails if a header of the archive that it is takes more memory than it may.
+    pub fn check_headers(&self) -> io::Result<()> {
+        headers::check(&self.file, self.start, self.length)
+    }
+
     /// All of it, which must be no more than `limit` bytes.
     pub fn to_vec(&self, limit: u64) -> io::Result<Vec<u8>> {
         if self.length > limit {
-            return Err(io::Error::other(format!("it has {} bytes, {limit} are possible", self.length)));
+            return Err(io::Error::other(format!("it has {} bytes; the limit is {limit}", self.length)));
         }
         let mut bytes = Vec::new();
         Self { position: 0, ..self.clone() }.read_to_end(&mut bytes)?;
@@ -83,7 +95,7 @@ mod tests {
         assert_eq!(text, "within");
         section.rewind().unwrap();
         assert_eq!(section.to_vec(6).unwrap(), b"within");
-        assert!(section.to_vec(5).unwrap_err().to_string().contains("it has 6 bytes, 5 are possible"));
+        assert!(section.to_vec(5).unwrap_err().to_string().contains("it has 6 bytes; the limit is 5"));
         assert_eq!(section.part(1, 3).unwrap().to_vec(3).unwrap(), b"ith");
         assert!(section.part(4, 3).is_err() && section.part(1, u64::MAX).is_err());
         assert_eq!(section.seek(SeekFrom::End(-2)).unwrap(), 4);

@@ -6,16 +6,19 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use tar::{Archive, Entry, EntryType};
 
 use crate::budget::Budget;
+use crate::headers;
+use crate::path::normalize;
 use crate::sparse::{self, PaxSparse, Sparse};
-use crate::tree::{Kind, Node, Tree, Xattrs, normalize};
+use crate::tree::{Kind, Node, Tree, Xattrs};
 
 const XATTR_PREFIX: &str = "SCHILY.xattr.";
-/// Most bytes of one entry's extended attributes.
-const XATTRS_MAX: usize = 1 << 20;
+/// Most bytes of one entry's extended attributes, with their names: squashfs takes few more.
+const XATTRS_MAX: usize = 60 << 10;
 
 /// Adds the entries of layer number `layer` to `tree`. Files that `archive` holds sparsely are written out behind it,
 /// as far as `budget` lets them.
 pub fn add_layer(tree: &mut Tree, layer: usize, archive: &mut File, budget: &Budget) -> io::Result<()> {
+    headers::check(archive, 0, archive.metadata()?.len())?;
     archive.rewind()?;
     let mut reader = Reader { file: archive.try_clone()?, tree, layer, free: 0, budget, sparse: Vec::new() };
     reader.free = sparse::behind(archive.metadata()?.len());
@@ -57,7 +60,7 @@ impl Reader<'_> {
                 let target =
                     entry.link_name_bytes().map(|name| normalize(&name)).transpose().map_err(invalid)?;
                 let target = target.ok_or_else(|| invalid("a hard link without a target"))?;
-                return self.tree.link(path, &target, self.layer).map_err(invalid);
+                return self.tree.link(&path, &target, self.layer).map_err(invalid);
             }
             EntryType::XGlobalHeader => return Ok(()),
             EntryType::GNUSparse => {
@@ -70,14 +73,16 @@ impl Reader<'_> {
             },
             _ => special(&entry)?,
         };
-        let node = Node { kind, mode, uid, gid, mtime, xattrs: pax.xattrs, layer: self.layer, inode: 0 };
-        self.tree.add(path, node).map_err(invalid)
+        let node =
+            Node { kind, mode, uid, gid, mtime, xattrs: pax.xattrs.into(), layer: self.layer, inode: 0 };
+        self.tree.add(&path, node).map_err(invalid)
     }
 
     /// Finds a place for a sparse file behind the archive.
     fn keep(&mut self, sparse: Sparse) -> io::Result<Kind> {
         let size = sparse.size();
         self.budget.take(size)?;
+        self.tree.count(sparse.size_of_map()).map_err(invalid)?;
         let offset = self.free;
         self.free = sparse::behind(offset + size);
         self.sparse.push((sparse, offset));
@@ -95,7 +100,7 @@ fn special<R: Read>(entry: &Entry<'_, R>) -> io::Result<Kind> {
     Ok(match entry.header().entry_type() {
         EntryType::Directory => Kind::Directory,
         EntryType::Symlink => {
-            let target = entry.link_name_bytes().map(|name| name.into_owned());
+            let target = entry.link_name_bytes().map(|name| name[..].into());
             Kind::Symlink(target.ok_or_else(|| invalid("a symbolic link without a target"))?)
         }
         EntryType::Char => {
@@ -134,9 +139,11 @@ impl Pax {
             let extension = extension?;
             let (Ok(key), value) = (extension.key(), extension.value_bytes()) else { continue };
             if let Some(name) = key.strip_prefix(XATTR_PREFIX) {
-                size += value.len();
+                size += name.len() + value.len();
                 if size > XATTRS_MAX {
-                    return Err(invalid("an entry has too many extended attributes"));
+                    return Err(invalid(format!(
+                        "an entry's extended attributes have more than {XATTRS_MAX} bytes"
+                    )));
                 }
                 found.xattrs.push((name.to_owned(), value.to_vec()));
             } else if key == "mtime" {
@@ -199,14 +206,14 @@ mod tests {
         });
         let mut tree = Tree::default();
         add_layer(&mut tree, 0, &mut file, &Budget::new(LIMIT)).unwrap();
-        let nodes: Vec<_> = tree.iter().collect();
+        let nodes: Vec<_> = tree.entries().map(|entry| tree.node(entry)).collect();
         let names: Vec<_> =
-            nodes.iter().map(|(path, _)| String::from_utf8_lossy(path).into_owned()).collect();
+            tree.entries().map(|entry| String::from_utf8(tree.path(entry)).unwrap()).collect();
         assert_eq!(names, ["bin", "bin/sh", "bin/su", "bin/su2"]);
-        assert_eq!(nodes[1].1.kind, Kind::Symlink(b"../../busybox".to_vec()));
-        let su = nodes[2].1;
-        assert_eq!((su.mode, su.uid, su.gid, nodes[3].1.inode), (0o4755, 7, 8, su.inode));
-        assert_eq!(su.xattrs, [("security.capability".to_owned(), vec![1, 0])]);
+        assert_eq!(nodes[1].kind, Kind::Symlink(b"../../busybox"[..].into()));
+        let su = nodes[2];
+        assert_eq!((su.mode, su.uid, su.gid, nodes[3].inode), (0o4755, 7, 8, su.inode));
+        assert_eq!(*su.xattrs, [("security.capability".to_owned(), vec![1, 0])]);
         let Kind::File { offset, size } = su.kind else { panic!("no file") };
         let mut text = String::new();
         data(&mut file, offset, size).unwrap().read_to_string(&mut text).unwrap();
@@ -223,7 +230,7 @@ mod tests {
         let mut file = archive(|builder| builder.append(&raw, io::empty()).unwrap());
         let mut tree = Tree::default();
         add_layer(&mut tree, 0, &mut file, &Budget::new(LIMIT)).unwrap();
-        let (_, node) = tree.iter().next().unwrap();
+        let node = tree.node(tree.entries().next().unwrap());
         assert_eq!((node.mode, node.uid, node.gid), (0, 0, 0));
         raw.as_old_mut().uid = *b"nonsense";
         raw.set_cksum();
@@ -282,7 +289,8 @@ mod tests {
             assert!(file.metadata().unwrap().len() < 1 << 20, "it is sparse");
             let mut tree = Tree::default();
             add_layer(&mut tree, 0, &mut file, &Budget::new(LIMIT)).unwrap();
-            let (path, node) = tree.iter().next().unwrap();
+            let entry = tree.entries().next().unwrap();
+            let (path, node) = (tree.path(entry), tree.node(entry));
             let Kind::File { offset, size } = node.kind else { panic!("no file") };
             assert_eq!((path.as_slice(), size), (&b"holes"[..], content.len() as u64), "{form:?}");
             let mut found = Vec::new();

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path as FilePath;
 
-use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os};
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tar::{Archive, EntryType};
@@ -13,10 +13,11 @@ use tar::{Archive, EntryType};
 use crate::budget::Budget;
 use crate::decompress::{Form, decompress, form};
 use crate::digest::Digest;
-use crate::error::{Error, Result};
 use crate::layers::{CONFIG_MAX, check_number, is_foreign};
+use crate::orders::{Fault, FoundImage, Layer, Piece};
+use crate::path::{Path, normalize};
+use crate::platform::is_for_us;
 use crate::section::Section;
-use crate::tree::{Path, normalize};
 
 /// What `docker save` calls its table of contents.
 const DOCKER_MANIFEST: &str = "manifest.json";
@@ -33,25 +34,16 @@ const INDEXES_MAX: usize = 4;
 
 /// An archive, by its entries.
 pub struct ImageArchive {
-    name: String,
+    /// The file in which its entries are.
+    file: String,
     entries: HashMap<Path, Entry>,
 }
+
+type Result<T> = std::result::Result<T, Fault>;
 
 enum Entry {
     Content(Section),
     Link(Path),
-}
-
-/// The one image of an archive.
-pub struct ArchivedImage {
-    /// The digest of its manifest, which names its configuration and layers.
-    pub manifest: Digest,
-    /// The configuration as it is written.
-    pub configuration_bytes: Vec<u8>,
-    /// The same, read.
-    pub configuration: ImageConfiguration,
-    /// The layers, each with its name.
-    pub layers: Vec<(Digest, Section)>,
 }
 
 /// A line of `docker save`'s table of contents.
@@ -64,145 +56,160 @@ struct DockerImage {
 }
 
 impl ImageArchive {
-    /// Reads the list of entries of the archive in `file`, which errors call `name`. One that is compressed as a whole is first
-    /// unpacked into `folder`, to `limit` bytes at most.
-    pub fn open(name: &str, file: File, folder: &FilePath, limit: u64) -> Result<Self> {
-        let invalid = |e: io::Error| Error::Invalid { image: name.to_owned(), reason: e.to_string() };
+    /// Reads the list of entries of the archive `name` in `file`. One that is compressed as a whole is first unpacked into the new
+    /// file `plain`, to `limit` bytes at most.
+    pub fn open(name: &str, file: File, plain: &FilePath, limit: u64) -> Result<Self> {
+        let mut name = name.to_owned();
         let mut content = Section::whole(file).map_err(invalid)?;
         if form(&mut content).map_err(invalid)? != Form::Plain {
-            let mut plain = tempfile::tempfile_in(folder).map_err(Error::io("make a file in", folder))?;
-            decompress(&mut content, &mut plain, &Budget::new(limit)).map_err(invalid)?;
-            content = Section::whole(plain).map_err(invalid)?;
+            let unpacked = File::options().read(true).write(true).create_new(true).open(plain);
+            let mut unpacked = unpacked.map_err(|e| Fault::Store(e.to_string()))?;
+            decompress(&mut content, &mut unpacked, &Budget::new(limit)).map_err(invalid)?;
+            content = Section::whole(unpacked).map_err(invalid)?;
+            name = plain.display().to_string();
         }
-        Ok(Self { name: name.to_owned(), entries: entries(&content).map_err(invalid)? })
+        Ok(Self { file: name, entries: entries(&content).map_err(invalid)? })
     }
 
     /// The image, if there is one, and only one, for this platform.
-    pub fn image(&self) -> Result<ArchivedImage> {
+    pub fn image(&self) -> Result<FoundImage> {
         if self.entries.contains_key(DOCKER_MANIFEST.as_bytes()) {
             self.docker_image()
         } else if self.entries.contains_key(OCI_INDEX.as_bytes()) {
             self.oci_image()
         } else {
-            Err(self.invalid("it is neither what docker save writes nor an OCI layout in a tar archive"))
+            Err(invalid("it is neither what docker save writes nor an OCI layout in a tar archive"))
         }
     }
 
-    fn docker_image(&self) -> Result<ArchivedImage> {
+    fn docker_image(&self) -> Result<FoundImage> {
         let manifest = self.bytes(DOCKER_MANIFEST, MANIFEST_MAX)?;
-        let images: Vec<DockerImage> = self.read(&manifest)?;
-        let [image] = &images[..] else { return Err(self.ambiguous(images.len())) };
-        let configuration_bytes = self.bytes(&image.config, CONFIG_MAX)?;
-        self.check_named_digest(&image.config, &configuration_bytes)?;
-        let configuration: ImageConfiguration = self.read(&configuration_bytes)?;
-        check_number(&self.name, image.layers.len(), &configuration)?;
-        let names = configuration.rootfs().diff_ids().iter();
-        let layers = names
-            .zip(&image.layers)
-            .map(|(diff_id, path)| Ok((self.digest(diff_id)?, self.find(path)?)))
-            .collect::<Result<_>>()?;
-        Ok(ArchivedImage { manifest: Digest::of(&manifest), configuration_bytes, configuration, layers })
+        let images: Vec<DockerImage> = read(&manifest)?;
+        let [image] = &images[..] else { return Err(ambiguous(images.len())) };
+        let configuration = self.bytes(&image.config, CONFIG_MAX)?;
+        check_named_digest(&image.config, &configuration)?;
+        let layers = image.layers.iter().map(|path| Ok((None, path.clone()))).collect::<Result<_>>()?;
+        self.found(Digest::of(&manifest), configuration, layers)
     }
 
-    /// Checks a configuration that is named by its digest. Tools may name it otherwise.
-    fn check_named_digest(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        let stem = FilePath::new(path).file_stem().unwrap_or_default().to_string_lossy();
-        match Digest::from_hex(&stem) {
-            Ok(expected) => self.check_digest("the configuration", expected, bytes),
-            Err(_) => Ok(()),
-        }
+    /// An image whose layers are at these paths, with their names where these are not their contents' digests.
+    fn found(
+        &self,
+        manifest: Digest,
+        configuration: Vec<u8>,
+        layers: Vec<(Option<Digest>, String)>,
+    ) -> Result<FoundImage> {
+        let parsed: ImageConfiguration = read(&configuration)?;
+        check_number(layers.len(), &parsed).map_err(Fault::Invalid)?;
+        let diff_ids = parsed.rootfs().diff_ids().iter();
+        let layer = |(diff_id, (name, path)): (&String, (Option<Digest>, String))| {
+            let name = name.map_or_else(|| digest(diff_id), Ok)?;
+            let (start, length) = self.find(&path)?.place();
+            let content = Piece { file: self.file.clone(), start, length };
+            Ok(Layer { name, content, diff_id: diff_id.clone() })
+        };
+        let layers = diff_ids.zip(layers).map(layer).collect::<Result<_>>()?;
+        let configuration = String::from_utf8(configuration).map_err(invalid)?;
+        Ok(FoundImage { manifest, configuration, layers })
     }
 
-    fn oci_image(&self) -> Result<ArchivedImage> {
+    fn oci_image(&self) -> Result<FoundImage> {
         let bytes = self.bytes(OCI_INDEX, MANIFEST_MAX)?;
         let chosen = self.choose(&bytes, INDEXES_MAX)?;
-        let manifest = self.digest(chosen.digest().as_ref())?;
+        let manifest = digest(chosen.digest().as_ref())?;
         let bytes = self.blob("the manifest", &chosen, MANIFEST_MAX)?;
-        let content: ImageManifest = self.read(&bytes)?;
+        let content: ImageManifest = read(&bytes)?;
         let foreign = |layer: &&Descriptor| is_foreign(layer.media_type().as_ref());
         if let Some(foreign) = content.layers().iter().find(foreign) {
-            return Err(self.invalid(format!("layer {} is a foreign one", foreign.digest())));
+            return Err(invalid(format!("layer {} is a foreign one", foreign.digest())));
         }
-        let configuration_bytes = self.blob("the configuration", content.config(), CONFIG_MAX)?;
-        let configuration: ImageConfiguration = self.read(&configuration_bytes)?;
-        check_number(&self.name, content.layers().len(), &configuration)?;
-        let blob = |layer: &Descriptor| {
-            let digest = self.digest(layer.digest().as_ref())?;
-            let section = self.find(&blob_path(&digest))?;
-            Ok((digest, section))
+        let configuration = self.blob("the configuration", content.config(), CONFIG_MAX)?;
+        let layer = |layer: &Descriptor| {
+            let digest = digest(layer.digest().as_ref())?;
+            let path = blob_path(&digest);
+            Ok((Some(digest), path))
         };
-        let layers = content.layers().iter().map(blob).collect::<Result<_>>()?;
-        Ok(ArchivedImage { manifest, configuration_bytes, configuration, layers })
+        self.found(manifest, configuration, content.layers().iter().map(layer).collect::<Result<_>>()?)
     }
 
     /// The manifest for this platform, in an index or in the indexes that it names.
     fn choose(&self, index: &[u8], indexes_left: usize) -> Result<Descriptor> {
-        let index: ImageIndex = self.read(index)?;
+        let index: ImageIndex = read(index)?;
         let fitting: Vec<_> = index.manifests().iter().filter(|entry| is_for_us(entry)).collect();
-        let [chosen] = fitting[..] else { return Err(self.ambiguous(fitting.len())) };
+        let [chosen] = fitting[..] else { return Err(ambiguous(fitting.len())) };
         if !is_index(chosen.media_type()) {
             return Ok(chosen.clone());
         }
         if indexes_left == 0 {
-            return Err(self.invalid("its index leads from one to the next without an end"));
+            return Err(invalid("its index leads from one to the next without an end"));
         }
         self.choose(&self.blob("an index", chosen, MANIFEST_MAX)?, indexes_left - 1)
     }
 
     fn blob(&self, what: &'static str, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>> {
-        let digest = self.digest(descriptor.digest().as_ref())?;
+        let digest = digest(descriptor.digest().as_ref())?;
         let bytes = self.bytes(&blob_path(&digest), limit)?;
-        self.check_digest(what, digest, &bytes)?;
+        check_digest(what, digest, &bytes)?;
         Ok(bytes)
     }
 
-    fn check_digest(&self, what: &'static str, expected: Digest, bytes: &[u8]) -> Result<()> {
-        let found = Digest::of(bytes);
-        if found == expected {
-            return Ok(());
-        }
-        Err(Error::Digest { image: self.name.clone(), what, expected, found })
-    }
-
     fn bytes(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
-        self.find(path)?.to_vec(limit).map_err(|e| self.invalid(format!("{path}: {e}")))
+        self.find(path)?.to_vec(limit).map_err(|e| invalid(format!("{path}: {e}")))
     }
 
     /// An entry's content. Links are followed: old versions of `docker save` wrote a repeated layer as one.
     fn find(&self, path: &str) -> Result<Section> {
-        let mut place = normalize(path.as_bytes()).map_err(|e| self.invalid(e))?;
+        let mut place = normalize(path.as_bytes()).map_err(invalid)?;
         for _ in 0..=LINKS_MAX {
             match self.entries.get(&place) {
                 Some(Entry::Content(content)) => return Ok(content.clone()),
                 Some(Entry::Link(target)) => place.clone_from(target),
-                None => return Err(self.invalid(format!("{path} is not in it"))),
+                None => return Err(invalid(format!("{path} is not in it"))),
             }
         }
-        Err(self.invalid(format!("{path} is a link without an end")))
+        Err(invalid(format!("{path} is a link without an end")))
     }
+}
 
-    fn read<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T> {
-        serde_json::from_slice(bytes).map_err(|e| self.invalid(e))
+/// Checks a configuration that is named by its digest. Tools may name it otherwise.
+fn check_named_digest(path: &str, bytes: &[u8]) -> Result<()> {
+    let stem = FilePath::new(path).file_stem().unwrap_or_default().to_string_lossy();
+    match Digest::from_hex(&stem) {
+        Ok(expected) => check_digest("the configuration", expected, bytes),
+        Err(_) => Ok(()),
     }
+}
 
-    fn digest(&self, text: &str) -> Result<Digest> {
-        text.parse().map_err(|e| self.invalid(e))
+fn check_digest(what: &str, expected: Digest, bytes: &[u8]) -> Result<()> {
+    let found = Digest::of(bytes);
+    if found == expected {
+        return Ok(());
     }
+    Err(Fault::Digest { what: what.to_owned(), expected, found })
+}
 
-    fn ambiguous(&self, number: usize) -> Error {
-        match number {
-            0 => Error::Platform(self.name.clone()),
-            more => self.invalid(format!("it holds {more} images: one can be run")),
-        }
-    }
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(invalid)
+}
 
-    fn invalid(&self, reason: impl ToString) -> Error {
-        Error::Invalid { image: self.name.clone(), reason: reason.to_string() }
+fn digest(text: &str) -> Result<Digest> {
+    text.parse().map_err(invalid)
+}
+
+fn ambiguous(number: usize) -> Fault {
+    match number {
+        0 => Fault::Platform,
+        more => invalid(format!("it holds {more} images: one can be run")),
     }
+}
+
+fn invalid(reason: impl ToString) -> Fault {
+    Fault::Invalid(reason.to_string())
 }
 
 fn entries(content: &Section) -> io::Result<HashMap<Path, Entry>> {
     let invalid = |e| io::Error::new(io::ErrorKind::InvalidData, format!("{e}"));
+    content.check_headers()?;
     let mut found = HashMap::new();
     let mut archive = Archive::new(BufReader::new(content.clone()));
     for entry in archive.entries_with_seek()? {
@@ -252,14 +259,6 @@ fn is_index(media_type: &MediaType) -> bool {
     *media_type == MediaType::ImageIndex || media_type.to_string() == DOCKER_INDEX
 }
 
-/// Whether an entry of an index is for this platform. One that names no platform is for any.
-fn is_for_us(entry: &Descriptor) -> bool {
-    let fits = |platform: &oci_spec::image::Platform| {
-        *platform.os() == Os::Linux && *platform.architecture() == Arch::Amd64
-    };
-    entry.platform().as_ref().is_none_or(fits)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -289,10 +288,11 @@ mod tests {
         builder.append_link(&mut header, path, target).unwrap();
     }
 
-    fn read(bytes: &[u8]) -> Result<ArchivedImage> {
+    fn read(bytes: &[u8]) -> Result<FoundImage> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        ImageArchive::open("glance:x", file, &std::env::temp_dir(), LIMIT)?.image()
+        let folder = tempfile::tempdir().unwrap();
+        ImageArchive::open("glance:x", file, &folder.path().join("plain"), LIMIT)?.image()
     }
 
     fn failure(bytes: &[u8]) -> String {
@@ -319,12 +319,25 @@ mod tests {
     }
 
     #[test]
+    fn any_entries_are_an_image_or_refused() {
+        let names = ["manifest.json", "index.json", "oci-layout", "blobs/sha256/a", "a/layer.tar"];
+        let entries = bolero::generator::produce::<Vec<(u8, Vec<u8>)>>();
+        bolero::check!().with_generator(entries).for_each(|entries| {
+            let named: Vec<_> = entries
+                .iter()
+                .map(|(name, content)| (names[usize::from(*name) % names.len()], content.as_slice()))
+                .collect();
+            let _ = read(&archive(&named).into_inner().unwrap());
+        });
+    }
+
+    #[test]
     fn what_docker_saves_is_read_compressed_or_not() {
         let plain = docker_archive().into_inner().unwrap();
         let zstd = zstd::encode_all(&plain[..], 1).unwrap();
         for bytes in [plain, zstd] {
             let image = read(&bytes).unwrap();
-            assert_eq!(image.configuration.rootfs().diff_ids().len(), 2);
+            assert_eq!(image.layers.len(), 2);
         }
     }
 
@@ -357,7 +370,7 @@ mod tests {
             archive(&entries).into_inner().unwrap()
         };
         let image = read(&layout("application/vnd.oci.image.layer.v1.tar")).unwrap();
-        assert_eq!(image.configuration_bytes, configuration);
+        assert_eq!(image.configuration.as_bytes(), configuration);
         let error = failure(&layout("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"));
         assert!(error.contains("is a foreign one"), "{error}");
     }
@@ -365,7 +378,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         assert!(failure(b"").contains("neither what docker save writes nor an OCI layout"));
-        assert!(failure(&[7; 2048]).contains("glance:x"));
+        assert!(read(&[7; 2048]).is_err());
         let manifest = |value: serde_json::Value| {
             archive(&[("manifest.json", &serde_json::to_vec(&value).unwrap())]).into_inner().unwrap()
         };
@@ -377,7 +390,7 @@ mod tests {
         assert!(failure(&manifest(json!([image]))).contains("climbs out"));
         let mut cut = docker_archive().into_inner().unwrap();
         cut.truncate(700);
-        assert!(failure(&cut).contains("glance:x"));
+        assert!(read(&cut).is_err());
     }
 
     #[test]
@@ -386,7 +399,7 @@ mod tests {
         let manifest = serde_json::to_vec(&json!([{ "Config": name, "Layers": ["l"] }])).unwrap();
         let archive = archive(&[("manifest.json", &manifest), (&name, &configuration(&[b"l"])), ("l", b"l")]);
         let error = failure(&archive.into_inner().unwrap());
-        assert!(error.contains("the configuration of image glance:x has digest"), "{error}");
+        assert!(error.contains("the configuration has digest"), "{error}");
     }
 
     #[test]

@@ -1,0 +1,74 @@
+//! A tenant whom nobody touches, and how long he has been without what is his.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use cloud_tests::cloud::Cloud;
+use cloud_tests::tenant::Tenant;
+
+/// Between two commands.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Prints how long its guest has been up, ten times a second.
+const TICKS: &str = "while :; do cut -d' ' -f1 /proc/uptime; sleep 0.1; done";
+
+/// Him, with a container that runs.
+pub struct Neighbour<'a> {
+    tenant: &'a Tenant<'a>,
+    /// The container.
+    pub uuid: String,
+}
+
+/// What he saw.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Commands that were answered, and all.
+    pub answered: (usize, usize),
+    /// When a silence began, and how long it was.
+    pub silences: Vec<(Instant, Duration)>,
+}
+
+impl<'a> Neighbour<'a> {
+    /// Moves in, on this network.
+    pub fn move_in(cloud: &'a Cloud, tenant: &'a Tenant<'a>, network: &str) -> Self {
+        let net = format!("network={network}");
+        let uuid = tenant.runs_command(&["--net", &net], TICKS);
+        let neighbour = Self { tenant, uuid };
+        assert!(
+            neighbour.is_answered(),
+            "nothing has failed yet: {}",
+            cloud.settled(&neighbour.uuid).unwrap()
+        );
+        neighbour
+    }
+
+    /// Whether a command in his container is done.
+    pub fn is_answered(&self) -> bool {
+        self.tenant.openstack(&["appcontainer", "exec", &self.uuid, "true"]).status == 0
+    }
+
+    /// Asks for something until it is over.
+    pub fn watch(&self, is_over: &AtomicBool) -> Seen {
+        let mut seen = Seen::default();
+        let mut last = Instant::now();
+        while !is_over.load(Ordering::SeqCst) {
+            seen.answered.1 += 1;
+            if self.is_answered() {
+                seen.answered.0 += 1;
+                seen.silences.push((last, last.elapsed()));
+                last = Instant::now();
+            }
+            sleep(PAUSE);
+        }
+        seen.silences.push((last, last.elapsed()));
+        seen
+    }
+
+    /// The longest time for which his process did not run, in seconds, by its own clock.
+    pub fn longest_pause(&self) -> f64 {
+        let log = self.tenant.openstack(&["appcontainer", "logs", &self.uuid]).ok();
+        let ticks: Vec<f64> = log.lines().filter_map(|line| line.trim().parse().ok()).collect();
+        assert!(ticks.len() > 1, "{log}");
+        ticks.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
+    }
+}

@@ -1,0 +1,34 @@
+use std::fs;
+use std::path::Path;
+
+/// The paper, and in it the heading of each part with the files whose lists it shows.
+const PAPER: &str = "etc/doc/system-calls.md";
+const PARTS: [(&str, &[&str]); 2] = [
+    ("## A shim", &["driver/vmm/src/threads.rs", "driver/shim/src/jail/filter.rs"]),
+    ("## An image worker", &["driver/worker/src/filter.rs"]),
+];
+
+/// System calls that a file lists, its tests aside: those that they name are forbidden ones.
+fn listed(file: &Path) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap();
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
+    let is_of_name = |letter: &char| letter.is_ascii_alphanumeric() || *letter == '_';
+    let names = code.split("SYS_").skip(1).map(|rest| rest.chars().take_while(is_of_name).collect());
+    names.collect()
+}
+
+#[test]
+fn the_paper_of_system_calls_names_each_that_is_listed() {
+    let top = cloud_tests::top();
+    let paper = fs::read_to_string(top.join(PAPER)).unwrap();
+    for (heading, files) in PARTS {
+        let part = paper.split_once(heading).unwrap_or_else(|| panic!("{PAPER} has no {heading}")).1;
+        let part = part.split("\n## ").next().unwrap_or_default();
+        for file in files {
+            let calls = listed(&top.join(file));
+            assert!(!calls.is_empty(), "{file} lists no calls");
+            let missing: Vec<_> = calls.iter().filter(|call| !part.contains(&format!("`{call}`"))).collect();
+            assert!(missing.is_empty(), "{PAPER}, {heading}, lacks {missing:?} of {file}");
+        }
+    }
+}
