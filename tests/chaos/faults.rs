@@ -1,14 +1,13 @@
 //! What may befall a host and its control plane.
 
-use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
 use cloud_tests::ballast::Ballast;
-use cloud_tests::cloud::{Cloud, Said};
+use cloud_tests::cloud::Cloud;
+use cloud_tests::control_plane::control;
 use cloud_tests::killed::Killed;
 use cloud_tests::random::Random;
-use cloud_tests::top;
 
 /// How long a fault stays, once it is there.
 const STAYS: Duration = Duration::from_secs(15);
@@ -49,13 +48,6 @@ impl Fault {
     pub fn befall(&self, cloud: &Cloud, random: &mut Random, spared: &str) -> bool {
         (self.bring)(cloud, random, spared)
     }
-}
-
-/// What `devstack/control-service` does to a service.
-fn control(verb: &str, service: &str) {
-    let said: Said =
-        Command::new(top().join("devstack/control-service")).args([verb, service]).output().unwrap().into();
-    assert_eq!(said.status, 0, "{verb} {service}: {}{}", said.out, said.err);
 }
 
 fn crash(service: &str) -> bool {

@@ -8,7 +8,7 @@ mod neighbour;
 mod operations;
 mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,6 +27,10 @@ const TENANTS: u64 = 2;
 const MEND_LIMIT: u64 = 300;
 /// Seconds that operations may take to settle after the last fault.
 const SETTLE_LIMIT: u64 = 300;
+/// Seconds until the service has looked twice for allocations that nobody has.
+const LOOKS_LIMIT: u64 = 200;
+const NOBODYS_ALLOCATIONS: &str =
+    "SELECT consumer_id FROM placement.allocations WHERE consumer_id NOT IN (SELECT uuid FROM zun.container)";
 /// Seconds for which the neighbour's process may stand still. A lab's one processor is emulated.
 const PAUSE_LIMIT: f64 = 20.0;
 
@@ -67,7 +71,8 @@ fn run(cloud: &Cloud, neighbour: &Neighbour<'_>, time: Duration, seed: u64) -> R
             .map(|number| {
                 scope.spawn({
                     let over = &over;
-                    move || operations::ask(cloud, Random::of(seed + number), over)
+                    let name = format!("chaos-{seed}-{number}");
+                    move || operations::ask(cloud, &name, Random::of(seed + number), over)
                 })
             })
             .collect();
@@ -78,7 +83,7 @@ fn run(cloud: &Cloud, neighbour: &Neighbour<'_>, time: Duration, seed: u64) -> R
         let asked: Vec<Asked> = tenants.into_iter().map(|tenant| tenant.join().unwrap()).collect();
         (faults, asked, watch.join().unwrap())
     });
-    let containers: Vec<&String> = asked.iter().flat_map(|asked| &asked.containers).collect();
+    let containers = containers(cloud, &asked, seed);
     let mut ends = BTreeMap::new();
     for uuid in &containers {
         let end = eventually(SETTLE_LIMIT, &format!("container {uuid} is settled"), || cloud.settled(uuid));
@@ -89,8 +94,21 @@ fn run(cloud: &Cloud, neighbour: &Neighbour<'_>, time: Duration, seed: u64) -> R
     for uuid in &containers {
         remove(cloud, uuid);
     }
+    eventually(LOOKS_LIMIT, "what lost creations have allocated is given back", || {
+        match cloud.sql(NOBODYS_ALLOCATIONS) {
+            none if none.is_empty() => Ok(()),
+            some => Err(some),
+        }
+    });
     let longest_pause = neighbour.longest_pause();
-    Report { seed, faults, asked, ends, without_end, seen, longest_pause }
+    Report { seed, faults, containers: containers.len(), asked, ends, without_end, seen, longest_pause }
+}
+
+/// All that were asked for: those of which the tenants were told, and those whose creation was not answered.
+fn containers(cloud: &Cloud, asked: &[Asked], seed: u64) -> BTreeSet<String> {
+    let there = cloud.sql(&format!("SELECT uuid FROM zun.container WHERE name LIKE 'chaos-{seed}-%'"));
+    let there = there.lines().map(str::to_owned);
+    asked.iter().flat_map(|asked| asked.containers.clone()).chain(there).collect()
 }
 
 /// Zun deletes no container that is paused.
@@ -143,7 +161,7 @@ fn assert_consistent(cloud: &Cloud, uuid: &str, status: &str) {
 }
 
 /// A message that the broker lost, or that waited in a service that was killed, has none.
-fn actions_without_end(cloud: &Cloud, containers: &[&String]) -> usize {
+fn actions_without_end(cloud: &Cloud, containers: &BTreeSet<String>) -> usize {
     let uuids = containers.iter().map(|uuid| format!("'{uuid}'")).collect::<Vec<_>>().join(", ");
     let query = format!(
         "SELECT COUNT(*) FROM zun.container_actions WHERE finish_time IS NULL AND container_uuid IN ({uuids}, '')"

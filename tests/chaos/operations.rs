@@ -33,18 +33,18 @@ pub struct Asked {
     pub operations: usize,
     /// Those that were refused.
     pub refused: usize,
-    /// Containers that were asked for.
+    /// Containers of which he was told.
     pub containers: Vec<String>,
 }
 
-/// Asks for one thing after another until it is over.
-pub fn ask(cloud: &Cloud, mut random: Random, is_over: &AtomicBool) -> Asked {
+/// Asks for one thing after another until it is over. The tenant's containers are called `name` and a number.
+pub fn ask(cloud: &Cloud, name: &str, mut random: Random, is_over: &AtomicBool) -> Asked {
     let (mut asked, mut own) = (Asked::default(), Vec::new());
     while !is_over.load(Ordering::SeqCst) {
         asked.operations += 1;
         let index = random.below(CONTAINERS);
         let Some(uuid) = own.get(index).cloned() else {
-            match create(cloud) {
+            match create(cloud, &format!("{name}-{}", asked.operations)) {
                 Some(uuid) => {
                     asked.containers.push(uuid.clone());
                     await_quiet(cloud, &uuid, is_over);
@@ -67,9 +67,9 @@ pub fn ask(cloud: &Cloud, mut random: Random, is_over: &AtomicBool) -> Asked {
     asked
 }
 
-fn create(cloud: &Cloud) -> Option<String> {
-    let words =
-        [&["appcontainer", "run", "-f", "json"], &BUSYBOX[..], &["busybox", "sleep", "100000"]].concat();
+fn create(cloud: &Cloud, name: &str) -> Option<String> {
+    let run = ["appcontainer", "run", "-f", "json", "--name", name];
+    let words = [&run, &BUSYBOX[..], &["busybox", "sleep", "100000"]].concat();
     let said = cloud.openstack(&words);
     let made: Value = serde_json::from_str(&said.out).ok()?;
     made["uuid"].as_str().map(str::to_owned)

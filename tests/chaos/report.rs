@@ -27,7 +27,9 @@ pub struct Report {
     pub faults: Vec<Came>,
     /// What was asked for.
     pub asked: Vec<Asked>,
-    /// Containers that were asked for, by what became of them.
+    /// Containers that were asked for.
+    pub containers: usize,
+    /// They, by what became of them.
     pub ends: BTreeMap<String, usize>,
     /// Actions that were begun and have no end.
     pub without_end: usize,
@@ -50,12 +52,7 @@ impl fmt::Display for Report {
         let (operations, refused) = (sum(|asked| asked.operations), sum(|asked| asked.refused));
         writeln!(f, "faults: {}", self.faults.len())?;
         writeln!(f, "operations asked for: {operations}, of which refused or not answered: {refused}")?;
-        writeln!(
-            f,
-            "containers asked for: {}; in the end: {:?}",
-            sum(|asked| asked.containers.len()),
-            self.ends
-        )?;
+        writeln!(f, "containers asked for: {}; in the end: {:?}", self.containers, self.ends)?;
         writeln!(f, "actions without an end: {}", self.without_end)?;
         let (answered, all) = self.seen.answered;
         writeln!(f, "the neighbour was answered {answered} of {all} times")?;

@@ -84,7 +84,10 @@ fn a_shared_network_is_for_all_and_an_external_one_for_administrators() {
         let tenant = Tenant::new(cloud, "tenant");
         let uuid = tenant.runs(&["--net", &format!("network={}", shared.name)]);
         let project = cloud.sql(&format!("SELECT project_id FROM neutron.ports WHERE device_id = '{uuid}'"));
-        assert_eq!(project, cloud.sql("SELECT id FROM keystone.project WHERE name = 'tenant'"));
+        assert_eq!(
+            project,
+            cloud.sql(&format!("SELECT id FROM keystone.project WHERE name = '{}'", tenant.name()))
+        );
         cloud.delete(&uuid);
 
         let net = format!("network={}", outside.name);

@@ -58,6 +58,11 @@ impl Disk {
             let ended = Command::new("umount").arg(self.root()).status().unwrap();
             if ended.success() { Ok(()) } else { Err(ended.to_string()) }
         });
+        // A worker has the mount in a namespace of its own, and keeps the device until it has ended.
+        eventually(30, "nobody has the device", || {
+            let users = Command::new("losetup").arg("--associated").arg(self.image()).output().unwrap();
+            if users.stdout.is_empty() { Ok(()) } else { Err(format!("{users:?}")) }
+        });
         self.mount();
     }
 }

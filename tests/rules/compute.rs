@@ -18,14 +18,17 @@ const RULES: &[(&str, &str)] = &[
     // requests. Of `zun` they take how a port's owner is named.
     ("cli", "belongings error host_facts images networking options record rows zun"),
     // What the service does by itself, from time to time and at its start.
-    ("periodic", "belongings containers engine error heartbeat images interfaces options resources rows zun"),
+    (
+        "periodic",
+        "belongings containers engine error heartbeat images interfaces options resources rows stray_allocations zun",
+    ),
     ("orphans", "containers engine zun"),
     ("heartbeat", "options rows"),
     // The only place that knows all parts: it makes them and gives each the few that it needs.
     (
         "assembly",
         "belongings console containers creations engine error executor health images interfaces lifecycle options pins resources \
-         rows rpc services volumes zun",
+         rows rpc services stray_allocations volumes zun",
     ),
     // Zun's requests are parsed, and handed to the module that does them: no row, no record, no service of the cloud.
     ("rpc", "containers creations engine error images interfaces lifecycle operation turns zun"),
@@ -42,9 +45,10 @@ const RULES: &[(&str, &str)] = &[
     ("containers", "creations engine error executor host_names lifecycle operation record rows turns"),
     // Services with the few parts that they use. They know nothing of requests, nor of who asks them.
     ("interfaces", "engine error networking options record"),
+    ("stray_allocations", "belongings creations engine error"),
     ("belongings", "engine error kept networking pins volumes"),
     ("health", "engine error lifecycle"),
-    ("images", "error executor options record rows shares turns"),
+    ("images", "error executor options record rows turns"),
     ("resources", "error host_facts host_names options pins rows"),
     // What a sandbox needs done on this host, on its record alone: no row, and not who carries decisions out. A turn says when
     // to give up a wait.
@@ -54,7 +58,7 @@ const RULES: &[(&str, &str)] = &[
     ("executor", "error operation rows"),
     ("rows", "error"),
     // What this host keeps in files.
-    ("creations", "error kept shares"),
+    ("creations", "error kept"),
     ("host_names", "error kept"),
     ("record", "error kept lifecycle networking options"),
     ("kept", "error"),
@@ -71,7 +75,6 @@ const RULES: &[(&str, &str)] = &[
     ("manager", ""),
     ("metrics", ""),
     ("operation", ""),
-    ("shares", ""),
     ("turns", ""),
 ];
 

@@ -16,24 +16,25 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crates of this workspace that each may use. One that is not named may use all.
-const RULES: [(&str, &[&str]); 18] = [
+const RULES: [(&str, &[&str]); 19] = [
     ("agent-protocol", &[]),
     ("cloud", &[]),
     ("confinement", &[]),
-    ("image", &["image-work"]),
+    ("image", &["image-work", "shares"]),
     ("image-work", &[]),
     ("kata-agent", &["agent-protocol"]),
     ("kata-shim", &["agent-protocol", "confinement", "shim-control", "vmm"]),
     ("kata-worker", &["confinement", "image-work"]),
     ("model", &[]),
-    ("network", &["process"]),
+    ("network", &["process", "shares"]),
     ("oslo", &[]),
     ("process", &[]),
     ("sandbox", &["process", "shim-control"]),
+    ("shares", &[]),
     ("shim-control", &[]),
     ("vmm", &[]),
     ("volume", &["process"]),
-    ("zun-kata-compute", &["cloud", "image", "model", "network", "oslo", "sandbox", "volume"]),
+    ("zun-kata-compute", &["cloud", "image", "model", "network", "oslo", "sandbox", "shares", "volume"]),
     ("cloud-tests", &["agent-protocol", "image", "image-work", "model", "network", "oslo", "sandbox", "vmm"]),
 ];
 

@@ -7,6 +7,7 @@ pub mod ballast;
 pub mod capsules;
 mod cli;
 pub mod cloud;
+pub mod control_plane;
 pub mod docker;
 pub mod killed;
 pub mod oddities;

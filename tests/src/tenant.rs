@@ -21,6 +21,11 @@ impl<'a> Tenant<'a> {
         Self { cloud, name: own }
     }
 
+    /// What the user and the project are called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What `openstack` says to the user.
     pub fn openstack(&self, arguments: &[&str]) -> Said {
         self.cloud.openstack_of(&self.name, arguments)

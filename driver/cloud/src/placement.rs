@@ -82,6 +82,24 @@ impl Inventories {
     }
 }
 
+/// What each consumer has of a provider.
+#[derive(Deserialize)]
+struct Allocations {
+    allocations: BTreeMap<Uuid, Allocation>,
+}
+
+#[derive(Deserialize)]
+struct Allocation {
+    resources: BTreeMap<Class, u64>,
+}
+
+impl Allocations {
+    fn consumers_of_ours(self) -> BTreeSet<Uuid> {
+        let is_ours = |one: &Allocation| one.resources.keys().all(|class| matches!(class, Class::Ours(_)));
+        self.allocations.into_iter().filter(|(_, one)| is_ours(one)).map(|(consumer, _)| consumer).collect()
+    }
+}
+
 #[derive(Deserialize)]
 struct Traits {
     resource_provider_generation: u64,
@@ -197,6 +215,15 @@ impl Placement {
         self.0.call::<Value>(Method::PUT, &path, Some(&body)).await.map(|_| ())
     }
 
+    /// Who has allocations of a provider's resources of our classes, and of no other. Empty if there is no such provider.
+    pub async fn consumers(&self, provider: Uuid) -> Result<BTreeSet<Uuid>> {
+        let path = format!("/resource_providers/{provider}/allocations");
+        match self.0.call::<Allocations>(Method::GET, &path, NOTHING).await {
+            Err(e) if e.is_not_found() => Ok(BTreeSet::new()),
+            found => found.map(|found| found.consumers_of_ours()),
+        }
+    }
+
     /// Removes a consumer's allocations. Idempotent: succeeds if there are none.
     pub async fn delete_allocations(&self, consumer: &str) -> Result<()> {
         match self.0.call::<Value>(Method::DELETE, &format!("/allocations/{consumer}"), NOTHING).await {
@@ -213,6 +240,17 @@ fn inventories_of(provider: Uuid) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn consumers_of_other_classes_are_not_ours() {
+        let (ours, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let found = json!({ "resource_provider_generation": 7, "allocations": {
+            ours.to_string(): { "resources": { "VCPU": 1, "MEMORY_MB": 64, "DISK_GB": 1 } },
+            other.to_string(): { "resources": { "VCPU": 1, "CUSTOM_X": 1 } },
+        } });
+        let found: Allocations = serde_json::from_value(found).unwrap();
+        assert_eq!(found.consumers_of_ours(), BTreeSet::from([ours]));
+    }
 
     #[test]
     fn inventories_of_other_classes_stay() {

@@ -26,6 +26,7 @@ use crate::resources::Resources;
 use crate::rows::ZunRows;
 use crate::rpc::{Admission, Server};
 use crate::services::Services;
+use crate::stray_allocations::StrayAllocations;
 use crate::volumes::Volumes;
 use crate::zun::Zun;
 use crate::zun::commit::Commits;
@@ -70,6 +71,8 @@ pub struct Assembled {
     pub commits: Commits,
     /// Creations that are taken.
     pub creations: Creations,
+    /// What containers that are nowhere any more have left in Placement.
+    pub stray_allocations: StrayAllocations,
 }
 
 /// Puts the service together.
@@ -94,14 +97,23 @@ pub fn assemble(
         database.clone(),
         cinder,
         connector,
-        hostname,
+        hostname.clone(),
         options.volume.clone(),
         options.kata.volume_check_limit(),
         options.kata.disk_limit(),
     );
-    let resources = Resources::new(database, placement.clone(), Arc::clone(&options), Arc::clone(&pins));
+    let resources =
+        Resources::new(database.clone(), placement.clone(), Arc::clone(&options), Arc::clone(&pins));
     let creations = Creations::open(options.kata.state_path.join("creations"))?;
     let debts = Debts::open(options.kata.state_path.join("debts"))?;
+    let stray_allocations = StrayAllocations::new(
+        database,
+        placement.clone(),
+        engine.clone(),
+        creations.clone(),
+        debts.clone(),
+        hostname,
+    );
     let give_back = GiveBack::new(engine.clone(), neutron.clone(), placement, volumes.clone(), pins, debts);
     let interfaces = Interfaces { engine: engine.clone(), neutron: neutron.clone(), kata: Arc::clone(&kata) };
     let provision = Provisioner {
@@ -134,7 +146,17 @@ pub fn assemble(
         admission: Admission::default(),
         creations: creations.clone(),
     };
-    Ok(Assembled { core, server, resources, give_back, interfaces, images, commits, creations })
+    Ok(Assembled {
+        core,
+        server,
+        resources,
+        give_back,
+        interfaces,
+        images,
+        commits,
+        creations,
+        stray_allocations,
+    })
 }
 
 /// Finds in the records which CPUs are whose.

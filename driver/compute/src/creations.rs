@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use model::ContainerUuid;
 use serde::{Deserialize, Serialize};
+use shares::{Place, Shares};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::Result;
 use crate::kept::Kept;
-use crate::shares::Shares;
 
 /// Files that are written at one time: each waits for the disk, on a thread that others need too.
 const WRITES_AT_ONCE: usize = 16;
@@ -41,7 +41,10 @@ pub struct Creations {
 
 /// The right to give one back, until it is dropped.
 #[derive(Debug)]
-pub struct Place(#[expect(dead_code, reason = "it is dropped")] [Option<OwnedSemaphorePermit>; 2]);
+pub struct Refusal(
+    #[expect(dead_code, reason = "it is dropped")] Place,
+    #[expect(dead_code, reason = "it is dropped")] Option<OwnedSemaphorePermit>,
+);
 
 /// What is remembered of one.
 #[derive(Debug, Serialize, Deserialize)]
@@ -84,6 +87,11 @@ impl Creations {
         }
     }
 
+    /// The containers and capsules whose creation is taken.
+    pub fn containers(&self) -> Result<Vec<ContainerUuid>> {
+        self.notes.containers()
+    }
+
     /// Those that an earlier life of this service has left.
     pub fn left(&self) -> Result<Vec<Taken>> {
         let left = self.notes.list()?.into_iter();
@@ -91,9 +99,9 @@ impl Creations {
     }
 
     /// Waits until one more of a project's that is refused may be given back.
-    pub async fn refusal(&self, project: &str) -> Place {
+    pub async fn refusal(&self, project: &str) -> Refusal {
         let own = self.of_projects.place(project).await;
-        Place([own, Arc::clone(&self.refusals).acquire_owned().await.ok()])
+        Refusal(own, Arc::clone(&self.refusals).acquire_owned().await.ok())
     }
 }
 

@@ -31,9 +31,9 @@ mod rows;
 mod rpc;
 mod service;
 mod services;
-mod shares;
 #[cfg(test)]
 mod simulation;
+mod stray_allocations;
 mod turns;
 mod volumes;
 mod zun;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -18,6 +19,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use sandbox::{Host, Sandbox, SandboxState, SandboxStatus, Stage};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 const PATH: &str = "/metrics";
 const FORMAT: HeaderValue =
@@ -26,8 +28,15 @@ const FORMAT: HeaderValue =
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one sandbox may take to answer.
 const SANDBOX_TIMEOUT: Duration = Duration::from_secs(2);
-/// More devices than a sandbox has: a shim that is somebody else's by now may name any number.
+/// How long all may take together: who asks waits no longer. Those that have not answered are left out.
+const ALL_TIMEOUT: Duration = Duration::from_secs(8);
+/// Sandboxes that are asked at one time: one that does not answer keeps few others waiting.
+const SANDBOXES_AT_ONCE: usize = 32;
+/// More devices, and more containers, than a sandbox has: a shim that is somebody else's by now may name any number.
 const DEVICES_MAX: usize = 32;
+const CONTAINERS_MAX: usize = 32;
+/// Most characters of what a shim or a guest calls something.
+const NAME_MAX: usize = 64;
 
 type Labels = Vec<(&'static str, String)>;
 type Values = Family<Labels, Gauge<f64, AtomicU64>>;
@@ -76,8 +85,11 @@ async fn answer<B>(request: Request<B>, host: Arc<Host>) -> Result<Response<Full
 
 async fn text(host: &Host) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
     let metrics = Metrics::default();
-    for id in host.list()? {
+    let all = stream::iter(host.list()?).for_each_concurrent(SANDBOXES_AT_ONCE, async |id| {
         metrics.gather(&host.sandbox(&id), &id).await;
+    });
+    if timeout(ALL_TIMEOUT, all).await.is_err() {
+        tracing::warn!("metrics leave out sandboxes that have not answered in time");
     }
     let mut registry = Registry::default();
     metrics.register(&mut registry);
@@ -116,14 +128,13 @@ impl Metrics {
             if let SandboxStatus::Live(state) = sandbox.glance().await {
                 self.gather_boot(&state, id);
                 self.gather_devices(sandbox, id).await;
-                for container in
-                    state.containers.keys().filter(|container| state.containers[*container].is_none())
-                {
+                let running = state.containers.iter().filter(|(_, exit)| exit.is_none());
+                for (container, _) in running.take(CONTAINERS_MAX) {
                     self.gather_container(sandbox, id, container).await;
                 }
             }
         };
-        if tokio::time::timeout(SANDBOX_TIMEOUT, answers).await.is_err() {
+        if timeout(SANDBOX_TIMEOUT, answers).await.is_err() {
             tracing::debug!(sandbox = id, "a sandbox does not tell what it takes");
         }
     }
@@ -155,7 +166,7 @@ impl Metrics {
         set(&self.container_pids, own(&[]), stats.pids as f64);
         set(&self.block, own(&[("direction", "read")]), stats.block_read_bytes as f64);
         set(&self.block, own(&[("direction", "write")]), stats.block_write_bytes as f64);
-        for nic in &stats.network {
+        for nic in stats.network.iter().take(DEVICES_MAX) {
             let through = |direction| own(&[("interface", nic.name.as_str()), ("direction", direction)]);
             set(&self.network, through("receive"), nic.received_bytes as f64);
             set(&self.network, through("send"), nic.sent_bytes as f64);
@@ -186,7 +197,8 @@ impl Metrics {
 
 fn labels(sandbox: &str, more: &[(&'static str, &str)]) -> Labels {
     let own = [("sandbox", sandbox)];
-    own.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())).collect()
+    let all = own.iter().chain(more);
+    all.map(|(name, value)| (*name, value.chars().take(NAME_MAX).collect())).collect()
 }
 
 fn set(values: &Values, labels: Labels, value: f64) {
@@ -223,5 +235,12 @@ mod tests {
         encode(&mut text, &registry).unwrap();
         assert!(text.contains("zun_kata_boot_seconds{sandbox=\"s\",stage=\"agent_ready\"} 0.25\n"), "{text}");
         assert!(text.contains("zun_kata_from_template{sandbox=\"s\"} 1.0\n"), "{text}");
+    }
+
+    #[test]
+    fn a_name_without_an_end_is_cut() {
+        let long = "x".repeat(1 << 20);
+        let labels = labels("s", &[("device", &long)]);
+        assert_eq!(labels[1].1.len(), NAME_MAX);
     }
 }

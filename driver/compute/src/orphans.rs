@@ -51,21 +51,28 @@ pub async fn leftover_taps(
 /// Takes them away. One that a sandbox of this host has is looked at again in that one's turn: it may be about to run.
 pub async fn remove_taps(core: Arc<Core<Zun>>, ports: BTreeSet<String>) {
     for port in ports {
-        // Who has come to have it since it was found is asked in his turn.
-        let _turn = match owners_of_ports(&core).get(&port) {
-            Some(owner) => {
-                let turn = core.turns.internal(*owner).await;
-                if core.engine.status(*owner).await.may_live() {
-                    continue;
-                }
-                Some(turn)
-            }
-            None => None,
-        };
-        match network::unplug(&port).await {
-            Ok(()) => tracing::warn!(port, "a tap was left behind, and is removed"),
+        match remove_tap(&core, &port).await {
+            Ok(true) => tracing::warn!(port, "a tap was left behind, and is removed"),
+            Ok(false) => {}
             Err(e) => tracing::error!(port, error = %e, "a tap is left behind"),
         }
+    }
+}
+
+/// Who has come to have it since it was found is asked in his turn.
+async fn remove_tap(core: &Core<Zun>, port: &str) -> network::Result<bool> {
+    loop {
+        let Some(owner) = owners_of_ports(core).remove(port) else {
+            if network::unplug_unless(port, || owners_of_ports(core).contains_key(port)).await? {
+                return Ok(true);
+            }
+            continue;
+        };
+        let _turn = core.turns.internal(owner).await;
+        if core.engine.status(owner).await.may_live() {
+            return Ok(false);
+        }
+        return network::unplug(port).await.map(|()| true);
     }
 }
 

@@ -20,11 +20,14 @@ use crate::interfaces::{self, Interfaces};
 use crate::options::Options;
 use crate::resources::Resources;
 use crate::rows::Rows;
+use crate::stray_allocations::StrayAllocations;
 use crate::zun::Zun;
 use crate::zun::provisioner::{port_owner, port_owner_of};
 
 /// Between two looks for images that nobody uses.
 const COLLECTION_INTERVAL: Duration = Duration::from_secs(600);
+/// Between two looks for allocations that nobody has.
+const ALLOCATIONS_INTERVAL: Duration = Duration::from_secs(60);
 /// Between two tries to pay debts.
 const DEBTS_INTERVAL: Duration = Duration::from_secs(60);
 /// Heartbeat and report come at least this often, whatever `periodic_interval_max` says.
@@ -54,6 +57,8 @@ pub struct Periodic {
     pub interfaces: Interfaces,
     /// Images.
     pub images: Images,
+    /// What containers that are nowhere any more have left in Placement.
+    pub stray_allocations: Arc<StrayAllocations>,
 }
 
 impl Periodic {
@@ -63,12 +68,13 @@ impl Periodic {
         let default = &tasks.options.default;
         let report = Duration::from_secs(default.periodic_interval_max.max(1)).min(REPORT_MAX);
         let compare = default.sync_interval(report);
-        let all: [(Task, Option<Duration>); 6] = [
+        let all: [(Task, Option<Duration>); 7] = [
             (Task::Heartbeat, Some(report)),
             (Task::Report, Some(report)),
             (Task::States, compare),
             (Task::Ports, compare),
             (Task::Debts, Some(DEBTS_INTERVAL)),
+            (Task::Allocations, Some(ALLOCATIONS_INTERVAL)),
             (Task::Images, Some(COLLECTION_INTERVAL)),
         ];
         let mut running = JoinSet::new();
@@ -90,6 +96,7 @@ impl Periodic {
             Task::States => synchronise(&self.core).await,
             Task::Ports => follow_ports(&self.core, &self.interfaces, slots).await,
             Task::Debts => pay_debts(&self.core, &self.give_back, slots).await,
+            Task::Allocations => give_back_allocations(&self.core, &self.stray_allocations, slots).await,
             Task::Images => {
                 let images = self.images.clone();
                 let collected = tokio::task::spawn_blocking(move || admin::collect(&images)).await;
@@ -112,6 +119,8 @@ enum Task {
     Ports,
     /// Debts are paid.
     Debts,
+    /// Allocations that nobody has are given back.
+    Allocations,
     /// Images that nobody uses are removed.
     Images,
 }
@@ -172,6 +181,20 @@ async fn pay_debts(core: &Arc<Core<Zun>>, give_back: &GiveBack, slots: &Slots) -
             }
         };
         in_turn(core, slots, uuid, "what a container has left is not given back", pay).await;
+    }
+    Ok(())
+}
+
+/// Gives back what containers that are nowhere any more have left in Placement.
+async fn give_back_allocations(
+    core: &Arc<Core<Zun>>,
+    allocations: &Arc<StrayAllocations>,
+    slots: &Slots,
+) -> Result<()> {
+    for uuid in allocations.find().await? {
+        let allocations = Arc::clone(allocations);
+        let give_back = async move { allocations.give_back(uuid).await };
+        in_turn(core, slots, uuid, "an allocation is left behind in Placement", give_back).await;
     }
     Ok(())
 }

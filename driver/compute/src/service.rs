@@ -94,8 +94,17 @@ async fn serve(options: Options) -> Result<(), StartError> {
     let connector = options.connector()?;
     let parts =
         Parts { options: Arc::clone(&options), database, host, images, services, connector, sessions };
-    let Assembled { core, server, resources, give_back, interfaces, images, commits, creations } =
-        assemble(parts, actions.clone(), happened)?;
+    let Assembled {
+        core,
+        server,
+        resources,
+        give_back,
+        interfaces,
+        images,
+        commits,
+        creations,
+        stray_allocations,
+    } = assemble(parts, actions.clone(), happened)?;
 
     let names = HostNames::open(&options.kata.state_path, &options.default.host)?;
     let recovery = until_done("the containers of this host cannot be listed", async || {
@@ -118,8 +127,16 @@ async fn serve(options: Options) -> Result<(), StartError> {
     let state_path = options.kata.state_path.clone();
     tokio::spawn(look_again(Arc::clone(&core), commits, names, state_path));
     tokio::spawn(orphans::remove_taps(Arc::clone(&core), leftovers));
-    let tasks =
-        Periodic { options: Arc::clone(&options), beats, core, resources, give_back, interfaces, images };
+    let tasks = Periodic {
+        options: Arc::clone(&options),
+        beats,
+        core,
+        resources,
+        give_back,
+        interfaces,
+        images,
+        stray_allocations: Arc::new(stray_allocations),
+    };
     let turns = tasks.core.turns.clone();
     let mut tasks = tasks.start(&stop);
     if let Err(e) = serving.await {

@@ -17,10 +17,8 @@ pub async fn archived(
     policy: PullPolicy,
     fetch: impl AsyncFnOnce(File) -> Result<File>,
 ) -> Result<Image> {
-    let _asking = store.asking().await;
     let _making = store.making(name).await;
-    if let Some(image) = store.shelf().find(name) {
-        store.shelf().mark_used(name)?;
+    if let Some(image) = store.find(name).await? {
         return Ok(image);
     }
     match policy {
@@ -42,7 +40,7 @@ pub(crate) async fn add_archive(
     fetch(file).await?;
     let image = worker.read(archive).await?;
     let configuration = serde_json::from_str(&image.configuration)
-        .map_err(|e| Error::Invalid { image: name.to_owned(), reason: e.to_string() })?;
+        .map_err(|e| Error::Invalid { image: name.to_owned(), reason: e.to_string().into() })?;
     let record = ImageSource {
         reference: name.to_owned(),
         origin: Origin::Archive,
@@ -51,11 +49,17 @@ pub(crate) async fn add_archive(
         chain: chain(&configuration),
         is_private: false,
     };
-    if existing == Existing::Replaced || !store.shelf().may_share(&record)? {
-        for layer in image.layers {
-            worker.add(layer).await?;
-        }
-        store.publish(worker.write().await?, &record.chain, existing).await?;
+    let configuration = image.configuration.as_bytes();
+    if existing == Existing::Kept
+        && let Some(image) = store.shared(&record, configuration).await?
+    {
+        return Ok(image);
     }
-    store.shelf().keep(&record, image.configuration.as_bytes())
+    for layer in image.layers {
+        worker.add(layer).await?;
+    }
+    let made = worker.write().await?;
+    let _asking = store.asking().await;
+    store.publish(made, &record.chain, existing).await?;
+    store.keep(&record, configuration)
 }

@@ -164,8 +164,8 @@ mod tests {
         assert_eq!(images.collect(Some(HOUR * 48), None, &["used"]), ids(&["old"]));
         assert!(!images.file_system("old").exists() && images.file_system("used").exists());
         assert!(
-            images.store.shelf().find(&name_of("old")).is_none()
-                && images.store.shelf().find(&name_of("young")).is_some()
+            images.store.shelf().record(&name_of("old")).is_none()
+                && images.store.shelf().record(&name_of("young")).is_some()
         );
         assert_eq!(images.collect(Some(HOUR * 48), None, &[]), ids(&["used"]));
     }

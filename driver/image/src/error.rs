@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use image_work::Digest;
 
 use crate::progress::{BYTES_MIN, STRETCH};
+use crate::reason::Reason;
 
 /// Why an image cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -16,9 +17,9 @@ pub enum Error {
     #[error("registry {registry} refused the credentials for {image}")]
     Unauthorized { registry: String, image: String },
     #[error("registry {registry} cannot be reached: {reason}")]
-    Unreachable { registry: String, reason: String },
+    Unreachable { registry: String, reason: Reason },
     #[error("registry {registry} failed for image {image}: {reason}")]
-    Registry { registry: String, image: String, reason: String },
+    Registry { registry: String, image: String, reason: Reason },
     #[error("registry {registry} did not send {what} of image {image} within {seconds} s")]
     Timeout { registry: String, image: String, what: &'static str, seconds: u64 },
     #[error(
@@ -28,25 +29,25 @@ pub enum Error {
     )]
     Slow { registry: String, image: String, layer: Digest },
     #[error("{what} of image {image} has digest {found}, not {expected}")]
-    Digest { image: String, what: String, expected: Digest, found: Digest },
+    Digest { image: String, what: Reason, expected: Digest, found: Digest },
     #[error("image {image} is not valid: {reason}")]
-    Invalid { image: String, reason: String },
+    Invalid { image: String, reason: Reason },
     #[error("layer {layer} of image {image} is not valid: {reason}")]
-    Layer { image: String, layer: Digest, reason: String },
+    Layer { image: String, layer: Digest, reason: Reason },
     #[error("{0:?} is not an image reference: {1}")]
-    Reference(String, String),
+    Reference(Reason, Reason),
     #[error("cannot {what} {}: {source}", path.display())]
     Io { what: &'static str, path: PathBuf, source: io::Error },
     #[error("image {image} cannot be stored: {reason}")]
-    Store { image: String, reason: String },
+    Store { image: String, reason: Reason },
     #[error("image {0} has no variant for linux/amd64")]
     Platform(String),
     #[error("image searching is not supported in registry: {0}")]
     Search(String),
     #[error("the archive of image {image} cannot be fetched: {reason}")]
-    Fetch { image: String, reason: String },
+    Fetch { image: String, reason: Reason },
     #[error("image {image} cannot be read: {reason}")]
-    Work { image: String, reason: String },
+    Work { image: String, reason: Reason },
     #[error("the work on image {0} was lost")]
     Lost(String),
 }

@@ -197,7 +197,7 @@ impl<'a> Remote<'a> {
         };
         fetched.map_err(|e| match e {
             Failure::Digest(found) => {
-                let reason = format!("its digest is {found}");
+                let reason = format!("its digest is {found}").into();
                 Error::Layer { image: self.reference.to_string(), layer: digest.clone(), reason }
             }
             e => self.told(e),
@@ -222,11 +222,11 @@ impl<'a> Remote<'a> {
     }
 
     fn invalid(&self, reason: String) -> Error {
-        Error::Invalid { image: self.reference.to_string(), reason }
+        Error::Invalid { image: self.reference.to_string(), reason: reason.into() }
     }
 
     fn mismatch(&self, what: &str, expected: Digest, found: Digest) -> Error {
-        Error::Digest { image: self.reference.to_string(), what: what.to_owned(), expected, found }
+        Error::Digest { image: self.reference.to_string(), what: what.into(), expected, found }
     }
 
     fn told(&self, failure: Failure) -> Error {
@@ -240,12 +240,12 @@ fn told(reference: &ImageReference, failure: Failure) -> Error {
     match failure {
         Failure::NotFound => Error::NotFound(image),
         Failure::Unauthorized => Error::Unauthorized { registry, image },
-        Failure::Unreachable(reason) => Error::Unreachable { registry, reason },
-        Failure::Answer(reason) => Error::Registry { registry, image, reason },
+        Failure::Unreachable(reason) => Error::Unreachable { registry, reason: reason.into() },
+        Failure::Answer(reason) => Error::Registry { registry, image, reason: reason.into() },
         Failure::Digest(found) => {
-            Error::Registry { registry, image, reason: format!("what it sends has digest {found}") }
+            Error::Registry { registry, image, reason: format!("what it sends has digest {found}").into() }
         }
-        Failure::Store(e) => Error::Store { image, reason: e.to_string() },
+        Failure::Store(e) => Error::Store { image, reason: e.to_string().into() },
     }
 }
 

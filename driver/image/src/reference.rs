@@ -16,7 +16,12 @@ impl ImageReference {
             Some(registry) if !names_registry(text) => format!("{registry}/{text}"),
             _ => text.to_owned(),
         };
-        let parsed = full.parse().map_err(|e| Error::Reference(text.to_owned(), format!("{e}")))?;
+        let bad = |why: String| Error::Reference(text.into(), why.into());
+        let parsed: Reference = full.parse().map_err(|e| bad(format!("{e}")))?;
+        if let Some(digest) = parsed.digest() {
+            // What has another digest could not be compared with it.
+            digest.parse::<Digest>().map_err(|e| bad(e.to_string()))?;
+        }
         Ok(Self(parsed))
     }
 
@@ -104,7 +109,8 @@ mod tests {
 
     #[test]
     fn nonsense_is_named() {
-        for bad in ["", "UPPER", "a b", "x:", "r.example/../etc"] {
+        let other_digest = format!("x@sha512:{}", "0".repeat(128));
+        for bad in ["", "UPPER", "a b", "x:", "r.example/../etc", &other_digest] {
             assert!(ImageReference::parse(bad, None).unwrap_err().to_string().contains(&format!("{bad:?}")));
         }
     }

@@ -43,7 +43,8 @@ pub async fn search(image: &ImageReference) -> Result<Vec<SearchResult>> {
         return Err(Error::Search(image.registry().to_owned()));
     }
     let name = image.repository().strip_prefix("library/").unwrap_or(image.repository());
-    let failed = |reason: String| Error::Unreachable { registry: DOCKER_HUB.to_owned(), reason };
+    let failed =
+        |reason: String| Error::Unreachable { registry: DOCKER_HUB.to_owned(), reason: reason.into() };
     let url = Url::parse_with_params(SEARCH_URL, [("q", name), ("n", "25")]);
     let url = url.map_err(|e| failed(e.to_string()))?;
     let options = RegistryOptions::default();

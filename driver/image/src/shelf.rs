@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use crate::error::{Error, Result};
+use crate::holds::Hold;
 use crate::reference::ImageReference;
 
 /// The folder with the images of this host.
@@ -29,6 +30,8 @@ pub struct Image {
     pub size: u64,
     /// Where it came from.
     pub source: ImageSource,
+    /// Keeps its file system here.
+    pub hold: Hold,
 }
 
 /// The image that a reference, or an archive's name, was found to name.
@@ -117,11 +120,6 @@ impl Shelf {
         let path = self.record_path(name);
         let marked = File::options().write(true).open(&path);
         marked.and_then(|file| file.set_modified(SystemTime::now())).map_err(Error::io("mark as used", path))
-    }
-
-    /// The image that `name`, a reference or an archive's name, was last found to name, if it is in the store.
-    pub(crate) fn find(&self, name: &str) -> Option<Image> {
-        self.load(&self.record(name)?).ok()
     }
 
     /// Removes the image whose configuration has this digest, with all references to it. Its file system stays where another
@@ -214,10 +212,17 @@ impl Shelf {
         let path = self.config_path(&record.config);
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
         let configuration = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::Invalid { image: record.reference.clone(), reason: e.to_string() })?;
+            .map_err(|e| Error::Invalid { image: record.reference.clone(), reason: e.to_string().into() })?;
         let rootfs = self.rootfs_path(&record.chain);
         let size = fs::metadata(&rootfs).map_err(Error::io("find", &rootfs))?.len();
-        Ok(Image { id: record.config.clone(), configuration, rootfs, size, source: record.clone() })
+        Ok(Image {
+            id: record.config.clone(),
+            configuration,
+            rootfs,
+            size,
+            source: record.clone(),
+            hold: Hold::default(),
+        })
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {

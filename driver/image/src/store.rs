@@ -1,12 +1,14 @@
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use image_work::{Digest, sum_of};
-use tokio::sync::{OwnedMutexGuard, RwLock, RwLockReadGuard};
+use shares::{Place, Shares};
+use tokio::sync::{RwLock, RwLockReadGuard};
 
 use crate::collect::{Retention, collect};
 use crate::error::{Error, Result};
-use crate::keyed_lock::KeyedLock;
+use crate::holds::Holds;
 use crate::options::{Credentials, CredentialsOwner, PullPolicy, RegistryOptions};
 use crate::progress::Progress;
 use crate::pull::Remote;
@@ -21,9 +23,10 @@ pub struct Store {
     workers: WorkerOptions,
     /// Taken while an image is made, by its origin: a registry with a manifest's digest, or an archive's name. And while its file
     /// system is published, by the digest of its layers.
-    making: KeyedLock,
-    /// Read while an image is asked for, written while images are collected.
+    making: Shares,
+    /// Read while an image is looked for or gets its name, written while images are collected.
     askers: RwLock<()>,
+    holds: Holds,
     progress: Progress,
 }
 
@@ -34,8 +37,9 @@ impl Store {
             shelf: Shelf::open(folder)?,
             options,
             workers,
-            making: KeyedLock::default(),
+            making: Shares::one_each(),
             askers: RwLock::default(),
+            holds: Holds::default(),
             progress: Progress::default(),
         })
     }
@@ -43,6 +47,11 @@ impl Store {
     /// How far this store's pulls have come together.
     pub fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    /// Most bytes of an image, and of an archive of one.
+    pub fn bytes_max(&self) -> u64 {
+        self.workers.limits.bytes
     }
 
     /// Removes what a crash left half done. Makes a pull fail that another process has under way.
@@ -58,12 +67,8 @@ impl Store {
         credentials: Option<&Credentials>,
         progress: &Progress,
     ) -> Result<Image> {
-        let _asking = self.asking().await;
         let name = reference.to_string();
-        let present = self.shelf.find(&name);
-        if present.is_some() {
-            self.shelf.mark_used(&name)?;
-        }
+        let present = self.find(&name).await?;
         match (policy, present) {
             (PullPolicy::IfNotPresent | PullPolicy::Never, Some(image)) if !image.source.is_private => {
                 Ok(image)
@@ -93,17 +98,47 @@ impl Store {
     }
 
     /// Waits for others who make what has this name, and keeps them waiting.
-    pub(crate) async fn making(&self, name: &str) -> OwnedMutexGuard<()> {
-        self.making.lock(name).await
+    pub(crate) async fn making(&self, name: &str) -> Place {
+        self.making.place(name).await
     }
 
-    /// Keeps images from being collected.
+    /// Keeps images from being collected. Nobody else is waited for meanwhile, and least of all a registry.
     pub(crate) async fn asking(&self) -> RwLockReadGuard<'_, ()> {
         self.askers.read().await
     }
 
+    /// The image of this name, if it is here. It is used now.
+    pub(crate) async fn find(&self, name: &str) -> Result<Option<Image>> {
+        let _asking = self.asking().await;
+        let Some(record) = self.shelf.record(name) else { return Ok(None) };
+        self.given_out(&record)
+    }
+
+    /// The image that a record names, if all of it is here. It is used now. The caller keeps it from being collected until then.
+    fn given_out(&self, record: &ImageSource) -> Result<Option<Image>> {
+        let Ok(image) = self.shelf.load(record) else { return Ok(None) };
+        self.shelf.mark_used(&record.reference)?;
+        Ok(Some(self.held(image)))
+    }
+
+    fn held(&self, image: Image) -> Image {
+        Image { hold: self.holds.hold(&image.rootfs), ..image }
+    }
+
+    /// Gives an image its name, once its file system is there, and gives it out. The caller keeps it from being collected until
+    /// then.
+    pub(crate) fn keep(&self, record: &ImageSource, configuration: &[u8]) -> Result<Image> {
+        Ok(self.held(self.shelf.keep(record, configuration)?))
+    }
+
+    /// The file systems that have been given out. To be asked before it is found out which are in use: whoever has one holds it
+    /// until he has recorded that.
+    pub fn given(&self) -> HashSet<PathBuf> {
+        self.holds.all()
+    }
+
     /// Removes the images that `retention` does not keep at the time `now`, and returns their identifiers. `in_use` tells whether a
-    /// container has a file system. Does nothing while an image is asked for or pulled.
+    /// container has a file system. Does nothing if just now an image is looked for or gets its name.
     pub fn collect(
         &self,
         retention: Retention,
@@ -111,7 +146,7 @@ impl Store {
         in_use: impl Fn(&Path) -> bool,
     ) -> Result<Vec<Digest>> {
         match self.askers.try_write() {
-            Ok(_alone) => collect(&self.shelf, retention, now, in_use),
+            Ok(_alone) => collect(&self.shelf, retention, now, |path| self.holds.has(path) || in_use(path)),
             Err(_) => Ok(Vec::new()),
         }
     }
@@ -119,7 +154,7 @@ impl Store {
     /// Removes the image whose configuration has this digest, with all references to it. Its file system stays where another
     /// image has the same, or where `in_use` says that a container has it. Idempotent: succeeds if the image is absent.
     pub fn remove(&self, id: &Digest, in_use: impl Fn(&Path) -> bool) -> Result<()> {
-        self.shelf.remove(id, in_use)
+        self.shelf.remove(id, |path| self.holds.has(path) || in_use(path))
     }
 
     /// Where to ask for an image, in order: its registry is the last. With credentials only the registry is asked, for which they
@@ -164,13 +199,7 @@ impl Store {
         // A slow registry must not keep those waiting who ask another one for the same image.
         let _making = self.making(&format!("{} {digest}", remote.registry())).await;
         let name = reference.to_string();
-        if let Some(record) = self.shelf.record(&name).filter(|record| record.manifest == digest)
-            && let Ok(image) = self.shelf.load(&record)
-        {
-            if record.is_private && !is_private {
-                // It was open to who has no credentials of his own.
-                self.shelf.record_as(&ImageSource { is_private, ..record })?;
-            }
+        if let Some(image) = self.present(&name, &digest, is_private).await? {
             return Ok(image);
         }
         let (bytes, configuration) = remote.configuration(&manifest).await?;
@@ -182,12 +211,38 @@ impl Store {
             chain: chain(&configuration),
             is_private,
         };
-        if !self.shelf.may_share(&record)? {
-            let mut worker = self.worker(&record.reference).await?;
-            remote.layers(&manifest, &configuration, &mut worker).await?;
-            self.publish(worker.write().await?, &record.chain, Existing::Kept).await?;
+        if let Some(image) = self.shared(&record, &bytes).await? {
+            return Ok(image);
         }
-        self.shelf.keep(&record, &bytes)
+        let mut worker = self.worker(&record.reference).await?;
+        remote.layers(&manifest, &configuration, &mut worker).await?;
+        let made = worker.write().await?;
+        let _asking = self.asking().await;
+        self.publish(made, &record.chain, Existing::Kept).await?;
+        self.keep(&record, &bytes)
+    }
+
+    /// The image of this name, if it is the one that the registry shows.
+    async fn present(&self, name: &str, manifest: &Digest, is_private: bool) -> Result<Option<Image>> {
+        let _asking = self.asking().await;
+        let Some(record) = self.shelf.record(name).filter(|record| record.manifest == *manifest) else {
+            return Ok(None);
+        };
+        let image = self.given_out(&record)?;
+        if image.is_some() && record.is_private && !is_private {
+            // It was open to who has no credentials of his own.
+            self.shelf.record_as(&ImageSource { is_private, ..record })?;
+        }
+        Ok(image)
+    }
+
+    /// The image, if its file system is here and it may share it.
+    pub(crate) async fn shared(&self, record: &ImageSource, configuration: &[u8]) -> Result<Option<Image>> {
+        let _asking = self.asking().await;
+        if !self.shelf.may_share(record)? {
+            return Ok(None);
+        }
+        self.keep(record, configuration).map(Some)
     }
 
     /// A worker for an image.

@@ -14,6 +14,7 @@ use image_work::{Fault, FoundImage, LINE_MAX, Layer, Limits, Order, Piece, Repor
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -60,9 +61,8 @@ impl WorkerOptions {
 pub struct Worker {
     image: String,
     options: WorkerOptions,
-    folder: TempDir,
     inputs: Inputs,
-    child: Child,
+    process: Process,
     orders: ChildStdin,
     reports: BufReader<ChildStdout>,
     said: JoinHandle<String>,
@@ -70,6 +70,33 @@ pub struct Worker {
     pending: VecDeque<Pending>,
     /// What has come of the next report.
     line: Vec<u8>,
+}
+
+/// A worker's process, and the folder that it writes to, which goes after it.
+struct Process {
+    running: Option<(Child, TempDir)>,
+}
+
+impl Process {
+    /// Waits until it has ended, if that comes soon.
+    async fn end(&mut self) -> Option<ExitStatus> {
+        let (child, _) = self.running.as_mut()?;
+        timeout(END_TIMEOUT, child.wait()).await.ok()?.ok()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let Some((mut child, folder)) = self.running.take() else { return };
+        let killed = child.start_kill();
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
+            if killed.is_ok() && timeout(END_TIMEOUT, child.wait()).await.is_err() {
+                tracing::warn!(folder = %folder.path().display(), "a worker does not end");
+            }
+            drop(folder);
+        });
+    }
 }
 
 /// An order that has no report yet.
@@ -125,9 +152,8 @@ impl Worker {
         let mut worker = Self {
             image: image.to_owned(),
             options: options.clone(),
-            folder,
             inputs,
-            child,
+            process: Process { running: Some((child, folder)) },
             orders,
             reports: BufReader::new(reports),
             said,
@@ -163,7 +189,7 @@ impl Worker {
 
     /// The same with a layer in a file of its own, which is removed once it has been read.
     pub async fn take(&mut self, layer: Layer) -> Result<()> {
-        let file = self.folder.path().join(&layer.content.file);
+        let file = self.inputs.folder.join(&layer.content.file);
         self.order("read a layer", Some(file), &Order::Add(layer)).await
     }
 
@@ -242,25 +268,26 @@ impl Worker {
 
     /// What it has written, once all its processes have ended: nobody writes there any more.
     async fn made(self) -> Result<Made> {
-        let Self { image, mut child, folder, orders, .. } = self;
+        let Self { image, mut process, orders, .. } = self;
         drop(orders);
-        if timeout(END_TIMEOUT, child.wait()).await.is_err() {
-            // It is killed as it is dropped, and may write until then.
+        if process.end().await.is_none() {
+            // It may write until it is killed.
             return Err(Error::Work { image, reason: "its worker does not end".into() });
         }
+        let Some((_, folder)) = process.running.take() else { return Err(Error::Lost(image)) };
         Made::take(&folder.path().join(OUT), folder)
-            .map_err(|e| Error::Store { image, reason: format!("what was made of it: {e}") })
+            .map_err(|e| Error::Store { image, reason: format!("what was made of it: {e}").into() })
     }
 
     /// Why it ended before it had done all.
     async fn ended(&mut self, what: &'static str) -> Error {
-        let status = timeout(END_TIMEOUT, self.child.wait()).await;
+        let status = self.process.end().await;
         let said = match timeout(END_TIMEOUT, &mut self.said).await {
             Ok(Ok(said)) => said,
             _ => String::new(),
         };
         let how = match status {
-            Ok(Ok(status)) => self.cause(status, &said),
+            Some(status) => self.cause(status, &said),
             _ => "its worker does not answer".into(),
         };
         self.failed(format!("cannot {what}: {how}"))
@@ -288,17 +315,19 @@ impl Worker {
     }
 
     fn failed(&self, reason: String) -> Error {
-        Error::Work { image: self.image.clone(), reason }
+        Error::Work { image: self.image.clone(), reason: reason.into() }
     }
 
     fn told(&self, fault: Fault) -> Error {
         let image = self.image.clone();
         match fault {
-            Fault::Layer { layer, reason } => Error::Layer { image, layer, reason },
+            Fault::Layer { layer, reason } => Error::Layer { image, layer, reason: reason.into() },
             Fault::Platform => Error::Platform(image),
-            Fault::Store(reason) => Error::Store { image, reason },
-            Fault::Digest { what, expected, found } => Error::Digest { image, what, expected, found },
-            Fault::Invalid(reason) => Error::Invalid { image, reason },
+            Fault::Store(reason) => Error::Store { image, reason: reason.into() },
+            Fault::Digest { what, expected, found } => {
+                Error::Digest { image, what: what.into(), expected, found }
+            }
+            Fault::Invalid(reason) => Error::Invalid { image, reason: reason.into() },
         }
     }
 }

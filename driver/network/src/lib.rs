@@ -17,4 +17,4 @@ mod vif;
 pub use error::{Error, Result};
 pub use names::DeviceNames;
 pub use plugged::plugged;
-pub use vif::{Vif, unplug};
+pub use vif::{Vif, unplug, unplug_unless};

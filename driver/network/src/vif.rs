@@ -1,4 +1,7 @@
+use std::sync::LazyLock;
+
 use serde_json::{Map, Value};
+use shares::{Place, Shares};
 
 use crate::error::{Error, Result};
 use crate::names::{DeviceNames, bridge_of_network};
@@ -53,10 +56,11 @@ impl Vif {
     /// Makes a tap with this number of queue pairs and connects it to its target. Leaves nothing behind on failure.
     pub async fn plug(&self, queue_pairs: u8) -> Result<()> {
         let target = self.tap_target()?;
+        let _devices = devices(&self.port_id).await;
         let names = DeviceNames::of_port(&self.port_id);
         let plugged = self.plug_into(&target, &names, queue_pairs).await;
         if plugged.is_err() {
-            unplug(&self.port_id)
+            take_off(&self.port_id)
                 .await
                 .unwrap_or_else(|e| tracing::warn!("port {} is left behind: {e}", self.port_id));
         }
@@ -121,6 +125,27 @@ impl Vif {
 /// Takes a port off its bridge, of whichever kind, and removes its devices. Devices of another port stay. Idempotent: succeeds if
 /// nothing is plugged.
 pub async fn unplug(port_id: &str) -> Result<()> {
+    let _devices = devices(port_id).await;
+    take_off(port_id).await
+}
+
+/// The same, unless somebody has come to have the port: who plugs a port has recorded before that it is his. Tells whether nobody
+/// had it.
+pub async fn unplug_unless(port_id: &str, is_somebodys: impl FnOnce() -> bool) -> Result<bool> {
+    let _devices = devices(port_id).await;
+    if is_somebodys() {
+        return Ok(false);
+    }
+    take_off(port_id).await.map(|()| true)
+}
+
+/// The right to work on a port's devices: each of them takes several steps to make, or to remove.
+async fn devices(port_id: &str) -> Place {
+    static PORTS: LazyLock<Shares> = LazyLock::new(Shares::one_each);
+    PORTS.place(port_id).await
+}
+
+async fn take_off(port_id: &str) -> Result<()> {
     let DeviceNames { tap, hybrid_bridge, bridge_end, ovs_end } = DeviceNames::of_port(port_id);
     if link::check_free(&tap, port_id).is_err() {
         return Ok(());

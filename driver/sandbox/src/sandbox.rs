@@ -22,6 +22,7 @@ use crate::size::Size;
 use crate::spec::{HostResources, SandboxSpec, VolumeDisk};
 use crate::status::SandboxStatus;
 use crate::usage::Usage;
+use crate::users::Users;
 
 /// How long a shim that was killed may take to go: longer than storage that does not answer is waited for, since a thread that
 /// waits for its disk ends only then.
@@ -98,7 +99,7 @@ impl Sandbox {
 
     async fn bring_up(&self, spec: &SandboxSpec) -> Result<SandboxState> {
         let Host { options, templates, .. } = &self.host;
-        let mut plan = spec.plan(&self.id, options, self.resources(spec)?);
+        let mut plan = spec.plan(&self.id, options, self.resources(spec).await?);
         let Some(group) = &spec.template_group else { return self.launch(&plan).await };
         let start = templates.start(group, &plan, &options.shim)?;
         plan.origin = start.origin.clone();
@@ -123,12 +124,19 @@ impl Sandbox {
     }
 
     /// What it has for itself on this host; the same at each start.
-    fn resources(&self, spec: &SandboxSpec) -> Result<HostResources> {
+    async fn resources(&self, spec: &SandboxSpec) -> Result<HostResources> {
         let size = Size { cpus: spec.cpus, memory_mib: spec.memory_mib };
         let cgroups = &self.host.cgroups;
         let cgroup = cgroups.group(&self.id);
         cgroups.limit(&cgroup, &self.limits(size, spec.pinning.clone()))?;
-        Ok(HostResources { user: self.host.users.claim(self.folder.path())?, cgroup })
+        Ok(HostResources { user: self.with_users(Users::claim).await?, cgroup })
+    }
+
+    /// Others may be waited for, on a thread that nobody else needs.
+    async fn with_users<T: Send + 'static>(&self, work: fn(&Users, &Path) -> Result<T>) -> Result<T> {
+        let (users, path) = (self.host.users.clone(), self.folder.path().to_owned());
+        let done = tokio::task::spawn_blocking(move || work(&users, &path)).await;
+        done.map_err(|_| Error::End("the work on users was cut short".into()))?
     }
 
     /// What its shim may take, for containers of this size.
@@ -269,7 +277,7 @@ impl Sandbox {
     pub async fn delete(&self) -> Result<()> {
         self.kill().await?;
         self.host.cgroups.remove(&self.group()).await?;
-        self.host.users.release(self.folder.path())?;
+        self.with_users(Users::release).await?;
         self.host.silent.forget(&self.id);
         let path = self.folder.path().to_owned();
         let removed = tokio::task::spawn_blocking(move || files::remove_folder(&path)).await;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use cloud::{Glance, Keystone};
-use image::{Finding, ImageReference, Progress, PullPolicy, Scrubbed};
+use image::{Finding, ImageReference, PullPolicy, Scrubbed, Store};
 
 use super::progress_bar;
 use crate::error::Result;
@@ -64,20 +64,15 @@ async fn scrub(options: &Options) -> Result<usize> {
         println!("{layers} ({}): {verdict}", images.join(", "));
     };
     let store = options.image_store()?;
-    let fetch = async |name: &str, file| fetch_archive(options, name, file, store.progress()).await;
+    let fetch = async |name: &str, file| fetch_archive(options, &store, name, file).await;
     image::scrub(&store, fetch, tell).await?;
     Ok(damaged)
 }
 
 /// Fetches an archive again, as the service's user: no other is here.
-async fn fetch_archive(
-    options: &Options,
-    name: &str,
-    file: File,
-    progress: &Progress,
-) -> image::Result<File> {
-    let failed = |reason: String| image::Error::Fetch { image: name.to_owned(), reason };
+async fn fetch_archive(options: &Options, store: &Store, name: &str, file: File) -> image::Result<File> {
+    let failed = |reason: String| image::Error::Fetch { image: name.to_owned(), reason: reason.into() };
     let keystone = Keystone::connect(&options.keystone_auth).await.map_err(|e| failed(e.to_string()))?;
     let client = Glance::new(keystone, options.glance_client.clone());
-    glance::fetch(&client, name, file, progress).await
+    glance::fetch(&client, name, file, store.bytes_max(), store.progress()).await
 }

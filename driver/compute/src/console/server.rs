@@ -10,13 +10,14 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use model::ContainerUuid;
 use sandbox::{Host, Interact, WindowSize};
 use serde_json::json;
 use soketto::handshake::http::Server as Handshake;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::peers::Peers;
+use super::counted::{Connected, Counted, peer};
 use super::relay;
 use super::sessions::{ExecId, Resized, Sessions, Token};
 use super::tls;
@@ -27,6 +28,10 @@ use crate::options::{ConfigError, Docker};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections at one time.
 const CONNECTIONS_MAX: usize = 4096;
+/// Connections of one peer: those that lead to a process, and those that have not yet. The proxy of all users is one peer.
+const CONNECTIONS_OF_A_PEER_MAX: usize = 1024;
+/// Connections to the processes of one container.
+const CONNECTIONS_TO_A_CONTAINER_MAX: usize = 64;
 /// What Docker's own client takes for its version of the API.
 const API_VERSION: &str = "1.40";
 
@@ -35,6 +40,7 @@ type Answer = Response<Full<Bytes>>;
 struct Console {
     host: Host,
     sessions: Arc<Sessions>,
+    containers: Counted<ContainerUuid>,
 }
 
 /// A refusal: a status and, in Docker's form, the reason.
@@ -57,17 +63,19 @@ pub async fn serve(docker: &Docker, host: Host, sessions: Arc<Sessions>) -> Resu
     })?;
     let with = if tls.is_some() { "with" } else { "without" };
     tracing::info!("consoles are at {address} port {port}, {with} TLS");
-    let console = Arc::new(Console { host, sessions });
-    let (connections, peers) = (Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX)), Peers::default());
+    let containers = Counted::new(CONNECTIONS_TO_A_CONTAINER_MAX);
+    let console = Arc::new(Console { host, sessions, containers });
+    let connections = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let peers = Counted::new(CONNECTIONS_OF_A_PEER_MAX);
     tokio::spawn(async move {
         loop {
             let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
-            let Ok((stream, peer)) = listener.accept().await else {
+            let Ok((stream, address)) = listener.accept().await else {
                 // Out of descriptors, most likely: others are about to be closed.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let Some(connected) = peers.enter(peer.ip()) else { continue };
+            let Some(connected) = peers.enter(peer(address.ip())) else { continue };
             let (console, tls) = (Arc::clone(&console), tls.clone());
             tokio::spawn(async move {
                 let _counted = (permit, connected);
@@ -137,6 +145,7 @@ impl Console {
             .map_err(|e| Refused(StatusCode::BAD_REQUEST, format!("this is no websocket: {e}")))?;
         let token = query(&request, "token").and_then(|token| token.parse::<Token>().ok());
         let uuid = id.parse().map_err(|_| forbidden())?;
+        let connected = self.connected(uuid)?;
         if !token.is_some_and(|token| self.sessions.attach(&token, uuid)) {
             return Err(forbidden());
         }
@@ -144,6 +153,7 @@ impl Console {
         let upgrade = hyper::upgrade::on(&mut request);
         let span = background_span(uuid);
         let relay = async move {
+            let _connected = connected;
             match upgrade.await {
                 Ok(upgraded) => relay::websocket(handshake, upgraded, connection).await,
                 Err(e) => Err(std::io::Error::other(e)),
@@ -161,7 +171,7 @@ impl Console {
         let (token, id) = (token.parse().map_err(|_| forbidden())?, ExecId::named(id));
         let exec = self.sessions.start(&token, &id).ok_or_else(forbidden)?;
         let started = self.interact(*exec, &id).await;
-        let (connection, span) = started.inspect_err(|_| self.sessions.end(&id))?;
+        let (connection, span, connected) = started.inspect_err(|_| self.sessions.end(&id))?;
         let upgrade = hyper::upgrade::on(&mut request);
         let sessions = Arc::clone(&self.sessions);
         let relay = async move {
@@ -170,6 +180,7 @@ impl Console {
                 Err(e) => Err(std::io::Error::other(e)),
             };
             sessions.end(&id);
+            drop(connected);
             relayed
         };
         spawn(span, "exec", relay);
@@ -186,12 +197,22 @@ impl Console {
         &self,
         exec: Interact,
         id: &ExecId,
-    ) -> Result<(sandbox::Connection, tracing::Span), Refused> {
+    ) -> Result<(sandbox::Connection, tracing::Span, Connected<ContainerUuid>), Refused> {
         let container = exec.exec.container.clone();
         let uuid = container.parse().map_err(|_| forbidden())?;
+        let connected = self.connected(uuid)?;
         let span = background_span(uuid);
         span.in_scope(|| tracing::info!(exec = %id, "an interactive exec begins"));
-        Ok((self.host.sandbox(&container).interact(exec).await?, span))
+        Ok((self.host.sandbox(&container).interact(exec).await?, span, connected))
+    }
+
+    fn connected(&self, container: ContainerUuid) -> Result<Connected<ContainerUuid>, Refused> {
+        let many = || {
+            let reason =
+                format!("container {container} has {CONNECTIONS_TO_A_CONTAINER_MAX} connections already");
+            Refused(StatusCode::TOO_MANY_REQUESTS, reason)
+        };
+        self.containers.enter(container).ok_or_else(many)
     }
 
     async fn resize(&self, request: &Request<Incoming>, id: &str) -> Result<Answer, Refused> {

@@ -112,9 +112,10 @@ pub fn collect(images: &Images) -> Result<()> {
     Ok(())
 }
 
-/// The file systems of all containers of this host, Zun's and the operator's, whether or not they run.
+/// The file systems that have been given out, and those of all containers of this host, Zun's and the operator's, whether or not
+/// they run.
 fn file_systems_in_use(images: &Images) -> Result<HashSet<PathBuf>> {
-    let mut used = HashSet::new();
+    let mut used = images.store().given();
     for host in [images.options().host(), images.options().operators_host()] {
         used.extend(file_systems_in(&host.folder)?);
     }
@@ -140,7 +141,7 @@ fn file_systems_in(folder: &Path) -> Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
-    use image::{Image, ImageConfiguration};
+    use image::{Hold, Image, ImageConfiguration};
     use sandbox::RateLimit;
 
     use super::*;
@@ -186,7 +187,14 @@ mod tests {
         let source =
             json!({ "reference": "r.io/a:1", "manifest": nothing, "config": nothing, "chain": nothing });
         let source = serde_json::from_value(source).unwrap();
-        let image = Image { id: nothing, configuration, rootfs: rootfs.into(), size: 0, source };
+        let image = Image {
+            id: nothing,
+            configuration,
+            rootfs: rootfs.into(),
+            size: 0,
+            source,
+            hold: Hold::default(),
+        };
         SandboxRecord::of_container("operator".into(), Member::new(asked, &image).unwrap())
     }
 

@@ -121,31 +121,43 @@ pub fn the_one(name: &str, mut found: Vec<GlanceImage>) -> Result<GlanceImage> {
     }
 }
 
-/// Writes an image's archive into `file`.
+/// Writes an image's archive, which may have up to `bytes_max` bytes, into `file`.
 pub async fn download(
     glance: &Glance,
     image: &GlanceImage,
     file: File,
+    bytes_max: u64,
     progress: &Progress,
 ) -> image::Result<File> {
-    let failed = |reason: String| image::Error::Fetch { image: image.id.to_string(), reason };
+    let failed = |reason: String| image::Error::Fetch { image: image.id.to_string(), reason: reason.into() };
     if image.status != ACTIVE {
         return Err(failed(format!("its status is {}", image.status)));
     }
+    let size = image.size.unwrap_or(0);
+    if size > bytes_max {
+        return Err(failed(format!("it has {size} bytes; the limit is {bytes_max}")));
+    }
     let mut file = tokio::fs::File::from_std(file);
-    let receiver = progress.receive(&mut file, image.size.unwrap_or(0));
+    let receiver = progress.receive(&mut file, size);
     tracing::info!(image = %image.id, bytes = image.size, "fetching an image of Glance");
     glance.download(image, receiver).await.map_err(|e| failed(e.to_string()))?;
     Ok(file.into_std().await)
 }
 
-/// Writes the archive of this name into `file`.
-pub async fn fetch(glance: &Glance, name: &str, file: File, progress: &Progress) -> image::Result<File> {
+/// Writes the archive of this name, which may have up to `bytes_max` bytes, into `file`.
+pub async fn fetch(
+    glance: &Glance,
+    name: &str,
+    file: File,
+    bytes_max: u64,
+    progress: &Progress,
+) -> image::Result<File> {
     let missing = || image::Error::NotFound(name.to_owned());
-    let failed = |e: cloud::Error| image::Error::Fetch { image: name.to_owned(), reason: e.to_string() };
+    let failed =
+        |e: cloud::Error| image::Error::Fetch { image: name.to_owned(), reason: e.to_string().into() };
     let id = id_of(name).ok_or_else(missing)?;
     let found = glance.get(id).await.map_err(failed)?.ok_or_else(missing)?;
-    download(glance, &found, file, progress).await
+    download(glance, &found, file, bytes_max, progress).await
 }
 
 #[cfg(test)]

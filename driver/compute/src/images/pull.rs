@@ -9,6 +9,7 @@ use cloud::{Glance, UserToken};
 use image::{Credentials, CredentialsOwner, Image, ImageReference, Progress, PullPolicy, Store};
 use model::{Changes, Container, Database, Registry};
 use oslo::RequestContext;
+use shares::Shares;
 use tokio::time::{Instant, interval_at};
 
 use super::glance;
@@ -16,7 +17,6 @@ use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::options::Options;
 use crate::rows::ZunRows;
-use crate::shares::Shares;
 use crate::turns::Turn;
 
 /// Between two words on how far a pull has come.
@@ -213,7 +213,8 @@ impl Images {
         let viewer = glance::Viewer::of(context);
         let found = glance::find(&client, name, glance::Match::Exact, viewer).await?;
         let found = glance::the_one(name, found)?;
-        let fetch = async |file| glance::download(&client, &found, file, progress).await;
+        let bytes_max = self.store.bytes_max();
+        let fetch = async |file| glance::download(&client, &found, file, bytes_max, progress).await;
         Ok(image::archived(&self.store, &glance::archive_name(found.id), policy, fetch).await?)
     }
 

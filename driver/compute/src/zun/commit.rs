@@ -227,8 +227,10 @@ impl Commits {
         let registry = self.images.registry_of(row).await?;
         let credentials = self.images.credentials(parent.registry().as_deref(), registry);
         let progress = self.images.store().progress().of_one();
-        let fetch = async |file| glance::fetch(glance, parent.name(), file, &progress).await;
-        Ok(image::save(self.images.store(), parent, credentials.as_ref(), fetch, addition).await?)
+        let store = self.images.store();
+        let fetch =
+            async |file| glance::fetch(glance, parent.name(), file, store.bytes_max(), &progress).await;
+        Ok(image::save(store, parent, credentials.as_ref(), fetch, addition).await?)
     }
 }
 

@@ -46,7 +46,7 @@ impl Files {
         let (id, bytes_max) = (sandbox_name(row.uuid), self.archive_bytes_max());
         let packed = self.with(row, async |sandbox| Ok(sandbox.pack(&id, path, bytes_max).await?));
         let (stat, archive) = packed.await?;
-        let data = tokio::task::spawn_blocking(move || read_all(archive)).await;
+        let data = tokio::task::spawn_blocking(move || read_all(archive, bytes_max)).await;
         let data = data.map_err(|e| Error::Conflict(format!("the archive could not be read: {e}")))??;
         let data = match encode {
             true => STANDARD.encode(data),
@@ -138,9 +138,13 @@ impl Files {
     }
 }
 
-fn read_all(mut archive: File) -> Result<Vec<u8>> {
+/// The archive that a shim has written, which was told how large it may be.
+fn read_all(archive: File, bytes_max: u64) -> Result<Vec<u8>> {
     let mut data = Vec::new();
-    archive.read_to_end(&mut data).map_err(Error::Archive)?;
+    archive.take(bytes_max.saturating_add(1)).read_to_end(&mut data).map_err(Error::Archive)?;
+    if data.len() as u64 > bytes_max {
+        return Err(Error::Conflict(format!("the archive has more than {bytes_max} bytes")));
+    }
     Ok(data)
 }
 

@@ -102,7 +102,7 @@ impl Provision for Provisioner {
 
     async fn make(&self, wanted: &Wanted, row: &mut Container, turn: &Turn) -> Result<Changes> {
         reject_unsupported(row)?;
-        let (mut record, mappings, mut changes, exposed) = match row.is_capsule() {
+        let Prepared { mut record, mappings, mut changes, exposed, images: _held } = match row.is_capsule() {
             false => Box::pin(self.new_container(wanted, row, turn)).await?,
             true => Box::pin(self.new_capsule(wanted, row, turn)).await?,
         };
@@ -200,8 +200,19 @@ impl Provision for Provisioner {
     }
 }
 
-/// What is to be made: the record without its networks, the volumes, what the row says, and which ports are exposed.
-type Prepared = (SandboxRecord, Vec<VolumeMapping>, Changes, BTreeSet<ExposedPort>);
+/// What is to be made.
+struct Prepared {
+    /// Without its networks.
+    record: SandboxRecord,
+    /// The volumes.
+    mappings: Vec<VolumeMapping>,
+    /// What the row says.
+    changes: Changes,
+    /// Ports that are let through.
+    exposed: BTreeSet<ExposedPort>,
+    /// Held until the record is written.
+    images: Vec<Image>,
+}
 
 impl Provisioner {
     async fn new_container(&self, wanted: &Wanted, row: &mut Container, turn: &Turn) -> Result<Prepared> {
@@ -212,22 +223,23 @@ impl Provisioner {
         tracing::info!("the image is ready");
         let record = self.record_of(row, &image, &mappings)?;
         let made = Changes { disk, ..created(row, &image, &record.hostname) };
-        Ok((record, mappings, made.after(told), exposed_ports::of(row)?))
+        let (changes, exposed) = (made.after(told), exposed_ports::of(row)?);
+        Ok(Prepared { record, mappings, changes, exposed, images: vec![image] })
     }
 
     async fn new_capsule(&self, wanted: &Wanted, capsule: &mut Container, turn: &Turn) -> Result<Prepared> {
         let owner = capsule.project_id.clone().unwrap_or_default();
         let mut record = SandboxRecord::new(Kind::Capsule, owner, hostname(capsule));
-        let (mut all, mut exposed) = (Vec::new(), BTreeSet::new());
+        let (mut mappings, mut exposed, mut images) = (Vec::new(), BTreeSet::new(), Vec::new());
         for mut row in self.rows.members(capsule).await? {
             reject_unsupported(&row)?;
-            let mappings = self.accepted(row.uuid, wanted).await?;
-            if !files_of(&mappings)?.is_empty() {
+            let own = self.accepted(row.uuid, wanted).await?;
+            if !files_of(&own)?.is_empty() {
                 return Err(Error::NotSupported("a file as volume of a capsule".into()));
             }
             let (image, told) = Box::pin(self.images.of_container(&wanted.context, &mut row, turn)).await?;
             let mut member = self.new_member(&row, &image)?;
-            member.container.mounts = mounts_of(&mappings)?;
+            member.container.mounts = mounts_of(&own)?;
             let made = Changes {
                 status: None,
                 status_detail: None,
@@ -235,7 +247,8 @@ impl Provisioner {
             };
             self.rows.save(&mut row, made.after(told)).await?;
             exposed.extend(exposed_ports::of(&row)?);
-            all.extend(mappings);
+            mappings.extend(own);
+            images.push(image);
             match row.kind() {
                 Some(ContainerType::CapsuleInitContainer) => record.init.push(member),
                 _ => record.members.push(member),
@@ -247,7 +260,7 @@ impl Provisioner {
             runtime: Some(RUNTIME.to_owned()),
             ..Changes::status(Status::Creating)
         };
-        Ok((record, all, changes, exposed))
+        Ok(Prepared { record, mappings, changes, exposed, images })
     }
 
     /// The volumes that a container was given.

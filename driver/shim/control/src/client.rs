@@ -74,6 +74,13 @@ fn patience(request: &Request) -> Option<Duration> {
     }
 }
 
+/// Most characters of a shim's reason that are repeated: it may be anybody's by now.
+const REASON_MAX: usize = 1000;
+
+fn brief(reason: &str) -> String {
+    reason.chars().take(REASON_MAX).collect()
+}
+
 /// What a process reads and writes.
 pub type Connection = BufReader<UnixStream>;
 
@@ -186,7 +193,7 @@ impl Client {
     pub async fn pack(&self, pack: Pack, archive: &File) -> Result<FileStat> {
         match self.ask_with(&Request::Pack(pack), &[archive.as_fd()]).await? {
             Answer::Packed(stat) => Ok(stat),
-            Answer::BadArchive(reason) => Err(ClientError::Archive(reason)),
+            Answer::BadArchive(reason) => Err(ClientError::Archive(brief(&reason))),
             _ => Err(ClientError::Confused),
         }
     }
@@ -204,7 +211,7 @@ impl Client {
     async fn order_archive(&self, request: &Request, archive: &File) -> Result<()> {
         match self.ask_with(request, &[archive.as_fd()]).await? {
             Answer::Done => Ok(()),
-            Answer::BadArchive(reason) => Err(ClientError::Archive(reason)),
+            Answer::BadArchive(reason) => Err(ClientError::Archive(brief(&reason))),
             _ => Err(ClientError::Confused),
         }
     }
@@ -301,7 +308,7 @@ impl Client {
             read_line(&mut stream).await?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
         };
         match within(patience(request), receive).await? {
-            Answer::Failed(reason) => Err(ClientError::Refused(reason)),
+            Answer::Failed(reason) => Err(ClientError::Refused(brief(&reason))),
             answer => Ok((answer, stream)),
         }
     }
