@@ -100,6 +100,8 @@ fn modified(path: &Path) -> Result<SystemTime> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
     use crate::options::{PullPolicy, RegistryOptions};
     use crate::reference::ImageReference;
@@ -209,12 +211,49 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_slow_registry_keeps_no_image_from_being_collected() {
+        // Another test may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let registry = silent.local_addr().unwrap();
+        let images = Images::new();
+        images.add("old", 50);
+        let reference = ImageReference::parse(&format!("{registry}/app:1"), None).unwrap();
+        let pull = images.store.image(&reference, PullPolicy::Always, None, images.store.progress());
+        let meanwhile = async {
+            let _asked = silent.accept().await.unwrap();
+            images.collect(Some(HOUR), None, &[])
+        };
+        tokio::select! {
+            pulled = pull => panic!("nobody answers: {pulled:?}"),
+            collected = meanwhile => assert_eq!(collected, ids(&["old"])),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_been_given_out_stays_until_it_is_dropped() {
+        let images = Images::new();
+        images.add("app", 50);
+        let reference = ImageReference::parse(&name_of("app"), None).unwrap();
+        let progress = images.store.progress();
+        let image = images.store.image(&reference, PullPolicy::Never, None, progress).await.unwrap();
+        let later = Images { now: images.now + HOUR * 2, ..images };
+        assert_eq!(later.collect(Some(HOUR), None, &[]), []);
+        later.store.remove(&image.id, |_| false).unwrap();
+        assert!(image.rootfs.exists(), "only its name goes");
+        let rootfs = image.rootfs.clone();
+        drop(image);
+        later.collect(Some(HOUR), None, &[]);
+        assert!(!rootfs.exists());
+    }
+
+    #[tokio::test]
     async fn what_is_asked_for_is_used() {
         let images = Images::new();
         images.add("old", 50);
         let reference = ImageReference::parse(&name_of("old"), None).unwrap();
         let progress = images.store.progress();
-        images.store.image(&reference, PullPolicy::Never, None, progress).await.unwrap();
+        drop(images.store.image(&reference, PullPolicy::Never, None, progress).await.unwrap());
         assert_eq!(images.collect(Some(HOUR), None, &[]), []);
     }
 }

@@ -269,6 +269,23 @@ mod tests {
         });
     }
 
+    #[test]
+    fn an_error_repeats_no_whole_document() {
+        // Another test may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let reference = ImageReference::parse("registry.example/app:1", None).unwrap();
+        let remote = Remote::new(&reference, &RegistryOptions::default(), None, Progress::default()).unwrap();
+        let long = "x".repeat(3 << 20);
+        let descriptor = |digest: &str| format!(r#"{{"mediaType":"a/b","digest":"{digest}","size":1}}"#);
+        let config = descriptor(&Digest::of(b"").to_string());
+        let layer = descriptor(&format!("sha512:{long}"));
+        let manifest = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layer}]}}"#);
+        for (media_type, bytes) in [(long.as_str(), "{}"), (MANIFESTS[0], manifest.as_str())] {
+            let error = remote.check(media_type, bytes.as_bytes()).err().unwrap().to_string();
+            assert!(error.contains("registry.example/app:1") && error.len() < 1000, "{} bytes", error.len());
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_registry_that_does_not_answer_is_named() {
         // Another test may have been first.

@@ -371,3 +371,26 @@ async fn diagnostics(stderr: ChildStderr) -> String {
     let _ = stderr.read_to_end(&mut said).await;
     String::from_utf8_lossy(&said).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn its_folder_goes_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_owned();
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = PathBuf::from(format!("/proc/{}", child.id().unwrap()));
+        drop(Process { running: Some((child, folder)) });
+        let gone = async {
+            while path.exists() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(END_TIMEOUT, gone).await.unwrap();
+        assert!(!process.exists(), "it has ended before");
+    }
+}

@@ -133,15 +133,18 @@ pub async fn download(
     if image.status != ACTIVE {
         return Err(failed(format!("its status is {}", image.status)));
     }
-    let size = image.size.unwrap_or(0);
-    if size > bytes_max {
-        return Err(failed(format!("it has {size} bytes; the limit is {bytes_max}")));
-    }
+    let size = size_within(image, bytes_max).map_err(failed)?;
     let mut file = tokio::fs::File::from_std(file);
     let receiver = progress.receive(&mut file, size);
     tracing::info!(image = %image.id, bytes = image.size, "fetching an image of Glance");
     glance.download(image, receiver).await.map_err(|e| failed(e.to_string()))?;
     Ok(file.into_std().await)
+}
+
+/// The size that Glance has announced; no more is taken.
+fn size_within(image: &GlanceImage, bytes_max: u64) -> std::result::Result<u64, String> {
+    let size = image.size.unwrap_or(0);
+    if size > bytes_max { Err(format!("it has {size} bytes; the limit is {bytes_max}")) } else { Ok(size) }
 }
 
 /// Writes the archive of this name, which may have up to `bytes_max` bytes, into `file`.
@@ -171,6 +174,13 @@ mod tests {
             json!({ "id": Uuid::new_v4(), "name": name, "status": "active", "tags": tags }),
         )
         .unwrap()
+    }
+
+    #[test]
+    fn an_archive_has_a_bound() {
+        let of_size = |size| GlanceImage { size: Some(size), ..image("app", &[]) };
+        assert_eq!(size_within(&of_size(5), 5), Ok(5));
+        assert_eq!(size_within(&of_size(6), 5), Err("it has 6 bytes; the limit is 5".into()));
     }
 
     #[test]

@@ -177,6 +177,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_archive_is_not_read_beyond_its_bound() {
+        let archive = |bytes: &[u8]| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(bytes).unwrap();
+            file.seek(SeekFrom::Start(0)).unwrap();
+            file
+        };
+        assert_eq!(read_all(archive(b"tar"), 3).unwrap(), b"tar");
+        let error = read_all(archive(b"tar!"), 3).unwrap_err().to_string();
+        assert!(error.contains("more than 3 bytes"), "{error}");
+    }
+
+    #[test]
     fn a_paths_mode_is_gos() {
         let stat = |mode| {
             let stat = FileStat {
