@@ -50,7 +50,7 @@ async fn an_archive_that_cannot_be_had_leaves_nothing() {
     };
     let error = image::archived(&here.store, "a", PullPolicy::Always, fetch).await.unwrap_err();
     assert!(matches!(error, Error::Layer { .. }), "{error}");
-    assert_eq!(here.files(), Vec::<String>::new());
+    here.comes_to_be_empty();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -60,7 +60,7 @@ async fn refusal(layer: PathBuf, options: WorkerOptions) -> String {
     let name = format!("{}/bad:1", registry.address());
     let error = here.pull(&name).await.unwrap_err().to_string();
     assert!(error.contains(&name), "{error}");
-    assert_eq!(here.files(), Vec::<String>::new());
+    here.comes_to_be_empty();
     error
 }
 

@@ -70,7 +70,7 @@ async fn a_foreign_layer_is_refused_by_name() {
     let here = store(&registry.address(), Vec::new());
     let error = here.pull(&format!("{}/app:foreign", registry.address())).await.unwrap_err().to_string();
     assert!(error.contains("sha256:") && error.contains("foreign"), "{error}");
-    assert_eq!(here.files(), Vec::<String>::new());
+    here.comes_to_be_empty();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,6 +117,6 @@ async fn a_layer_that_climbs_out_or_swells_is_refused_and_leaves_nothing() {
         let name = format!("{}/bad:{number}", registry.address());
         let error = here.pull(&name).await.unwrap_err().to_string();
         assert!(error.contains(reason) && error.contains(&name), "{error}");
-        assert_eq!(here.files(), Vec::<String>::new());
+        here.comes_to_be_empty();
     }
 }
