@@ -25,14 +25,38 @@ pub fn listen() -> Result<Listener> {
 fn connections_of_the_host(listener: VsockListener) -> impl Stream<Item = std::io::Result<VsockStream>> {
     stream::unfold(listener, |listener| async move {
         loop {
-            match listener.accept().await {
-                Ok((stream, peer)) if peer.cid() == VMADDR_CID_HOST => return Some((Ok(stream), listener)),
-                Ok(_) => {}
-                Err(e) => {
-                    sleep(AFTER_AN_ERROR).await;
-                    return Some((Err(e), listener));
-                }
+            let accepted = listener.accept().await;
+            if accepted.is_err() {
+                sleep(AFTER_AN_ERROR).await;
+            }
+            if let Some(taken) = taken(accepted) {
+                return Some((taken, listener));
             }
         }
     })
+}
+
+/// What becomes of a connection: that of another than the host is dropped.
+fn taken<S>(accepted: std::io::Result<(S, VsockAddr)>) -> Option<std::io::Result<S>> {
+    match accepted {
+        Ok((stream, peer)) => (peer.cid() == VMADDR_CID_HOST).then_some(Ok(stream)),
+        Err(e) => Some(Err(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::libc::{VMADDR_CID_HYPERVISOR, VMADDR_CID_LOCAL};
+
+    use super::*;
+
+    #[test]
+    fn nobody_but_the_host_is_let_in() {
+        let is_let_in = |cid, port| taken(Ok(((), VsockAddr::new(cid, port)))).is_some();
+        assert!(is_let_in(VMADDR_CID_HOST, 1) && is_let_in(VMADDR_CID_HOST, 70_000));
+        // The guest itself, by its loopback and by its own address, and addresses that nobody should have.
+        for cid in [VMADDR_CID_LOCAL, 3, VMADDR_CID_HYPERVISOR, VMADDR_CID_ANY] {
+            assert!(!is_let_in(cid, 1), "{cid}");
+        }
+    }
 }

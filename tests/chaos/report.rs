@@ -51,11 +51,20 @@ impl fmt::Display for Report {
         }
         let (operations, refused) = (sum(|asked| asked.operations), sum(|asked| asked.refused));
         writeln!(f, "faults: {}", self.faults.len())?;
-        writeln!(f, "operations asked for: {operations}, of which refused or not answered: {refused}")?;
+        writeln!(
+            f,
+            "operations asked for: {operations}; done: {}; refused or not answered: {refused}; lost without an end: {}",
+            operations - refused,
+            self.without_end
+        )?;
         writeln!(f, "containers asked for: {}; in the end: {:?}", self.containers, self.ends)?;
-        writeln!(f, "actions without an end: {}", self.without_end)?;
         let (answered, all) = self.seen.answered;
-        writeln!(f, "the neighbour was answered {answered} of {all} times")?;
+        let silence = self.seen.silences.iter().map(|(_, lasted)| *lasted).max().unwrap_or_default();
+        writeln!(
+            f,
+            "the neighbour was answered {answered} of {all} times; the longest silence was {:.1} s",
+            silence.as_secs_f64()
+        )?;
         write!(f, "his process stood still for at most {:.2} s", self.longest_pause)
     }
 }

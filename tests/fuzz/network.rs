@@ -41,8 +41,13 @@ fn queues_of_an_interface_with_several_pairs() {
 }
 
 fn try_interface(pairs: u8) {
+    try_queues(interface(pairs));
+}
+
+/// An interface with so many pairs of queues, of which the first has a tap.
+pub fn interface(pairs: u8) -> Net {
     let mut slot = Net::new(MacAddress([2, 0, 0, 0, 0, 1]), pairs);
     let queues = vec![TapQueue { tap: tap(), vhost: None }];
     slot.insert(NicConfig { queues, limit: RateLimit::default() }).unwrap();
-    try_queues(slot);
+    slot
 }

@@ -11,6 +11,7 @@ use crate::devices::{
     DRIVER_OK, Machine, Memory, QUEUE_NOTIFY, QUEUE_SIZE, QUEUE_SPACE, QUEUES, STATUS, disk, negotiate, read,
     socket_device, write,
 };
+use crate::network::interface;
 
 /// Time for a driver to get its queues into full swing, and for a device to be stopped.
 const HEAD_START: Duration = Duration::from_millis(200);
@@ -77,6 +78,16 @@ fn memory_to_come() {
 #[test]
 fn a_disk() {
     is_taken_from_its_driver(disk(DiskAccess::ReadWrite));
+}
+
+#[test]
+fn an_interface() {
+    is_taken_from_its_driver(interface(1));
+}
+
+#[test]
+fn an_interface_with_several_pairs() {
+    is_taken_from_its_driver(interface(2));
 }
 
 #[test]

@@ -11,6 +11,8 @@ mod neutron;
 mod pace;
 mod placement;
 mod rest;
+#[cfg(test)]
+mod scripted;
 
 pub use cinder::{Cinder, CinderVolume, VolumeAttachment};
 pub use error::{Error, Result};

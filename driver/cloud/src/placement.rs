@@ -240,6 +240,60 @@ fn inventories_of(provider: Uuid) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scripted::{Asked, serve, session};
+
+    async fn placement(answer: impl FnMut(Asked) -> (u16, String) + Send + 'static) -> Placement {
+        let url = serve(answer);
+        let options = ClientOptions { endpoint_override: url.clone(), ..ClientOptions::default() };
+        Placement::new(session(&url).await, options)
+    }
+
+    fn wanted() -> BTreeMap<ResourceClass, Inventory> {
+        let inventory = Inventory {
+            total: 2,
+            reserved: 0,
+            min_unit: 1,
+            max_unit: 2,
+            step_size: 1,
+            allocation_ratio: 1.0,
+        };
+        BTreeMap::from([(ResourceClass::Vcpu, inventory)])
+    }
+
+    /// What Placement answers whose provider somebody else changes so many times.
+    fn changing(mut times: usize) -> impl FnMut(Asked) -> (u16, String) {
+        move |asked| match asked.what.split_once(' ') {
+            Some(("PUT", _)) if times > 0 => {
+                times -= 1;
+                (409, r#"{"errors":[{"detail":"generation conflict"}]}"#.into())
+            }
+            Some(("PUT", _)) => (200, "{}".into()),
+            _ => (200, format!(r#"{{"resource_provider_generation":{times},"inventories":{{}}}}"#)),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_conflict_is_resolved_unless_it_has_no_end() {
+        let set =
+            async |times| placement(changing(times)).await.set_inventories(Uuid::nil(), &wanted()).await;
+        set(0).await.unwrap();
+        set(CONFLICT_TRIES - 1).await.unwrap();
+        let error = set(CONFLICT_TRIES).await.unwrap_err();
+        assert!(error.is_conflict() && error.to_string().contains("generation conflict"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_token_that_has_expired_in_between_is_renewed_once() {
+        let refused = |known: &'static str| {
+            move |asked: Asked| match asked.token == known {
+                true => (200, r#"{"resource_provider_generation":1,"inventories":{}}"#.into()),
+                false => (401, r#"{"error":{"message":"token expired"}}"#.into()),
+            }
+        };
+        assert!(placement(refused("token-1")).await.inventories(Uuid::nil()).await.unwrap().is_empty());
+        let error = placement(refused("none")).await.inventories(Uuid::nil()).await.unwrap_err().to_string();
+        assert!(error.contains("Placement") && error.contains("token expired"), "{error}");
+    }
 
     #[test]
     fn consumers_of_other_classes_are_not_ours() {

@@ -229,6 +229,33 @@ mod tests {
     }
 
     #[test]
+    fn nobody_starts_without_his_bounds() {
+        let parent = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups { parent: parent.path().to_owned() };
+        let limits = Limits { cpus: 1.0, cpu_limit: CpuLimit::Weight, memory_mib: 192, pinning: None };
+        let group = cgroups.group("a");
+        assert!(matches!(cgroups.limit(&group, &limits), Err(Error::NoCgroups)));
+        fs::write(parent.path().join(CONTROLLERS_FILE), "cpu memory pids").unwrap();
+        cgroups.limit(&group, &limits).unwrap();
+        for (file, _) in limits.settings() {
+            // A file that takes no value.
+            let path = group.join(file);
+            fs::remove_file(&path).unwrap();
+            fs::create_dir(&path).unwrap();
+            let error = cgroups.limit(&group, &limits).unwrap_err().to_string();
+            assert!(error.contains(file), "{error}");
+            fs::remove_dir(&path).unwrap();
+            fs::write(&path, "").unwrap();
+        }
+        let control = parent.path().join("cgroup.subtree_control");
+        fs::write(&control, "cpuset cpu io memory pids\n").unwrap();
+        require(parent.path()).unwrap();
+        fs::write(&control, "cpu pids\n").unwrap();
+        let error = require(parent.path()).unwrap_err().to_string();
+        assert!(error.contains("controller memory"), "{error}");
+    }
+
+    #[test]
     fn limits_are_those_of_the_guest_and_what_serves_it() {
         let limits = |cpus, cpu_limit| Limits { cpus, cpu_limit, memory_mib: 192, pinning: None }.settings();
         let values = |settings: [(&str, String); 8]| settings.map(|(_, value)| value);

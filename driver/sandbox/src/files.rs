@@ -13,9 +13,12 @@ pub fn remove(path: &Path) -> Result<()> {
 
 /// Removes a folder in which nobody writes any more, with all that is in it, however deep. Idempotent: succeeds if there
 /// is none. A folder in a folder is moved up before it is emptied, so that neither a path nor a stack grows with the
-/// depth. No link is followed.
+/// depth. No link is followed; one that stands in the folder's place goes itself.
 pub fn remove_folder(path: &Path) -> Result<()> {
     let removed = || {
+        if !fs::symlink_metadata(path)?.is_dir() {
+            return fs::remove_file(path);
+        }
         let mut lifted = 0;
         while take_entries(path, |folder| {
             empty(folder, path, &mut lifted)?;
@@ -103,5 +106,8 @@ mod tests {
         removed.unwrap().join().unwrap().unwrap();
         assert!(!folder.exists() && kept.join("inner").exists());
         remove_folder(&folder).unwrap();
+        symlink(&kept, &folder).unwrap();
+        remove_folder(&folder).unwrap();
+        assert!(folder.symlink_metadata().is_err() && kept.join("inner").exists());
     }
 }

@@ -36,7 +36,9 @@ pub async fn start(folder: &SandboxDir, options: &HostOptions) -> Result<Sandbox
             let _ = lives.read(&mut [0; 1]).await;
         }
     });
-    shim.wait().await.map_err(Error::io("wait for", &options.shim))?;
+    let begun = tokio::time::timeout(READY_TIMEOUT, shim.wait()).await;
+    let late = || Error::Start(format!("its shim does not begin within {} s", READY_TIMEOUT.as_secs()));
+    begun.map_err(|_| late())?.map_err(Error::io("wait for", &options.shim))?;
     let client = Client::new(folder.control_socket());
     // The socket appears a little before the shim listens on it.
     let ready = async {

@@ -47,6 +47,7 @@ pub async fn check(options: &Options) -> ExitCode {
             say("neutron", Err("not tried without Keystone".into()));
         }
     }
+    say("consoles", consoles(options));
     say("images", images(options));
     say("cgroups", cgroups());
     say("kvm", kvm(options).await);
@@ -94,6 +95,15 @@ async fn neutron(options: &Options, keystone: Keystone) -> Verdict {
         [] => Err(format!("no agent of it is alive on host {}", options.default.host)),
         agents => Ok(agents.join(", ")),
     }
+}
+
+fn consoles(options: &Options) -> Verdict {
+    let docker = &options.docker;
+    let with = match docker.tls().map_err(text)? {
+        Some(_) => "with TLS",
+        None => "without TLS: whoever sees that network's traffic sees what passes",
+    };
+    Ok(format!("at {}, {with}", docker.remote_api_address()))
 }
 
 fn images(options: &Options) -> Verdict {

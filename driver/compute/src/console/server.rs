@@ -61,8 +61,13 @@ pub async fn serve(docker: &Docker, host: Host, sessions: Arc<Sessions>) -> Resu
         let option = "[docker] docker_remote_api_host, docker_remote_api_port";
         ConfigError::of(option, format!("{address}, {port}: {e}"))
     })?;
-    let with = if tls.is_some() { "with" } else { "without" };
-    tracing::info!("consoles are at {address} port {port}, {with} TLS");
+    match &tls {
+        Some(_) => tracing::info!("consoles are at {address} port {port}, with TLS"),
+        None => tracing::warn!(
+            "consoles are at {address} port {port} without TLS, as [docker] cert_file is not set: whoever sees that network's \
+             traffic sees what passes"
+        ),
+    }
     let containers = Counted::new(CONNECTIONS_TO_A_CONTAINER_MAX);
     let console = Arc::new(Console { host, sessions, containers });
     let connections = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));

@@ -136,7 +136,12 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".new.{}", std::process::id()));
     let temporary = path.with_file_name(name);
-    let mut file = File::create(&temporary)?;
+    // Whatever has the name, a crash's or somebody else's, is neither followed nor written to.
+    match std::fs::remove_file(&temporary) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = File::options().write(true).create_new(true).open(&temporary)?;
     file.write_all(content)?;
     file.sync_data()?;
     fs::rename(&temporary, path)

@@ -241,6 +241,44 @@ mod tests {
         assert_eq!(active.queues[0].next_avail(), 1, "what was not taken is still the driver's");
     }
 
+    /// How many descriptors a chain has that begins with the first of a table; `None` if it leads to an indirect one.
+    fn walked(table: &[Descriptor]) -> Option<usize> {
+        let (mut index, mut count) = (0, 0);
+        while let Some(descriptor) = table.get(index).filter(|_| count < table.len()) {
+            if descriptor.refers_to_indirect_table() {
+                return None;
+            }
+            count += 1;
+            if !descriptor.has_next() {
+                break;
+            }
+            index = descriptor.next().into();
+        }
+        Some(count)
+    }
+
+    #[test]
+    fn a_walk_through_any_table_ends_within_it() {
+        const SIZE: u32 = 4;
+        let (next, indirect) = (VRING_DESC_F_NEXT as u16, VRING_DESC_F_INDIRECT as u16);
+        let flags = [0, next, indirect, next | indirect];
+        let leads = |flags| [0, 1, 2, 3, SIZE as u16].map(|next| Descriptor::new(0x8000, 16, flags, next));
+        let each: Vec<Descriptor> = flags.into_iter().flat_map(leads).collect();
+        let memory = memory();
+        let mut active = active(&memory, &[each[0]]);
+        active.queues[0].set_size(SIZE as u16);
+        for number in 0..each.len().pow(SIZE) {
+            let table: Vec<_> = (0..SIZE).map(|n| each[number / each.len().pow(n) % each.len()]).collect();
+            for (at, descriptor) in table.iter().enumerate() {
+                let at = GuestAddress(active.queues[0].desc_table() + at as u64 * 16);
+                memory.write_obj(RawDescriptor::from(*descriptor), at).unwrap();
+            }
+            active.queues[0].set_next_avail(0);
+            let found = active.pop(0, &memory).map(|chain| chain.unwrap().count()).ok();
+            assert_eq!(found, walked(&table), "{table:?}");
+        }
+    }
+
     #[test]
     fn an_indirect_table_is_refused_wherever_a_chain_leads_to_it() {
         let memory = memory();
