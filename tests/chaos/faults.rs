@@ -23,9 +23,10 @@ pub struct Fault {
 }
 
 /// All of them.
-pub const ALL: [Fault; 17] = [
+pub const ALL: [Fault; 18] = [
     Fault { name: "service killed", bring: |cloud, _, _| service_killed(cloud) },
-    Fault { name: "shim killed", bring: shim_killed },
+    Fault { name: "shim killed", bring: |cloud, random, spared| shim_hit(cloud, random, spared, "-KILL") },
+    Fault { name: "shim crashes", bring: |cloud, random, spared| shim_hit(cloud, random, spared, "-SEGV") },
     Fault { name: "shim that answers nobody", bring: shim_stopped },
     Fault { name: "guest kernel panics", bring: |cloud, _, _| guest_panics(cloud) },
     Fault { name: "guest out of memory", bring: |cloud, _, _| guest_without_memory(cloud) },
@@ -101,9 +102,9 @@ fn some_shim(cloud: &Cloud, random: &mut Random, spared: &str) -> Option<String>
     Some(chosen.split(' ').next()?.to_owned())
 }
 
-fn shim_killed(cloud: &Cloud, random: &mut Random, spared: &str) -> bool {
+fn shim_hit(cloud: &Cloud, random: &mut Random, spared: &str, signal: &str) -> bool {
     let victim = some_shim(cloud, random, spared);
-    victim.is_some_and(|pid| cloud.on_host(&["kill", "-9", &pid]).status == 0)
+    victim.is_some_and(|pid| cloud.on_host(&["kill", signal, &pid]).status == 0)
 }
 
 fn shim_stopped(cloud: &Cloud, random: &mut Random, spared: &str) -> bool {

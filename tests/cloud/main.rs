@@ -9,6 +9,7 @@ mod bad_input;
 mod capsules;
 mod commit;
 mod contract;
+mod deaf;
 mod deletion;
 mod glance;
 mod images;

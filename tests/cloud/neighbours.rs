@@ -4,13 +4,17 @@ use std::time::{Duration, Instant};
 
 use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud};
 use cloud_tests::eventually;
+use cloud_tests::killed::Killed;
 use cloud_tests::tenant::Tenant;
 use serde_json::Value;
 
+use crate::deaf::Deaf;
 use crate::stalled::{STUBBORN, Stubborn};
 
 /// Least number of rounds from which a median is taken.
 const ROUNDS: usize = 5;
+/// Where whoever waits does so for tens of seconds.
+const FEW_ROUNDS: usize = 3;
 const COMMANDS: [&str; 4] = ["show", "logs", "exec", "create"];
 /// What a command may take longer for reasons of its own. It is a Python process that is forked, asks Keystone for a token
 /// and shares two processors with an emulated host, and the end of a `create` is looked for twice a second.
@@ -48,6 +52,37 @@ fn a_hundred_stalled_operations_keep_no_other_tenant_waiting() {
         assert!(stalled.waiting() >= 100, "only {} stops have waited all the while", stalled.waiting());
         compare(&idle, &beside);
         stalled.end();
+        cloud.delete(&neighbour.uuid);
+    });
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn shims_that_answer_nobody_keep_no_other_tenant_waiting() {
+    in_cloud(|cloud| {
+        let network = cloud.network("10.92.0.0/24");
+        cloud.openstack(&["network", "set", "--share", &network.name]).ok();
+        let tenant = Tenant::new(cloud, "neighbour");
+        let neighbour = Neighbour::move_in(cloud, &tenant, format!("network={}", network.name));
+        let idle: Vec<_> = (0..FEW_ROUNDS).map(|_| neighbour.round()).collect();
+
+        let deaf = Deaf::run(cloud);
+        let waiting = deaf.waiting();
+        assert!(waiting > 0, "nothing waits for a shim");
+        let beside = (0..FEW_ROUNDS).map(|_| {
+            deaf.show();
+            neighbour.round()
+        });
+        compare(&idle, &beside.collect::<Vec<_>>());
+        // A service that is started finds them so, and serves.
+        Killed::now(cloud).revive();
+        let heart = Heart::watch(cloud, &neighbour.uuid);
+        compare(&idle, &[neighbour.round()]);
+        eventually(3 * BEAT_SECONDS.unsigned_abs(), "the host is up", || match heart.beats() {
+            0 => Err("it has not been heard of".to_owned()),
+            _ => Ok(()),
+        });
+        deaf.end();
         cloud.delete(&neighbour.uuid);
     });
 }
