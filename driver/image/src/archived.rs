@@ -58,8 +58,5 @@ pub(crate) async fn add_archive(
     for layer in image.layers {
         worker.add(layer).await?;
     }
-    let made = worker.write().await?;
-    let _asking = store.asking().await;
-    store.publish(made, &record.chain, existing).await?;
-    store.keep(&record, configuration)
+    store.add(worker.write().await?, &record, configuration, existing).await
 }

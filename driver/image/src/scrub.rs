@@ -117,5 +117,5 @@ async fn pull_again_from(store: &Store, source: &ImageReference, record: &ImageS
     let (_, configuration) = remote.configuration(&manifest).await?;
     let mut worker = store.worker(&record.reference).await?;
     remote.layers(&manifest, &configuration, &mut worker).await?;
-    store.publish(worker.write().await?, &record.chain, Existing::Replaced).await
+    store.replace(worker.write().await?, &record.chain).await
 }

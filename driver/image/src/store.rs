@@ -1,10 +1,11 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
 
 use image_work::{Digest, sum_of};
 use shares::{Place, Shares};
-use tokio::sync::{RwLock, RwLockReadGuard};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::collect::{Retention, collect};
 use crate::error::{Error, Result};
@@ -15,6 +16,10 @@ use crate::pull::Remote;
 use crate::reference::ImageReference;
 use crate::shelf::{Existing, Image, ImageSource, Origin, Shelf, chain};
 use crate::worker::{Made, Worker, WorkerOptions};
+
+/// How long a collection waits until no image is looked for or gets its name.
+const ALONE_TIMEOUT: Duration = Duration::from_secs(2);
+const ALONE_POLL: Duration = Duration::from_millis(1);
 
 /// Images on this host, and where more come from.
 pub struct Store {
@@ -127,7 +132,7 @@ impl Store {
 
     /// Gives an image its name, once its file system is there, and gives it out. The caller keeps it from being collected until
     /// then.
-    pub(crate) fn keep(&self, record: &ImageSource, configuration: &[u8]) -> Result<Image> {
+    fn keep(&self, record: &ImageSource, configuration: &[u8]) -> Result<Image> {
         Ok(self.held(self.shelf.keep(record, configuration)?))
     }
 
@@ -138,16 +143,28 @@ impl Store {
     }
 
     /// Removes the images that `retention` does not keep at the time `now`, and returns their identifiers. `in_use` tells whether a
-    /// container has a file system. Does nothing if just now an image is looked for or gets its name.
+    /// container has a file system. Waits for its turn on this thread, and does nothing if that does not come in time: look-ups are
+    /// many, and each is short.
     pub fn collect(
         &self,
         retention: Retention,
         now: SystemTime,
         in_use: impl Fn(&Path) -> bool,
     ) -> Result<Vec<Digest>> {
-        match self.askers.try_write() {
-            Ok(_alone) => collect(&self.shelf, retention, now, |path| self.holds.has(path) || in_use(path)),
-            Err(_) => Ok(Vec::new()),
+        match self.alone() {
+            Some(_alone) => collect(&self.shelf, retention, now, |path| self.holds.has(path) || in_use(path)),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn alone(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        let deadline = Instant::now() + ALONE_TIMEOUT;
+        loop {
+            match self.askers.try_write() {
+                Ok(alone) => return Some(alone),
+                Err(_) if Instant::now() < deadline => sleep(ALONE_POLL),
+                Err(_) => return None,
+            }
         }
     }
 
@@ -216,10 +233,7 @@ impl Store {
         }
         let mut worker = self.worker(&record.reference).await?;
         remote.layers(&manifest, &configuration, &mut worker).await?;
-        let made = worker.write().await?;
-        let _asking = self.asking().await;
-        self.publish(made, &record.chain, Existing::Kept).await?;
-        self.keep(&record, &bytes)
+        self.add(worker.write().await?, &record, &bytes, Existing::Kept).await
     }
 
     /// The image of this name, if it is the one that the registry shows.
@@ -250,18 +264,35 @@ impl Store {
         Worker::start(image, self.shelf.work_folder()?, &self.workers).await
     }
 
-    /// Keeps the file system of an image. One that is there already has the same content.
-    pub(crate) async fn publish(&self, made: Made, chain: &Digest, existing: Existing) -> Result<()> {
-        let out = made.path.clone();
-        let read = out.clone();
-        let sum = tokio::task::spawn_blocking(move || sum_of(&read)).await;
-        let sum = sum.map_err(|_| Error::Lost(chain.to_string()))?.map_err(Error::io("read", &out))?;
-        // Nobody else may come in between: the sum is that of this file system.
+    /// Keeps an image whose file system has been made, and gives it out.
+    pub(crate) async fn add(
+        &self,
+        made: Made,
+        record: &ImageSource,
+        configuration: &[u8],
+        existing: Existing,
+    ) -> Result<Image> {
+        let sum = sum(&made, &record.chain).await?;
+        let _publishing = self.making(&record.chain.to_string()).await;
+        let _asking = self.asking().await;
+        self.publish(&made, &record.chain, &sum, existing)?;
+        self.keep(record, configuration)
+    }
+
+    /// Puts a file system that has been made in the place of the one that is here.
+    pub(crate) async fn replace(&self, made: Made, chain: &Digest) -> Result<()> {
+        let sum = sum(&made, chain).await?;
         let _publishing = self.making(&chain.to_string()).await;
+        self.publish(&made, chain, &sum, Existing::Replaced)
+    }
+
+    /// One that is here already has the same content. The caller sees to it that nobody else comes in between: the sum is that of
+    /// this file system.
+    fn publish(&self, made: &Made, chain: &Digest, sum: &Digest, existing: Existing) -> Result<()> {
         if existing == Existing::Kept && self.shelf.has(chain) {
             return Ok(());
         }
-        self.shelf.publish(&out, chain, &sum)
+        self.shelf.publish(&made.path, chain, sum)
     }
 
     /// The images as files.
@@ -273,6 +304,13 @@ impl Store {
     pub(crate) fn options(&self) -> &RegistryOptions {
         &self.options
     }
+}
+
+/// The digest of a file system that has been made.
+async fn sum(made: &Made, chain: &Digest) -> Result<Digest> {
+    let path = made.path.clone();
+    let sum = tokio::task::spawn_blocking(move || sum_of(&path)).await;
+    sum.map_err(|_| Error::Lost(chain.to_string()))?.map_err(Error::io("read", &made.path))
 }
 
 #[cfg(test)]
