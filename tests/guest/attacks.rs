@@ -2,10 +2,12 @@
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cloud_tests::sandboxes::{busybox_rootfs_with, shell};
 use sandbox::{ContainerSpec, ContainerUser, Exec, Sandbox};
+use tokio::time::timeout;
 
 use crate::fixture::{self, Fixture, output};
 
@@ -16,6 +18,8 @@ const CONNECTION_FAILED: i32 = 128;
 /// How long a hostile guest drives its devices, and how long a neighbour may take to run a program meanwhile.
 const HOSTILE_FOR: Duration = Duration::from_secs(120);
 const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a host may wait for a guest whose agent hangs or lies: for its boot, and each answer.
+const LIAR_PATIENCE: Duration = Duration::from_secs(400);
 /// Deeper than a recursion on a thread's stack can follow.
 const DEEP: usize = 20_000;
 /// Bytes that a shim's diagnostics may take.
@@ -177,6 +181,66 @@ async fn a_device_node_that_an_image_or_a_copy_brings_opens_nothing() {
     output(&sandbox, "c", "echo x >/dev/null; head -c 1 /dev/zero >/dev/null; test -e /dev/ptmx").await;
     sandbox.delete().await.unwrap();
     fixture.assert_clean();
+}
+
+/// What is tried on a sandbox whose agent is an attacker's: each part may fail, and none may wait without end.
+async fn use_it(fixture: &Fixture, sandbox: &Sandbox) -> String {
+    let run = async {
+        sandbox.start(&fixture.spec(1.0)).await?;
+        sandbox.make_disk("c", 1).await?;
+        sandbox.run(&fixture.container("c", &LONG)).await?;
+        sandbox
+            .exec(Exec { time_limit: Some(Duration::from_secs(5)), ..fixture::exec("c", &["true"]) })
+            .await?;
+        sandbox.stats("c").await?;
+        sandbox.pack("c", "/", 1 << 20).await.map(drop)
+    };
+    let ended: sandbox::Result<()> = run.await;
+    ended.map_or_else(|e| e.to_string(), |()| "all was done, as it says".into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs KVM; tests/run takes it into the lab"]
+async fn an_agent_that_hangs_or_lies_costs_its_neighbour_nothing() {
+    let quiet = Fixture::new();
+    let neighbour = quiet.start("n", 1.0).await;
+    quiet.run(&neighbour, "c", &LONG).await;
+    let mut guests = Vec::new();
+    for mode in ["SILENT", "NOISE", "GIANT", "YES"] {
+        let mut fixture = Fixture::new();
+        let liar = source("liar.c");
+        fixture.guest_of(&format!("gcc -O1 -static -pthread -DMODE={mode} -o init {}", liar.display()));
+        let sandbox = fixture.host().sandbox("c");
+        sandbox.create().unwrap();
+        let (began, over) = (Instant::now(), AtomicBool::new(false));
+        let watched = async {
+            let mut slowest = Duration::ZERO;
+            while !over.load(Ordering::SeqCst) {
+                let asked = Instant::now();
+                let here = neighbour.exec(fixture::exec("c", &["echo", "here"])).await.unwrap();
+                assert_eq!(here.output, "here\n");
+                slowest = slowest.max(asked.elapsed());
+            }
+            slowest
+        };
+        let attack = async {
+            let end = timeout(LIAR_PATIENCE, use_it(&fixture, &sandbox)).await;
+            over.store(true, Ordering::SeqCst);
+            end.unwrap_or_else(|_| panic!("{mode} keeps the host waiting"))
+        };
+        let (end, slowest) = tokio::join!(attack, watched);
+        println!("{mode}: after {:?} {end:?}; the neighbour waited for {slowest:?}", began.elapsed());
+        assert!(slowest < NEIGHBOUR_PATIENCE, "{mode}: the neighbour waited for {slowest:?}");
+        assert!(end.len() < 2000, "{mode}: {} bytes of an error", end.len());
+        let log = std::fs::metadata(sandbox.path().join("shim.log")).map_or(0, |log| log.len());
+        assert!(log <= DIAGNOSTICS_MAX, "{mode}: {log} bytes of diagnostics");
+        let deleted = Instant::now();
+        sandbox.delete().await.unwrap();
+        assert!(deleted.elapsed() < NEIGHBOUR_PATIENCE, "{mode}: {:?} to delete it", deleted.elapsed());
+        guests.push(fixture);
+    }
+    neighbour.delete().await.unwrap();
+    guests.iter().chain([&quiet]).for_each(Fixture::assert_clean);
 }
 
 /// Builds the guest whose kernel is an attacker's.

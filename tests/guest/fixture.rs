@@ -91,12 +91,20 @@ impl Fixture {
 
     /// Replaces the guest image by one whose first process does nothing.
     pub fn guest_whose_init_ends(&mut self) {
+        self.guest_of(
+            "mkdir bin && cp /bin/busybox bin && printf '#!/bin/busybox true\\n' >init && chmod +x init",
+        );
+    }
+
+    /// Replaces the guest image by one that has nothing but this program, which a shell makes as `init`.
+    pub fn guest_of(&mut self, make: &str) {
         shell(
-            "mkdir -p end/bin && cp /bin/busybox end/bin && printf '#!/bin/busybox true\\n' >end/init && chmod +x end/init
-             cd end && find . | cpio -o -H newc --quiet >../end.initrd",
+            &format!(
+                "mkdir -p only && cd only && {make} && find . | cpio -o -H newc --quiet >../only.initrd"
+            ),
             self.folder.path(),
         );
-        self.options.image = self.folder.path().join("end.initrd");
+        self.options.image = self.folder.path().join("only.initrd");
     }
 
     /// Lets sandboxes grow to two CPUs and 1 GiB.
