@@ -1,7 +1,7 @@
 //! What may befall a host and its control plane.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cloud_tests::ballast::Ballast;
 use cloud_tests::cloud::Cloud;
@@ -11,6 +11,8 @@ use cloud_tests::random::Random;
 
 /// How long a fault stays, once it is there.
 const STAYS: Duration = Duration::from_secs(15);
+/// How long a slow service stands still at one time. It goes on for about a tenth of a second in between.
+const STILL: Duration = Duration::from_millis(500);
 /// Seconds by which a clock steps.
 const STEP: i64 = 3600;
 
@@ -23,7 +25,7 @@ pub struct Fault {
 }
 
 /// All of them.
-pub const ALL: [Fault; 18] = [
+pub const ALL: [Fault; 19] = [
     Fault { name: "service killed", bring: |cloud, _, _| service_killed(cloud) },
     Fault { name: "shim killed", bring: |cloud, random, spared| shim_hit(cloud, random, spared, "-KILL") },
     Fault { name: "shim crashes", bring: |cloud, random, spared| shim_hit(cloud, random, spared, "-SEGV") },
@@ -34,6 +36,7 @@ pub const ALL: [Fault; 18] = [
     Fault { name: "broker silent", bring: |_, _, _| silence("rabbitmq") },
     Fault { name: "database killed", bring: |_, _, _| crash("mariadb") },
     Fault { name: "database silent", bring: |_, _, _| silence("mariadb") },
+    Fault { name: "database slow", bring: |_, _, _| slow("mariadb") },
     Fault { name: "Keystone killed", bring: |_, _, _| crash("keystone") },
     Fault { name: "Keystone forgets all tokens", bring: |_, _, _| forget_tokens() },
     Fault { name: "registry killed", bring: |cloud, _, _| registry_killed(cloud) },
@@ -62,6 +65,17 @@ fn silence(service: &str) -> bool {
     control("pause", service);
     sleep(STAYS);
     control("resume", service);
+    true
+}
+
+/// It stands still for most of the time, so that each answer takes a part of a second more.
+fn slow(service: &str) -> bool {
+    let until = Instant::now() + STAYS;
+    while Instant::now() < until {
+        control("pause", service);
+        sleep(STILL);
+        control("resume", service);
+    }
     true
 }
 
