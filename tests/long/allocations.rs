@@ -1,6 +1,6 @@
 //! What a creation has allocated whose message is lost with the broker: nobody but Placement knows of it.
 
-use cloud_tests::cloud::{BUSYBOX, in_cloud};
+use cloud_tests::cloud::{BUSYBOX, in_cloud, service_log};
 use cloud_tests::control_plane::control;
 use cloud_tests::eventually;
 use cloud_tests::killed::Killed;
@@ -36,5 +36,8 @@ fn what_a_lost_creation_has_allocated_is_given_back() {
             none if none.is_empty() => Ok(()),
             some => Err(some),
         });
+        let said = service_log(cloud);
+        let line = said.lines().find(|line| line.contains("an allocation in Placement was left"));
+        assert!(line.is_some_and(|line| line.contains(&uuid)), "{line:?}");
     });
 }

@@ -5,6 +5,7 @@ mod belongings;
 mod cli;
 mod console;
 mod containers;
+mod counted;
 mod creations;
 mod engine;
 mod error;

@@ -10,6 +10,7 @@ use tokio::task::block_in_place;
 
 use crate::containers::Core;
 use crate::engine::Engine;
+use crate::error::Result;
 use crate::zun::Zun;
 
 /// Says loudly which sandboxes have no row.
@@ -59,28 +60,36 @@ pub async fn remove_taps(core: Arc<Core<Zun>>, ports: BTreeSet<String>) {
     }
 }
 
-/// Who has come to have it since it was found is asked in his turn.
-async fn remove_tap(core: &Core<Zun>, port: &str) -> network::Result<bool> {
+/// Those that have come to have it since it was found are asked in their turns. Who plugs a port has recorded it before: while
+/// somebody else comes to have it, it is looked at anew. What cannot be found out leaves it where it is.
+async fn remove_tap(core: &Core<Zun>, port: &str) -> Result<bool> {
     loop {
-        let Some(owner) = owners_of_ports(core).remove(port) else {
-            if network::unplug_unless(port, || owners_of_ports(core).contains_key(port)).await? {
-                return Ok(true);
+        let owners = owners_of(core, port)?;
+        let mut turns = Vec::new();
+        for owner in &owners {
+            turns.push(core.turns.internal(*owner).await);
+            if core.engine.status(*owner).await.may_live() {
+                return Ok(false);
             }
-            continue;
-        };
-        let _turn = core.turns.internal(owner).await;
-        if core.engine.status(owner).await.may_live() {
-            return Ok(false);
         }
-        return network::unplug(port).await.map(|()| true);
+        let has_others = || owners_of(core, port).map_or(true, |now| now != owners);
+        if network::unplug_unless(port, has_others).await? {
+            return Ok(true);
+        }
     }
 }
 
-fn owners_of_ports(core: &Core<Zun>) -> BTreeMap<String, ContainerUuid> {
-    let all = core.engine.survey().unwrap_or_default().into_keys();
-    let records = all.filter_map(|uuid| Some((uuid, core.engine.record(uuid).ok()?)));
-    let ports =
-        records.flat_map(|(uuid, record)| record.attachments.into_iter().map(move |one| (one.port, uuid)));
+/// The sandboxes of this host whose records name a port.
+fn owners_of(core: &Core<Zun>, port: &str) -> Result<BTreeSet<ContainerUuid>> {
     // Each record is a file.
-    block_in_place(|| ports.collect())
+    block_in_place(|| {
+        let mut owners = BTreeSet::new();
+        for uuid in core.engine.survey()?.into_keys() {
+            let Some(record) = core.engine.find_record(uuid)? else { continue };
+            if record.attachments.iter().any(|one| one.port == port) {
+                owners.insert(uuid);
+            }
+        }
+        Ok(owners)
+    })
 }

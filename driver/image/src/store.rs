@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
@@ -153,7 +154,10 @@ impl Store {
     ) -> Result<Vec<Digest>> {
         match self.alone() {
             Some(_alone) => collect(&self.shelf, retention, now, |path| self.holds.has(path) || in_use(path)),
-            None => Ok(Vec::new()),
+            None => {
+                tracing::warn!("images are not collected this time: others are looked for all the while");
+                Ok(Vec::new())
+            }
         }
     }
 
@@ -306,10 +310,11 @@ impl Store {
     }
 }
 
-/// The digest of a file system that has been made.
+/// The digest of a file system that has been made, and is on disk by then: nobody waits for the disk once it is published.
 async fn sum(made: &Made, chain: &Digest) -> Result<Digest> {
     let path = made.path.clone();
-    let sum = tokio::task::spawn_blocking(move || sum_of(&path)).await;
+    let settled = move || File::open(&path).and_then(|file| file.sync_all()).and_then(|()| sum_of(&path));
+    let sum = tokio::task::spawn_blocking(settled).await;
     sum.map_err(|_| Error::Lost(chain.to_string()))?.map_err(Error::io("read", &made.path))
 }
 

@@ -94,7 +94,8 @@ impl Drop for Process {
             if killed.is_ok() && timeout(END_TIMEOUT, child.wait()).await.is_err() {
                 tracing::warn!(folder = %folder.path().display(), "a worker does not end");
             }
-            drop(folder);
+            // It may hold gigabytes.
+            let _ = tokio::task::spawn_blocking(move || drop(folder)).await;
         });
     }
 }

@@ -1,7 +1,7 @@
 //! What `zun-wsproxy` connects to: the part of Docker's HTTP API that attaches to a container and starts an exec. Docker's
 //! port is open to all who reach it; here each address holds a secret of its own, which serves once.
 
-mod counted;
+mod peer;
 mod relay;
 mod server;
 mod sessions;

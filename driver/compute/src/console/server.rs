@@ -17,18 +17,19 @@ use soketto::handshake::http::Server as Handshake;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::counted::{Connected, Counted, peer};
+use super::peer::peer;
 use super::relay;
 use super::sessions::{ExecId, Resized, Sessions, Token};
 use super::tls;
 use crate::containers::background_span;
+use crate::counted::{Counted, One};
 use crate::options::{ConfigError, Docker};
 
 /// How long a client may take to ask.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections at one time.
 const CONNECTIONS_MAX: usize = 4096;
-/// Connections of one peer: those that lead to a process, and those that have not yet. The proxy of all users is one peer.
+/// Connections of one peer that lead to no process yet. The proxy of all users is one peer.
 const CONNECTIONS_OF_A_PEER_MAX: usize = 1024;
 /// Connections to the processes of one container.
 const CONNECTIONS_TO_A_CONTAINER_MAX: usize = 64;
@@ -68,10 +69,9 @@ pub async fn serve(docker: &Docker, host: Host, sessions: Arc<Sessions>) -> Resu
              traffic sees what passes"
         ),
     }
-    let containers = Counted::new(CONNECTIONS_TO_A_CONTAINER_MAX);
-    let console = Arc::new(Console { host, sessions, containers });
+    let console = Arc::new(Console { host, sessions, containers: Counted::default() });
     let connections = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
-    let peers = Counted::new(CONNECTIONS_OF_A_PEER_MAX);
+    let peers = Counted::default();
     tokio::spawn(async move {
         loop {
             let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
@@ -80,7 +80,9 @@ pub async fn serve(docker: &Docker, host: Host, sessions: Arc<Sessions>) -> Resu
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let Some(connected) = peers.enter(peer(address.ip())) else { continue };
+            let Some(connected) = peers.enter(peer(address.ip()), CONNECTIONS_OF_A_PEER_MAX) else {
+                continue;
+            };
             let (console, tls) = (Arc::clone(&console), tls.clone());
             tokio::spawn(async move {
                 let _counted = (permit, connected);
@@ -202,7 +204,7 @@ impl Console {
         &self,
         exec: Interact,
         id: &ExecId,
-    ) -> Result<(sandbox::Connection, tracing::Span, Connected<ContainerUuid>), Refused> {
+    ) -> Result<(sandbox::Connection, tracing::Span, One<ContainerUuid>), Refused> {
         let container = exec.exec.container.clone();
         let uuid = container.parse().map_err(|_| forbidden())?;
         let connected = self.connected(uuid)?;
@@ -211,13 +213,13 @@ impl Console {
         Ok((self.host.sandbox(&container).interact(exec).await?, span, connected))
     }
 
-    fn connected(&self, container: ContainerUuid) -> Result<Connected<ContainerUuid>, Refused> {
+    fn connected(&self, container: ContainerUuid) -> Result<One<ContainerUuid>, Refused> {
         let many = || {
             let reason =
                 format!("container {container} has {CONNECTIONS_TO_A_CONTAINER_MAX} connections already");
             Refused(StatusCode::TOO_MANY_REQUESTS, reason)
         };
-        self.containers.enter(container).ok_or_else(many)
+        self.containers.enter(container, CONNECTIONS_TO_A_CONTAINER_MAX).ok_or_else(many)
     }
 
     async fn resize(&self, request: &Request<Incoming>, id: &str) -> Result<Answer, Refused> {

@@ -1,6 +1,4 @@
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-
+use crate::counted::{Counted, One};
 use crate::error::{Error, Result};
 
 /// Calls of one project that are under way at one time.
@@ -13,8 +11,8 @@ const ARCHIVES_MAX: usize = 4;
 const COMMITS_MAX: usize = 2;
 
 /// Bounds what each project has under way, so that none has all that this service can do at one time.
-#[derive(Debug, Clone, Default)]
-pub struct Admission(Arc<Mutex<HashMap<(String, Kind), usize>>>);
+#[derive(Debug, Default)]
+pub struct Admission(Counted<(String, Kind)>);
 
 /// What is counted by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,35 +48,13 @@ impl Kind {
 }
 
 /// The right to be under way, until it is dropped.
-#[derive(Debug)]
-pub struct Admitted {
-    admission: Admission,
-    key: (String, Kind),
-}
+pub type Admitted = One<(String, Kind)>;
 
 impl Admission {
     /// Lets one more of `project` be under way.
     pub fn admit(&self, project: &str, kind: Kind) -> Result<Admitted> {
-        let key = (project.to_owned(), kind);
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(key.clone()).or_default();
-        if *count >= kind.most() {
-            return Err(Error::TooMany { project: project.to_owned(), what: kind.name() });
-        }
-        *count += 1;
-        Ok(Admitted { admission: self.clone(), key })
-    }
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        let mut counts = self.admission.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.key);
-            }
-        }
+        let many = || Error::TooMany { project: project.to_owned(), what: kind.name() };
+        self.0.enter((project.to_owned(), kind), kind.most()).ok_or_else(many)
     }
 }
 
@@ -95,6 +71,6 @@ mod tests {
         assert!(admission.admit("b", Kind::Call).is_ok() && admission.admit("a", Kind::Operation).is_ok());
         drop(all);
         assert!(admission.admit("a", Kind::Call).is_ok());
-        assert!(admission.0.lock().unwrap().is_empty());
+        assert!(admission.0.is_empty());
     }
 }
