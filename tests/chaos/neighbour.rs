@@ -9,12 +9,12 @@ use cloud_tests::tenant::Tenant;
 
 /// Between two commands.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Looks ten times a second how long its guest has been up, and prints the longest time between two looks so far. He counts
-/// himself: what he prints while the disk is full is lost.
+/// Looks ten times a second how long its guest has been up, and prints that and the longest time between two looks so far. He
+/// counts himself: what he prints while the disk is full is lost.
 const TICKS: &str = r#"awk 'BEGIN { while (1) {
   getline line <"/proc/uptime"; close("/proc/uptime"); split(line, up, " ")
   if (last && up[1] - last > most) most = up[1] - last
-  last = up[1]; printf "%.2f\n", most; fflush(); system("sleep 0.1")
+  last = up[1]; printf "%.2f %.2f\n", last, most; fflush(); system("sleep 0.1")
 } }'"#;
 
 /// Him, with a container that runs.
@@ -71,10 +71,20 @@ impl<'a> Neighbour<'a> {
 
     /// The longest time for which his process did not run, in seconds, by its own clock.
     pub fn longest_pause(&self) -> f64 {
+        let uptime = self.tenant.openstack(&["appcontainer", "exec", &self.uuid, "cat", "/proc/uptime"]).ok();
+        let uptime: f64 = uptime.split_whitespace().next().unwrap().parse().unwrap();
         let log = self.tenant.openstack(&["appcontainer", "logs", &self.uuid]).ok();
-        // The last line may be cut off.
-        let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let last = whole.lines().rev().find_map(|line| line.trim().parse().ok());
-        last.unwrap_or_else(|| panic!("he has printed no number: {log}"))
+        let (last, most) = last_look(&log).unwrap_or_else(|| panic!("he has printed no look: {log}"));
+        // One that stands still for good looks no more.
+        most.max(uptime - last)
     }
+}
+
+/// When he looked last, and the longest time between two looks until then. The last line may be cut off.
+fn last_look(log: &str) -> Option<(f64, f64)> {
+    let (whole, _) = log.rsplit_once('\n')?;
+    whole.lines().rev().find_map(|line| {
+        let (last, most) = line.trim().split_once(' ')?;
+        Some((last.parse().ok()?, most.parse().ok()?))
+    })
 }

@@ -161,13 +161,15 @@ impl<'a> Heart<'a> {
         Self { cloud, host, before }
     }
 
-    /// How often it has beaten, and how many seconds ago it last did.
+    /// How often it has beaten, and how many seconds ago it last did, both by the host's clock: an emulated one runs slow while
+    /// its machine is busy.
     fn look(cloud: &Cloud, host: &str) -> (u64, i64) {
         let row = cloud.sql(&format!(
-            "SELECT report_count, TIMESTAMPDIFF(SECOND, last_seen_up, UTC_TIMESTAMP()) FROM zun.zun_service WHERE host = '{host}'"
+            "SELECT report_count, TIMESTAMPDIFF(SECOND, '1970-01-01', last_seen_up) FROM zun.zun_service WHERE host = '{host}'"
         ));
-        let (count, age) = row.split_once('\t').unwrap_or_else(|| panic!("one row of {host}: {row:?}"));
-        (count.parse().unwrap(), age.parse().unwrap())
+        let (count, seen) = row.split_once('\t').unwrap_or_else(|| panic!("one row of {host}: {row:?}"));
+        let now: i64 = cloud.shell("date +%s").trim().parse().unwrap();
+        (count.parse().unwrap(), now - seen.parse::<i64>().unwrap())
     }
 
     /// Beats since it is watched. The host is up, and no beat is as late as the next.

@@ -1,6 +1,6 @@
 //! Ports on real bridges of each kind, with a guest behind them that is heard or not.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use cloud_tests::sandboxes;
@@ -12,6 +12,7 @@ use crate::fixture::{Fixture, exec};
 
 const LONG: [&str; 2] = ["sleep", "100000"];
 const PORT: &str = "d8c83230-3c87-41a2-84c8-7d9c36eb3277";
+const OWNER: &str = "the-container";
 const MAC: &str = "fa:16:3e:00:03:01";
 const PEER: &str = "198.18.3.1";
 /// The tests share one Open vSwitch, and the names of one port's devices.
@@ -43,7 +44,7 @@ fn vif(vif_type: &str, details: Value) -> Vif {
     Vif {
         port_id: PORT.into(),
         network_id: "0a1b2c3d-4e5f-6789-abcd-ef0123456789".into(),
-        owner: "the-container".into(),
+        owner: OWNER.into(),
         host: "lab".into(),
         mac: MAC.into(),
         mtu: 1400,
@@ -126,19 +127,19 @@ async fn a_port_on_the_linux_bridge_of_its_network() {
     let counted = TapCounters::read(&names.tap).unwrap();
     assert!(counted.outgoing.operations > 0 && counted.incoming.bytes > 0, "{counted:?}");
     sandbox.delete().await.unwrap();
-    unplug(PORT).await.unwrap();
+    unplug(PORT, Some(OWNER)).await.unwrap();
     shell("ip link delete brq0a1b2c3d-4e");
     assert_nothing_left();
     // The bridge of a network that Neutron's agent has not made yet.
     vif("bridge", json!({ "bridge_name": "brqtest" })).plug(1).await.unwrap();
-    unplug(PORT).await.unwrap();
+    unplug(PORT, Some(OWNER)).await.unwrap();
     shell("ip link delete brqtest");
     // A guest of several processors has a tap of several queues (`IFF_MULTI_QUEUE`).
     for (queue_pairs, several) in [(1, 0), (2, 0x100)] {
         vif("tap", json!({})).plug(queue_pairs).await.unwrap();
         let flags = said(&format!("cat /sys/class/net/{}/tun_flags", names.tap));
         assert_eq!(u32::from_str_radix(flags.trim_start_matches("0x"), 16).unwrap() & 0x100, several);
-        unplug(PORT).await.unwrap();
+        unplug(PORT, Some(OWNER)).await.unwrap();
     }
     assert_nothing_left();
 }
@@ -160,11 +161,9 @@ async fn a_port_on_open_vswitch_reaches_nobody_before_it_is_wired() {
     ] {
         vif("ovs", details).plug(1).await.unwrap();
         let ids = said(&format!("ovs-vsctl get Interface {device} external_ids"));
-        for id in [
-            format!("iface-id=\"{PORT}\""),
-            format!("attached-mac=\"{MAC}\""),
-            "vm-uuid=the-container".into(),
-        ] {
+        for id in
+            [format!("iface-id=\"{PORT}\""), format!("attached-mac=\"{MAC}\""), format!("vm-uuid={OWNER}")]
+        {
             assert!(ids.contains(&id), "{ids} has no {id}");
         }
         let sandbox = guest(&fixture).await;
@@ -173,7 +172,7 @@ async fn a_port_on_open_vswitch_reaches_nobody_before_it_is_wired() {
         shell(&format!("ovs-vsctl set Port {device} tag=7"));
         assert!(comes_to_reach_peer(&sandbox).await);
         sandbox.delete().await.unwrap();
-        unplug(PORT).await.unwrap();
+        unplug(PORT, Some(OWNER)).await.unwrap();
         assert_nothing_left();
     }
     shell("ovs-vsctl del-port zkpeer");
@@ -210,7 +209,7 @@ async fn a_port_that_ovn_wires() {
     use_address(&sandbox, "198.18.3.66").await;
     assert!(!reaches_peer(&sandbox, 3).await, "a forged source gets through");
     sandbox.delete().await.unwrap();
-    unplug(PORT).await.unwrap();
+    unplug(PORT, Some(OWNER)).await.unwrap();
     shell(&format!("ovn-nbctl --timeout=60 wait-until Logical_Switch_Port {PORT} up=false"));
     assert_nothing_left();
     shell(
@@ -221,11 +220,11 @@ async fn a_port_that_ovn_wires() {
 }
 
 /// Unplugs what is plugged on this host and is not in `used`, as the service does at its start.
-async fn remove_leftovers(used: &[&str]) -> BTreeSet<String> {
-    let left: BTreeSet<_> =
-        plugged().await.unwrap().into_iter().filter(|port| !used.contains(&port.as_str())).collect();
-    for port in &left {
-        unplug(port).await.unwrap();
+async fn remove_leftovers(used: &[&str]) -> BTreeMap<String, Option<String>> {
+    let mut left = plugged().await.unwrap();
+    left.retain(|port, _| !used.contains(&port.as_str()));
+    for (port, owner) in &left {
+        unplug(port, owner.as_deref()).await.unwrap();
     }
     left
 }
@@ -240,20 +239,33 @@ async fn no_port_takes_anothers_device_and_none_of_a_crash_is_left() {
     let twin = Vif { port_id: format!("{}-the-rest-differs", &PORT[..11]), ..ours.clone() };
     let refused = twin.plug(1).await.unwrap_err().to_string();
     assert!(refused.contains(PORT), "{refused}");
-    unplug(&twin.port_id).await.unwrap();
+    unplug(&twin.port_id, Some(OWNER)).await.unwrap();
+    // A container whose port was given to another one since, and who never knew whose it was.
+    for before in [Some("its-container-before"), None] {
+        assert!(!unplug(PORT, before).await.unwrap());
+    }
     assert!(
         Path::new("/sys/class/net").join(DeviceNames::of_port(PORT).tap).exists(),
         "what is another's stays"
     );
     ours.plug(1).await.expect("what is left of itself is made anew");
 
-    assert_eq!(remove_leftovers(&[PORT]).await, BTreeSet::new());
+    assert_eq!(remove_leftovers(&[PORT]).await, BTreeMap::new());
+    let ours_alone = BTreeMap::from([(PORT.to_owned(), Some(OWNER.to_owned()))]);
     // A host that lost its power: Open vSwitch remembers what the kernel does not.
     shell(&format!("ip link delete {}", DeviceNames::of_port(PORT).tap));
-    assert_eq!(remove_leftovers(&[]).await, BTreeSet::from([PORT.to_owned()]));
+    assert_eq!(remove_leftovers(&[]).await, ours_alone);
     assert_nothing_left();
     vif("ovs", json!({ "ovs_hybrid_plug": true })).plug(1).await.unwrap();
-    assert_eq!(remove_leftovers(&[]).await, BTreeSet::from([PORT.to_owned()]));
+    assert_eq!(remove_leftovers(&[]).await, ours_alone);
+    assert_nothing_left();
+    // A tap of a release whose taps named no container.
+    ours.plug(1).await.unwrap();
+    let tap = DeviceNames::of_port(PORT).tap;
+    shell(&format!(
+        "ip link set {tap} alias 'zun-kata {PORT}'; ovs-vsctl remove Interface {tap} external_ids vm-uuid"
+    ));
+    assert_eq!(remove_leftovers(&[]).await, BTreeMap::from([(PORT.to_owned(), None)]));
     assert_nothing_left();
 
     let nowhere = vif("ovs", json!({ "bridge_name": "br-none" })).plug(1).await.unwrap_err().to_string();

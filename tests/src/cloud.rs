@@ -1,5 +1,6 @@
 //! The cloud of `devstack/up`, used as its users and its operator use it.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
@@ -50,13 +51,16 @@ pub struct Cloud {
 /// emulation; then it is brought up again, and the test gets a second chance. `tests/run` tells.
 pub fn in_cloud(test: impl Fn(&Cloud)) {
     let cloud = Cloud { _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner) };
+    let known = OnceCell::new();
     let attempt = || {
         let before = cloud.things();
+        let before = known.get_or_init(|| before);
         test(&cloud);
-        cloud.assert_no_more_than(&before);
+        cloud.assert_no_more_than(before);
     };
     if let Err(reason) = catch_unwind(AssertUnwindSafe(attempt)) {
         if cloud.on_host(&["true"]).status == 0 {
+            drop(catch_unwind(AssertUnwindSafe(|| cloud.clear(known.get()))));
             resume_unwind(reason);
         }
         cloud.bring_host_up();
@@ -77,6 +81,9 @@ fn session() -> &'static (String, String) {
         (token.to_owned(), url.to_owned())
     })
 }
+
+/// How the names of the tests' own networks begin.
+const NETWORK: &str = "network-";
 
 /// A network for one test.
 pub struct Network<'a> {
@@ -241,7 +248,7 @@ impl Cloud {
     /// Makes a network. An earlier attempt at the same test may have left one: each has a name of its own.
     pub fn network(&self, prefix: &str) -> Network<'_> {
         static MADE: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("network-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{NETWORK}{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         self.openstack(&["network", "create", &name]).ok();
         let network = Network { cloud: self, name };
         let name = &network.name;
@@ -286,6 +293,24 @@ impl Cloud {
             let left: Vec<String> = self.things().difference(before).cloned().collect();
             if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:#?}")) }
         });
+    }
+
+    /// What a test has left that failed would make others fail, and hide which is at fault: its containers are deleted, and then
+    /// the tests' networks.
+    fn clear(&self, before: Option<&BTreeSet<String>>) {
+        let Some(before) = before else { return };
+        let listed = self.sql("SELECT uuid FROM zun.container");
+        let left = || listed.lines().filter(|uuid| !before.contains(&format!("container {uuid}")));
+        for uuid in left() {
+            for kind in ["containers", "capsules"] {
+                self.request("DELETE", &format!("{kind}/{uuid}?force=true&all_projects=true"), "");
+            }
+        }
+        left().for_each(|uuid| self.wait_until_gone_within(120, uuid));
+        let networks = self.sql(&format!("SELECT id FROM neutron.networks WHERE name LIKE '{NETWORK}%'"));
+        for id in networks.lines() {
+            self.openstack(&["network", "delete", id]);
+        }
     }
 
     fn bring_host_up(&self) {

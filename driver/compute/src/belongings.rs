@@ -135,7 +135,7 @@ impl GiveBack {
         let mut all = Ok(());
         if belongings.ports {
             if belongings.sandbox {
-                networking::unplug(&belongings.attachments).await;
+                networking::unplug(&belongings.attachments, &uuid.to_string()).await;
             }
             let given = self.ports(&belongings.attachments, owner).await;
             belongings.ports = given.is_err();

@@ -1,5 +1,6 @@
 //! What the sandboxes of this host take, for Prometheus: gathered when it is asked for.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -85,8 +86,13 @@ async fn answer<B>(request: Request<B>, host: Arc<Host>) -> Result<Response<Full
 
 async fn text(host: &Host) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
     let metrics = Metrics::default();
-    let all = stream::iter(host.list()?).for_each_concurrent(SANDBOXES_AT_ONCE, async |id| {
-        metrics.gather(&host.sandbox(&id), &id).await;
+    // In a new order each time: those that do not answer leave out others, but not always the same.
+    let sandboxes: HashSet<String> = host.list()?.into_iter().collect();
+    for id in &sandboxes {
+        metrics.gather_usage(&host.sandbox(id), id);
+    }
+    let all = stream::iter(&sandboxes).for_each_concurrent(SANDBOXES_AT_ONCE, async |id| {
+        metrics.gather_answers(&host.sandbox(id), id).await;
     });
     if timeout(ALL_TIMEOUT, all).await.is_err() {
         tracing::warn!("metrics leave out sandboxes that have not answered in time");
@@ -117,13 +123,17 @@ struct Metrics {
 }
 
 impl Metrics {
-    async fn gather(&self, sandbox: &Sandbox, id: &str) {
+    /// What this host knows of a sandbox, which is not asked for it.
+    fn gather_usage(&self, sandbox: &Sandbox, id: &str) {
         if let Some(usage) = sandbox.usage() {
             set(&self.vcpu, labels(id, &[]), usage.vcpu_seconds);
             set(&self.vmm, labels(id, &[]), usage.vmm_seconds);
             set(&self.resident, labels(id, &[]), usage.resident_bytes as f64);
             set(&self.shared, labels(id, &[]), usage.shared_bytes as f64);
         }
+    }
+
+    async fn gather_answers(&self, sandbox: &Sandbox, id: &str) {
         let answers = async {
             if let SandboxStatus::Live(state) = sandbox.glance().await {
                 self.gather_boot(&state, id);

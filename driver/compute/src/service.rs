@@ -126,7 +126,7 @@ async fn serve(options: Options) -> Result<(), StartError> {
     tokio::spawn(recover(Arc::clone(&core), recovery));
     let state_path = options.kata.state_path.clone();
     tokio::spawn(look_again(Arc::clone(&core), commits, names, state_path));
-    tokio::spawn(orphans::remove_taps(Arc::clone(&core), leftovers));
+    orphans::remove_taps(&core, leftovers);
     let tasks = Periodic {
         options: Arc::clone(&options),
         beats,

@@ -140,9 +140,9 @@ mod tests {
         }
 
         fn collect(&self, unused: Option<Duration>, bytes: Option<u64>, used: &[&str]) -> Vec<Digest> {
-            let used: Vec<_> = used.iter().map(|name| self.file_system(name)).collect();
+            let used = used.iter().map(|name| self.file_system(name)).collect();
             let retention = Retention { unused, bytes };
-            self.store.collect(retention, self.now, |path| used.iter().any(|one| one == path)).unwrap()
+            self.store.collect(retention, self.now, &self.store.survey(), &used).unwrap()
         }
 
         fn file_system(&self, name: &str) -> PathBuf {
@@ -239,7 +239,7 @@ mod tests {
         let image = images.store.image(&reference, PullPolicy::Never, None, progress).await.unwrap();
         let later = Images { now: images.now + HOUR * 2, ..images };
         assert_eq!(later.collect(Some(HOUR), None, &[]), []);
-        later.store.remove(&image.id, |_| false).unwrap();
+        later.store.remove(&image.id, &later.store.survey(), &HashSet::new()).unwrap();
         assert!(image.rootfs.exists(), "only its name goes");
         let rootfs = image.rootfs.clone();
         drop(image);

@@ -48,6 +48,8 @@ pub enum Error {
     Fetch { image: String, reason: Reason },
     #[error("image {image} cannot be read: {reason}")]
     Work { image: String, reason: Reason },
+    #[error("no image is removed now: others are looked for all the while")]
+    Busy,
     #[error("the work on image {0} was lost")]
     Lost(String),
 }

@@ -25,7 +25,7 @@ mod worker;
 pub use archived::archived;
 pub use collect::Retention;
 pub use error::{Error, Result};
-pub use holds::Hold;
+pub use holds::{Hold, Survey};
 pub use image_work::{Digest, Limits, TreeLimits};
 pub use oci_spec::image::ImageConfiguration;
 pub use options::{Credentials, CredentialsOwner, PullPolicy, RegistryHost, RegistryOptions};

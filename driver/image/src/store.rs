@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,7 +10,7 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::collect::{Retention, collect};
 use crate::error::{Error, Result};
-use crate::holds::Holds;
+use crate::holds::{Holds, Survey};
 use crate::options::{Credentials, CredentialsOwner, PullPolicy, RegistryOptions};
 use crate::progress::Progress;
 use crate::pull::Remote;
@@ -137,45 +137,42 @@ impl Store {
         Ok(self.held(self.shelf.keep(record, configuration)?))
     }
 
-    /// The file systems that have been given out. To be asked before it is found out which are in use: whoever has one holds it
-    /// until he has recorded that.
-    pub fn given(&self) -> HashSet<PathBuf> {
-        self.holds.all()
+    /// From now on, what is given out counts as in use until the survey ends. To be begun before it is found out which file systems
+    /// containers have: whoever is given one holds it until he has recorded that.
+    pub fn survey(&self) -> Survey {
+        self.holds.survey()
     }
 
-    /// Removes the images that `retention` does not keep at the time `now`, and returns their identifiers. `in_use` tells whether a
-    /// container has a file system. Waits for its turn on this thread, and does nothing if that does not come in time: look-ups are
-    /// many, and each is short.
+    /// Removes the images that `retention` does not keep at the time `now`, and returns their identifiers. `recorded` are the file
+    /// systems that containers have, found out during the survey. Waits for its turn on this thread, and fails if that does not come
+    /// in time: look-ups are many, and each is short.
     pub fn collect(
         &self,
         retention: Retention,
         now: SystemTime,
-        in_use: impl Fn(&Path) -> bool,
+        survey: &Survey,
+        recorded: &HashSet<PathBuf>,
     ) -> Result<Vec<Digest>> {
-        match self.alone() {
-            Some(_alone) => collect(&self.shelf, retention, now, |path| self.holds.has(path) || in_use(path)),
-            None => {
-                tracing::warn!("images are not collected this time: others are looked for all the while");
-                Ok(Vec::new())
-            }
-        }
-    }
-
-    fn alone(&self) -> Option<RwLockWriteGuard<'_, ()>> {
-        let deadline = Instant::now() + ALONE_TIMEOUT;
-        loop {
-            match self.askers.try_write() {
-                Ok(alone) => return Some(alone),
-                Err(_) if Instant::now() < deadline => sleep(ALONE_POLL),
-                Err(_) => return None,
-            }
-        }
+        let _alone = self.alone()?;
+        collect(&self.shelf, retention, now, |path| survey.has(path) || recorded.contains(path))
     }
 
     /// Removes the image whose configuration has this digest, with all references to it. Its file system stays where another
-    /// image has the same, or where `in_use` says that a container has it. Idempotent: succeeds if the image is absent.
-    pub fn remove(&self, id: &Digest, in_use: impl Fn(&Path) -> bool) -> Result<()> {
-        self.shelf.remove(id, |path| self.holds.has(path) || in_use(path))
+    /// image has the same, or where a container has it. Idempotent: succeeds if the image is absent. Waits as [`Self::collect`] does.
+    pub fn remove(&self, id: &Digest, survey: &Survey, recorded: &HashSet<PathBuf>) -> Result<()> {
+        let _alone = self.alone()?;
+        self.shelf.remove(id, |path| survey.has(path) || recorded.contains(path))
+    }
+
+    fn alone(&self) -> Result<RwLockWriteGuard<'_, ()>> {
+        let deadline = Instant::now() + ALONE_TIMEOUT;
+        loop {
+            match self.askers.try_write() {
+                Ok(alone) => return Ok(alone),
+                Err(_) if Instant::now() < deadline => sleep(ALONE_POLL),
+                Err(_) => return Err(Error::Busy),
+            }
+        }
     }
 
     /// Where to ask for an image, in order: its registry is the last. With credentials only the registry is asked, for which they

@@ -1,7 +1,7 @@
 //! Plugging: from a port that Neutron has bound to this host to a tap on its bridge, and back.
 //!
 //! Links and bridges are handled with the tools of iproute2 and Open vSwitch. The alias of every link made here names
-//! its port, so that no link of another program is touched and none of ours is left after a crash.
+//! its port, and of a tap its container, so that no link of anybody else is touched and none of ours is left after a crash.
 
 #![forbid(unsafe_code)]
 
@@ -17,4 +17,4 @@ mod vif;
 pub use error::{Error, Result};
 pub use names::DeviceNames;
 pub use plugged::plugged;
-pub use vif::{Vif, unplug, unplug_unless};
+pub use vif::{Vif, unplug};

@@ -1,11 +1,13 @@
 //! Ports of Open vSwitch bridges.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Deserialize;
 
 use crate::command::run;
 use crate::error::{Error, Result};
+use crate::link::Alias;
 
 const PROGRAM: &str = "ovs-vsctl";
 /// How long `ovs-vsctl` waits for Open vSwitch.
@@ -72,27 +74,30 @@ pub async fn delete_ports(devices: &[&str]) -> Result<()> {
     run(PROGRAM, &arguments).await.map(|_| ())
 }
 
-/// The device and the Neutron port of each port made here.
-pub async fn made_here() -> Result<Vec<(String, String)>> {
+/// The Neutron port of each port made here, and the container that has it.
+pub async fn made_here() -> Result<Vec<Alias>> {
     if !Path::new(DATABASE).exists() {
         return Ok(Vec::new());
     }
     let made_here = format!("external_ids:{MADE_HERE}=true");
-    let columns = "--columns=name,external_ids";
+    let columns = "--columns=external_ids";
     let listed = run(PROGRAM, &[TIMEOUT, "--format=json", columns, "find", "Interface", &made_here]).await?;
     parse(&listed).map_err(|source| Error::Output { program: PROGRAM, source })
 }
 
 /// A table as Open vSwitch prints it (RFC 7047 §5.1): a map is `["map", [[key, value], …]]`.
-fn parse(text: &str) -> serde_json::Result<Vec<(String, String)>> {
-    type Ids = Vec<(String, String)>;
+fn parse(text: &str) -> serde_json::Result<Vec<Alias>> {
+    type Map = (String, Vec<(String, String)>);
     #[derive(Deserialize)]
     struct Table {
-        data: Vec<(String, (String, Ids))>,
+        data: Vec<(Map,)>,
     }
     let Table { data } = serde_json::from_str(text)?;
-    let port = |ids: Ids| ids.into_iter().find(|(key, _)| key == "iface-id");
-    Ok(data.into_iter().filter_map(|(device, (_, ids))| Some((device, port(ids)?.1))).collect())
+    let alias = |((_, ids),): (Map,)| {
+        let mut ids: HashMap<_, _> = ids.into_iter().collect();
+        Some(Alias { port: ids.remove("iface-id")?, owner: ids.remove("vm-uuid") })
+    };
+    Ok(data.into_iter().filter_map(alias).collect())
 }
 
 #[cfg(test)]
@@ -101,9 +106,10 @@ mod tests {
 
     #[test]
     fn what_open_vswitch_prints_is_understood() {
-        let text = r#"{"data":[["tap1",["map",[["attached-mac","fa:16:3e:00:00:01"],["iface-id","p1"]]]],["tap2",["map",[]]]],
-            "headings":["name","external_ids"]}"#;
-        assert_eq!(parse(text).unwrap(), [("tap1".to_owned(), "p1".to_owned())]);
+        let text = r#"{"data":[[["map",[["iface-id","p1"],["vm-uuid","c1"]]]],[["map",[["iface-id","p2"]]]],[["map",[]]]],
+            "headings":["external_ids"]}"#;
+        let owned = Alias { port: "p1".into(), owner: Some("c1".into()) };
+        assert_eq!(parse(text).unwrap(), [owned, Alias { port: "p2".into(), owner: None }]);
         assert!(parse("").is_err());
     }
 }

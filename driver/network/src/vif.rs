@@ -4,9 +4,10 @@ use serde_json::{Map, Value};
 use shares::{Place, Shares};
 
 use crate::error::{Error, Result};
+use crate::link::{self, Alias};
+use crate::linux_bridge;
 use crate::names::{DeviceNames, bridge_of_network};
 use crate::ovs::{self, Isolation};
-use crate::{link, linux_bridge};
 
 /// The integration bridge of a port that does not name one.
 const INTEGRATION_BRIDGE: &str = "br-int";
@@ -60,15 +61,16 @@ impl Vif {
         let names = DeviceNames::of_port(&self.port_id);
         let plugged = self.plug_into(&target, &names, queue_pairs).await;
         if plugged.is_err() {
-            take_off(&self.port_id)
-                .await
-                .unwrap_or_else(|e| tracing::warn!("port {} is left behind: {e}", self.port_id));
+            take_off(&self.port_id).await.unwrap_or_else(
+                |e| tracing::warn!(port = self.port_id, error = %e, "devices are left behind"),
+            );
         }
         plugged
     }
 
     async fn plug_into(&self, target: &TapTarget, names: &DeviceNames, queue_pairs: u8) -> Result<()> {
-        link::create_tap(&names.tap, &self.port_id, self.mtu, queue_pairs).await?;
+        let alias = Alias { port: self.port_id.clone(), owner: Some(self.owner.clone()) };
+        link::create_tap(&names.tap, &alias, self.mtu, queue_pairs).await?;
         match target {
             TapTarget::OpenVswitch(bridge, isolation) => {
                 ovs::add_port(&self.ovs_port(bridge, *isolation), &names.tap).await
@@ -122,18 +124,14 @@ impl Vif {
     }
 }
 
-/// Takes a port off its bridge, of whichever kind, and removes its devices. Devices of another port stay. Idempotent: succeeds if
-/// nothing is plugged.
-pub async fn unplug(port_id: &str) -> Result<()> {
+/// Takes a port of `owner` off its bridge, of whichever kind, and removes its devices. Those of another port stay, and those that
+/// have been made for another container since. `owner` is `None` where the port is known from a tap that names none. Idempotent:
+/// succeeds if nothing is plugged. Tells whether nobody else had the port.
+pub async fn unplug(port_id: &str, owner: Option<&str>) -> Result<bool> {
     let _devices = devices(port_id).await;
-    take_off(port_id).await
-}
-
-/// The same, unless somebody has come to have the port: who plugs a port has recorded before that it is his. Tells whether nobody
-/// had it.
-pub async fn unplug_unless(port_id: &str, is_somebodys: impl FnOnce() -> bool) -> Result<bool> {
-    let _devices = devices(port_id).await;
-    if is_somebodys() {
+    let tap = Alias::of(&DeviceNames::of_port(port_id).tap);
+    let is_others = tap.is_some_and(|tap| tap.owner.is_some() && tap.owner.as_deref() != owner);
+    if is_others {
         return Ok(false);
     }
     take_off(port_id).await.map(|()| true)

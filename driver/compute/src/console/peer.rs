@@ -2,6 +2,23 @@
 
 use std::net::IpAddr;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{KeepAlive, TcpKeepCount, TcpKeepIdle, TcpKeepInterval};
+use tokio::net::TcpStream;
+
+/// Seconds without a word before a peer is asked whether it is there, between two such questions, and how many it may leave
+/// unanswered.
+const KEEPALIVE: (u32, u32, u32) = (60, 15, 4);
+
+/// Lets the kernel end the connection of a peer that has gone without a word: a terminal may be silent for days.
+pub fn notice_loss(stream: &TcpStream) -> std::io::Result<()> {
+    let (idle, interval, count) = KEEPALIVE;
+    setsockopt(stream, KeepAlive, &true)?;
+    setsockopt(stream, TcpKeepIdle, &idle)?;
+    setsockopt(stream, TcpKeepInterval, &interval)?;
+    Ok(setsockopt(stream, TcpKeepCount, &count)?)
+}
+
 /// What a peer counts as: its address, or for IPv6 the first one of its network of 64 bits, since each host has all of one.
 pub fn peer(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -16,7 +33,18 @@ pub fn peer(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::socket::getsockopt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_is_silent_is_asked_whether_it_is_there() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        notice_loss(&stream).unwrap();
+        assert!(getsockopt(&stream, KeepAlive).unwrap());
+        assert_eq!(getsockopt(&stream, TcpKeepIdle).unwrap(), KEEPALIVE.0);
+    }
 
     #[test]
     fn hosts_of_one_network_count_together() {

@@ -16,8 +16,9 @@ use serde_json::json;
 use soketto::handshake::http::Server as Handshake;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::peer::peer;
+use super::peer::{notice_loss, peer};
 use super::relay;
 use super::sessions::{ExecId, Resized, Sessions, Token};
 use super::tls;
@@ -31,6 +32,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECTIONS_MAX: usize = 4096;
 /// Connections of one peer that lead to no process yet. The proxy of all users is one peer.
 const CONNECTIONS_OF_A_PEER_MAX: usize = 1024;
+/// Connections to processes. Each takes two descriptors, of which the service has 65,536.
+const RELAYS_MAX: usize = 8192;
 /// Connections to the processes of one container.
 const CONNECTIONS_TO_A_CONTAINER_MAX: usize = 64;
 /// What Docker's own client takes for its version of the API.
@@ -41,8 +44,12 @@ type Answer = Response<Full<Bytes>>;
 struct Console {
     host: Host,
     sessions: Arc<Sessions>,
+    relays: Arc<Semaphore>,
     containers: Counted<ContainerUuid>,
 }
+
+/// A connection to a process, which counts while it lasts.
+type Connected = (OwnedSemaphorePermit, One<ContainerUuid>);
 
 /// A refusal: a status and, in Docker's form, the reason.
 struct Refused(StatusCode, String);
@@ -69,8 +76,9 @@ pub async fn serve(docker: &Docker, host: Host, sessions: Arc<Sessions>) -> Resu
              traffic sees what passes"
         ),
     }
-    let console = Arc::new(Console { host, sessions, containers: Counted::default() });
-    let connections = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let relays = Arc::new(Semaphore::new(RELAYS_MAX));
+    let console = Arc::new(Console { host, sessions, relays, containers: Counted::default() });
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let peers = Counted::default();
     tokio::spawn(async move {
         loop {
@@ -103,6 +111,7 @@ impl Console {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         // Keys are few bytes each.
         stream.set_nodelay(true)?;
+        notice_loss(&stream)?;
         let Some(tls) = tls else { return self.http(stream).await };
         let stream = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await??;
         self.http(stream).await
@@ -204,7 +213,7 @@ impl Console {
         &self,
         exec: Interact,
         id: &ExecId,
-    ) -> Result<(sandbox::Connection, tracing::Span, One<ContainerUuid>), Refused> {
+    ) -> Result<(sandbox::Connection, tracing::Span, Connected), Refused> {
         let container = exec.exec.container.clone();
         let uuid = container.parse().map_err(|_| forbidden())?;
         let connected = self.connected(uuid)?;
@@ -213,13 +222,16 @@ impl Console {
         Ok((self.host.sandbox(&container).interact(exec).await?, span, connected))
     }
 
-    fn connected(&self, container: ContainerUuid) -> Result<One<ContainerUuid>, Refused> {
-        let many = || {
-            let reason =
-                format!("container {container} has {CONNECTIONS_TO_A_CONTAINER_MAX} connections already");
-            Refused(StatusCode::TOO_MANY_REQUESTS, reason)
+    fn connected(&self, container: ContainerUuid) -> Result<Connected, Refused> {
+        let has = |whose: String, most: usize| {
+            Refused(StatusCode::TOO_MANY_REQUESTS, format!("{whose} has {most} connections already"))
         };
-        self.containers.enter(container, CONNECTIONS_TO_A_CONTAINER_MAX).ok_or_else(many)
+        let of_container = self.containers.enter(container, CONNECTIONS_TO_A_CONTAINER_MAX);
+        let of_container = of_container
+            .ok_or_else(|| has(format!("container {container}"), CONNECTIONS_TO_A_CONTAINER_MAX))?;
+        let relay = Arc::clone(&self.relays).try_acquire_owned();
+        let relay = relay.map_err(|_| has("this host".into(), RELAYS_MAX))?;
+        Ok((relay, of_container))
     }
 
     async fn resize(&self, request: &Request<Incoming>, id: &str) -> Result<Answer, Refused> {

@@ -177,7 +177,7 @@ impl Engine for HostEngine {
     async fn release(&self, id: ContainerUuid) -> Result<()> {
         self.sandbox(id).shut_down().await?;
         if let Ok(record) = self.record(id) {
-            networking::unplug(&record.attachments).await;
+            networking::unplug(&record.attachments, &id.to_string()).await;
         }
         Ok(())
     }

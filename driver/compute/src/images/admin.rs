@@ -9,6 +9,7 @@ use image::{Digest, ImageReference, PullPolicy};
 use model::Image as ImageRow;
 use oslo::RequestContext;
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use super::glance::{self, Match};
@@ -94,28 +95,36 @@ pub async fn delete(images: &Images, row: &ImageRow) -> Result<()> {
     if let Some(id) = row.image_id.as_deref().filter(|id| !id.is_empty()) {
         let digest: Digest =
             id.parse().map_err(|_| Error::invalid("image_id", format!("{id:?} is no digest")))?;
-        let used = file_systems_in_use(images)?;
-        if let Err(e) = images.store().remove(&digest, |path| used.contains(path)) {
+        let (images, id) = (images.clone(), digest.clone());
+        let removed = spawn_blocking(move || remove(&images, &id)).await;
+        if let Err(e) = removed.map_err(|e| Error::Conflict(e.to_string())).flatten() {
             tracing::error!(image = %digest, error = %e, "an image cannot be removed");
         }
     }
     Ok(row.destroy(images.database()).await?)
 }
 
+fn remove(images: &Images, id: &Digest) -> Result<()> {
+    let store = images.store();
+    let survey = store.survey();
+    Ok(store.remove(id, &survey, &file_systems_in_use(images)?)?)
+}
+
 /// Removes images that nobody has used for long, or that do not fit, as `[kata]` says.
 pub fn collect(images: &Images) -> Result<()> {
-    let used = file_systems_in_use(images)?;
+    let store = images.store();
+    let survey = store.survey();
+    let recorded = file_systems_in_use(images)?;
     let retention = images.options().kata.retention();
-    for id in images.store().collect(retention, SystemTime::now(), |path| used.contains(path))? {
+    for id in store.collect(retention, SystemTime::now(), &survey, &recorded)? {
         tracing::info!(image = %id, "an image that was not used for long, or did not fit, is removed");
     }
     Ok(())
 }
 
-/// The file systems that have been given out, and those of all containers of this host, Zun's and the operator's, whether or not
-/// they run.
+/// The file systems of all containers of this host, Zun's and the operator's, whether or not they run.
 fn file_systems_in_use(images: &Images) -> Result<HashSet<PathBuf>> {
-    let mut used = images.store().given();
+    let mut used = HashSet::new();
     for host in [images.options().host(), images.options().operators_host()] {
         used.extend(file_systems_in(&host.folder)?);
     }

@@ -115,7 +115,7 @@ pub async fn follow_changes(
         }
         interfaces.tell_guest(uuid, &record).await?;
     }
-    networking::unplug(&gone).await;
+    networking::unplug(&gone, &owner.id).await;
     let changes = addresses(&record);
     Ok(Some((record, changes)))
 }

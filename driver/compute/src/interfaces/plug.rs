@@ -97,6 +97,6 @@ async fn take_away(
         }
         interfaces.tell_guest(uuid, record).await?;
     }
-    networking::unplug(attachments).await;
+    networking::unplug(attachments, &uuid.to_string()).await;
     networking::release(&interfaces.neutron, attachments).await
 }

@@ -24,17 +24,17 @@ pub struct Plugging {
 pub async fn plug(attachments: &[Attachment], owner: &str, host: &str, queue_pairs: u8) -> Result<()> {
     for attachment in attachments {
         if let Err(e) = attachment.vif(owner, host).plug(queue_pairs).await {
-            unplug(attachments).await;
+            unplug(attachments, owner).await;
             return Err(e.into());
         }
     }
     Ok(())
 }
 
-/// Takes a container's taps away, as far as that works.
-pub async fn unplug(attachments: &[Attachment]) {
+/// Takes the taps of the container `owner` away, as far as that works. Those of ports that another container has by now stay.
+pub async fn unplug(attachments: &[Attachment], owner: &str) {
     for Attachment { port, .. } in attachments {
-        if let Err(e) = network::unplug(port).await {
+        if let Err(e) = network::unplug(port, Some(owner)).await {
             tracing::error!(port, error = %e, "a tap is left behind");
         }
     }

@@ -118,7 +118,7 @@ pub async fn strays(neutron: &Neutron, owner: &PortOwner, attachments: &[Attachm
 /// Gives back ports of a sandbox that are in none of its attachments, and takes their taps away.
 pub async fn reclaim(neutron: &Neutron, owner: &PortOwner, ports: &[Port]) -> Result<()> {
     for port in ports {
-        network::unplug(&port.id).await?;
+        network::unplug(&port.id, Some(&owner.id)).await?;
         release_port(neutron, &port.id, port.name != owner.port_name).await?;
     }
     Ok(())
