@@ -270,3 +270,46 @@ fn exposed_ports_are_let_through_by_a_group_that_goes_with_the_container() {
         assert_eq!(left, "");
     });
 }
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn what_neutron_refuses_is_said_in_its_words() {
+    in_cloud(|cloud| {
+        let network = cloud.network("10.83.0.0/24");
+        let refused = |net: &str| {
+            let words = [&BUSYBOX[..4], &["--net", net, "busybox", "true"]].concat();
+            let uuid = cloud.make("create", &words);
+            let reason = cloud.wait_for_error(&uuid);
+            cloud.delete(&uuid);
+            reason
+        };
+        let name = network.name.as_str();
+        let taken = cloud
+            .openstack(&[
+                "port",
+                "create",
+                "--network",
+                name,
+                "--fixed-ip",
+                "ip-address=10.83.0.50",
+                "taken",
+                "-f",
+                "value",
+                "-c",
+                "id",
+            ])
+            .ok();
+        let reason = refused(&format!("network={name},v4-fixed-ip=10.83.0.50"));
+        assert!(reason.contains("10.83.0.50") && reason.contains("already allocated"), "{reason}");
+        let reason = refused(&format!("network={name},v4-fixed-ip=192.0.2.1"));
+        assert!(reason.contains("192.0.2.1"), "{reason}");
+        cloud.openstack(&["port", "delete", taken.trim()]).ok();
+
+        let quota =
+            |ports: &str| cloud.openstack(&["quota", "set", "--force", "--ports", ports, "admin"]).ok();
+        quota("0");
+        let reason = refused(&format!("network={name}"));
+        quota("500");
+        assert!(reason.contains("Quota exceeded for resources: ['port']"), "{reason}");
+    });
+}

@@ -122,6 +122,36 @@ fn a_create_whose_row_was_left_creating_is_in_error_and_leaves_nothing() {
     });
 }
 
+/// Runs a container of this image.
+fn run(cloud: &Cloud, image: &str) -> String {
+    cloud.make("run", &[&BUSYBOX[..], &[image, "sleep", "100000"]].concat())
+}
+
+#[test]
+#[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
+fn a_registry_that_dies_in_mid_pull_is_named_and_leaves_nothing() {
+    in_cloud(|cloud| {
+        let registry = Registry::anywhere();
+        let name = format!("dying-{}", std::process::id());
+        registry.push(&Layout::busybox().with_file(&format!("/{name}"), &noise(8 << 20)), &name, &[]);
+        let slow = Throttled::start(PORT, &registry.address(), 1 << 20);
+        let image = format!("127.0.0.1:{PORT}/{name}");
+        let other = cloud.run_busybox("sleep 100000");
+        let pulls = run(cloud, &image);
+        wait_until_it_pulls(cloud, &pulls);
+        drop(slow);
+        let reason = cloud.wait_for_error(&pulls);
+        assert!(reason.contains(&format!("127.0.0.1:{PORT}")) && reason.contains(&name), "{reason}");
+        cloud.exec(&other, "true");
+        let left = cloud.shell("ls -A /var/lib/zun-kata/images/tmp");
+        assert_eq!(left, "", "what was half made is gone");
+        let _back = Throttled::start(PORT, &registry.address(), 64 << 20);
+        let again = run(cloud, &image);
+        cloud.wait_for_status(&again, "Running");
+        [pulls, other, again].iter().for_each(|uuid| cloud.delete(uuid));
+    });
+}
+
 #[test]
 #[ignore = "needs the cloud of devstack/up; tests/run brings it up"]
 fn a_host_whose_power_fails_in_mid_pull_comes_back_with_what_it_had() {
@@ -135,10 +165,9 @@ fn a_host_whose_power_fails_in_mid_pull_comes_back_with_what_it_had() {
         registry.push(&Layout::busybox().with_file(&format!("/{name}"), &noise(8 << 20)), &name, &[]);
         let _slow = Throttled::start(PORT, &registry.address(), 1 << 20);
         let image = format!("127.0.0.1:{PORT}/{name}");
-        let run = || cloud.make("run", &[&BUSYBOX[..], &[&image, "sleep", "100000"]].concat());
         let runs = cloud.run_busybox("sleep 100000");
         cloud.exec(&runs, "echo kept >/file; sync");
-        let pulls = run();
+        let pulls = run(cloud, &image);
         wait_until_it_pulls(cloud, &pulls);
         cloud.cut_power();
 
@@ -148,7 +177,7 @@ fn a_host_whose_power_fails_in_mid_pull_comes_back_with_what_it_had() {
         cloud.wait_for_status(&runs, "Stopped");
         cloud.act(&["start"], &runs, "Running");
         assert_eq!(cloud.exec(&runs, "cat /file"), "kept");
-        let again = run();
+        let again = run(cloud, &image);
         cloud.wait_for_status(&again, "Running");
         cloud.delete(&again);
         cloud.delete(&runs);

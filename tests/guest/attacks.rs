@@ -199,46 +199,50 @@ async fn use_it(fixture: &Fixture, sandbox: &Sandbox) -> String {
     ended.map_or_else(|e| e.to_string(), |()| "all was done, as it says".into())
 }
 
+/// A guest with this agent, from its start to its end.
+async fn lie(mode: &str) -> Fixture {
+    let mut fixture = Fixture::new();
+    let liar = source("liar.c");
+    fixture.guest_of(&format!("gcc -O1 -static -pthread -DMODE={mode} -o init {}", liar.display()));
+    let sandbox = fixture.host().sandbox("c");
+    sandbox.create().unwrap();
+    let began = Instant::now();
+    let end = timeout(LIAR_PATIENCE, use_it(&fixture, &sandbox)).await;
+    let end = end.unwrap_or_else(|_| panic!("{mode} keeps the host waiting"));
+    println!("{mode}: after {:?} {end:?}", began.elapsed());
+    assert!(end.len() < 2000, "{mode}: {} bytes of an error", end.len());
+    let log = std::fs::metadata(sandbox.path().join("shim.log")).map_or(0, |log| log.len());
+    assert!(log <= DIAGNOSTICS_MAX, "{mode}: {log} bytes of diagnostics");
+    let deleted = Instant::now();
+    sandbox.delete().await.unwrap();
+    assert!(deleted.elapsed() < NEIGHBOUR_PATIENCE, "{mode}: {:?} to delete it", deleted.elapsed());
+    fixture
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs KVM; tests/run takes it into the lab"]
-async fn an_agent_that_hangs_or_lies_costs_its_neighbour_nothing() {
+async fn agents_that_hang_or_lie_cost_their_neighbour_nothing() {
     let quiet = Fixture::new();
     let neighbour = quiet.start("n", 1.0).await;
     quiet.run(&neighbour, "c", &LONG).await;
-    let mut guests = Vec::new();
-    for mode in ["SILENT", "NOISE", "GIANT", "YES"] {
-        let mut fixture = Fixture::new();
-        let liar = source("liar.c");
-        fixture.guest_of(&format!("gcc -O1 -static -pthread -DMODE={mode} -o init {}", liar.display()));
-        let sandbox = fixture.host().sandbox("c");
-        sandbox.create().unwrap();
-        let (began, over) = (Instant::now(), AtomicBool::new(false));
-        let watched = async {
-            let mut slowest = Duration::ZERO;
-            while !over.load(Ordering::SeqCst) {
-                let asked = Instant::now();
-                let here = neighbour.exec(fixture::exec("c", &["echo", "here"])).await.unwrap();
-                assert_eq!(here.output, "here\n");
-                slowest = slowest.max(asked.elapsed());
-            }
-            slowest
-        };
-        let attack = async {
-            let end = timeout(LIAR_PATIENCE, use_it(&fixture, &sandbox)).await;
-            over.store(true, Ordering::SeqCst);
-            end.unwrap_or_else(|_| panic!("{mode} keeps the host waiting"))
-        };
-        let (end, slowest) = tokio::join!(attack, watched);
-        println!("{mode}: after {:?} {end:?}; the neighbour waited for {slowest:?}", began.elapsed());
-        assert!(slowest < NEIGHBOUR_PATIENCE, "{mode}: the neighbour waited for {slowest:?}");
-        assert!(end.len() < 2000, "{mode}: {} bytes of an error", end.len());
-        let log = std::fs::metadata(sandbox.path().join("shim.log")).map_or(0, |log| log.len());
-        assert!(log <= DIAGNOSTICS_MAX, "{mode}: {log} bytes of diagnostics");
-        let deleted = Instant::now();
-        sandbox.delete().await.unwrap();
-        assert!(deleted.elapsed() < NEIGHBOUR_PATIENCE, "{mode}: {:?} to delete it", deleted.elapsed());
-        guests.push(fixture);
-    }
+    let over = AtomicBool::new(false);
+    let watched = async {
+        let mut slowest = Duration::ZERO;
+        while !over.load(Ordering::SeqCst) {
+            let asked = Instant::now();
+            let here = neighbour.exec(fixture::exec("c", &["echo", "here"])).await.unwrap();
+            assert_eq!(here.output, "here\n");
+            slowest = slowest.max(asked.elapsed());
+        }
+        slowest
+    };
+    let attacks = async {
+        let guests = tokio::join!(lie("SILENT"), lie("NOISE"), lie("GIANT"), lie("YES"));
+        over.store(true, Ordering::SeqCst);
+        <[Fixture; 4]>::from(guests)
+    };
+    let (guests, slowest) = tokio::join!(attacks, watched);
+    assert!(slowest < NEIGHBOUR_PATIENCE, "the neighbour waited for {slowest:?}");
     neighbour.delete().await.unwrap();
     guests.iter().chain([&quiet]).for_each(Fixture::assert_clean);
 }

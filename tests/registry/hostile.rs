@@ -1,40 +1,21 @@
 //! Images and registries that are made to cost this host more than they are worth.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use cloud_tests::registry::{Layout, Registry};
 use cloud_tests::sandboxes::workers;
+use cloud_tests::swelling::{header, layer, swelling};
 use image::{CredentialsOwner, Limits, PullPolicy, RegistryHost, RegistryOptions, TreeLimits, WorkerOptions};
 use nix::sys::resource::{UsageWho, getrusage};
-use tar::{Builder, EntryType, Header};
+use tar::EntryType;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::{Here, credentials, store_of, store_with};
 
 const MEBIBYTE: u64 = 1 << 20;
-
-fn header(kind: EntryType, size: u64) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_size(size);
-    header.set_mode(0o644);
-    header.set_mtime(0);
-    header.set_uid(0);
-    header.set_gid(0);
-    header
-}
-
-fn layer(folder: &Path, write: impl FnOnce(&mut Builder<File>)) -> PathBuf {
-    let path = folder.join("layer.tar");
-    let mut builder = Builder::new(File::create(&path).unwrap());
-    write(&mut builder);
-    builder.finish().unwrap();
-    path
-}
 
 /// Peak of the memory that any worker of this process has taken, in MiB.
 fn worker_peak_mib() -> i64 {
@@ -64,28 +45,12 @@ async fn refusal(layer: PathBuf, options: WorkerOptions) -> String {
     error
 }
 
-/// A file with large extended attributes and thousands of names, and directories so deep that each name of a path is long:
-/// together they would have taken gigabytes.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs docker-registry; tests/run installs it"]
 async fn a_small_image_does_not_become_large_in_memory() {
     let folder = tempfile::tempdir().unwrap();
-    let layer = layer(folder.path(), |builder| {
-        let value = vec![b'x'; 59 << 10];
-        builder.append_pax_extensions([("SCHILY.xattr.user.a", &value[..])]).unwrap();
-        builder.append_data(&mut header(EntryType::Regular, 1), "target", &b"x"[..]).unwrap();
-        for number in 0..2000 {
-            builder
-                .append_link(&mut header(EntryType::Link, 0), format!("links/{number}"), "target")
-                .unwrap();
-        }
-        for number in 0..500 {
-            let path = format!("{number}/{}file", "d/".repeat(1500));
-            builder.append_data(&mut header(EntryType::Regular, 0), path, std::io::empty()).unwrap();
-        }
-    });
     let registry = Registry::anywhere();
-    registry.push(&Layout::of_layers(&[layer]), "small:1", &[]);
+    registry.push(&Layout::of_layers(&[swelling(folder.path())]), "small:1", &[]);
     let before = own_mib();
     let here = here(&registry, workers());
     let image = here.pull(&format!("{}/small:1", registry.address())).await.unwrap();

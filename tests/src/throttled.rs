@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Between two pieces of an answer.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A way to a server on which answers come slowly. It ends with its owner.
+/// A way to a server on which answers come slowly. It ends with its owner, in the middle of an answer if need be.
 pub struct Throttled {
     port: u16,
     ended: Arc<AtomicBool>,
@@ -28,7 +28,7 @@ impl Throttled {
                 if is_over.load(Ordering::SeqCst) {
                     return;
                 }
-                pass(client, &server, piece);
+                pass(client, &server, piece, &is_over);
             }
         });
         Self { port, ended }
@@ -43,7 +43,8 @@ impl Drop for Throttled {
     }
 }
 
-fn pass(client: TcpStream, server: &str, piece: usize) {
+fn pass(client: TcpStream, server: &str, piece: usize, is_over: &Arc<AtomicBool>) {
+    let is_over = Arc::clone(is_over);
     let server = TcpStream::connect(server).unwrap();
     let (mut questions, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
     thread::spawn(move || {
@@ -54,6 +55,9 @@ fn pass(client: TcpStream, server: &str, piece: usize) {
         let (mut answers, mut to_client) = (server, client);
         let mut buffer = vec![0; piece];
         while let Ok(length @ 1..) = answers.read(&mut buffer) {
+            if is_over.load(Ordering::SeqCst) {
+                break;
+            }
             if to_client.write_all(&buffer[..length]).is_err() {
                 return;
             }

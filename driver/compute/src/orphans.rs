@@ -11,7 +11,6 @@ use tokio::sync::Semaphore;
 use crate::containers::Core;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::record::SandboxRecord;
 use crate::zun::Zun;
 
 /// Taps that are removed at one time.
@@ -42,7 +41,7 @@ pub async fn leftover_taps(
     };
     for (uuid, _) in sandboxes.iter().filter(|(_, status)| status.may_live()) {
         match core.engine.record(*uuid) {
-            Ok(record) => plugged.retain(|port, _| !has_port(&record, port)),
+            Ok(record) => plugged.retain(|port, _| !record.has_port(port)),
             Err(e) => {
                 tracing::error!(sandbox = %uuid, error = %e, "its taps are not known: none that is left behind is removed");
                 return BTreeMap::new();
@@ -74,18 +73,14 @@ async fn remove_tap(core: &Core<Zun>, slots: &Semaphore, port: &str, owner: Opti
     if let Some(uuid) = uuid {
         turn = Some(core.turns.internal(uuid).await);
     }
-    let _slot = slots.acquire().await;
     if let Some(uuid) = uuid
         && core.engine.status(uuid).await.may_live()
-        && has_port(&core.engine.record(uuid)?, port)
+        && core.engine.record(uuid)?.has_port(port)
     {
         return Ok(false);
     }
+    let _slot = slots.acquire().await;
     let is_removed = network::unplug(port, owner).await?;
     drop(turn);
     Ok(is_removed)
-}
-
-fn has_port(record: &SandboxRecord, port: &str) -> bool {
-    record.attachments.iter().any(|one| one.port == port)
 }

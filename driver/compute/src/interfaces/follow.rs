@@ -56,9 +56,8 @@ fn differs(
         let port = listed.get(&attachment.port);
         port.is_some_and(|port| port.device_id == id && attachment.has_addresses_of(port))
     };
-    let is_known = |port: &Port| record.attachments.iter().any(|one| one.port == port.id);
     // Anybody may say of his port that it is this container's.
-    let is_stray = |port: &&Port| port.project_id == record.owner && !is_known(port);
+    let is_stray = |port: &&Port| port.project_id == record.owner && !record.has_port(&port.id);
     let has_strays = ports_of.get(id.as_str()).into_iter().flatten().any(is_stray);
     !record.attachments.iter().all(is_same) || has_strays || record.regrouping.is_some()
 }

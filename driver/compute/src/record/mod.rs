@@ -87,6 +87,11 @@ impl SandboxRecord {
         }
     }
 
+    /// Whether this Neutron port is the sandbox's.
+    pub fn has_port(&self, port: &str) -> bool {
+        self.attachments.iter().any(|attachment| attachment.port == port)
+    }
+
     /// The sandbox that its containers need: as large as those that run together, or as the largest of those before them.
     pub fn sandbox_spec(&self, kata: &Kata) -> SandboxSpec {
         let cpus = |member: &Member| member.container.cpus;

@@ -23,6 +23,7 @@ mod rng;
 mod state;
 mod stop;
 mod throttle;
+mod timer;
 mod traffic;
 mod vsock;
 mod worker;

@@ -14,6 +14,7 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::request::{Extent, Operation, Piece, Request, SECTOR};
 use super::ring::Ring;
+use super::stalled::Stalled;
 use crate::config::{DiskAccess, DiskConfig, RateLimit};
 use crate::memory::Memory;
 use crate::virtio::poll::{Poll, drain};
@@ -26,6 +27,7 @@ const QUEUE: u64 = 0;
 const STOP: u64 = 1;
 const COMPLETIONS: u64 = 2;
 const THROTTLE: u64 = 3;
+const STALLED: u64 = 4;
 /// Most data buffers of one request: a full chain less header and status.
 const SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
 /// Most sectors of one discard or write of zeros: 2 GiB.
@@ -162,6 +164,7 @@ struct Server<'a> {
     ring: &'a mut Ring,
     throttle: Throttle,
     in_flight: HashMap<u64, InFlight>,
+    stalled: Stalled,
 }
 
 impl<'a> Server<'a> {
@@ -171,8 +174,8 @@ impl<'a> Server<'a> {
         traffic: &'a TrafficCounter,
         ring: &'a mut Ring,
     ) -> Result<Self> {
-        let throttle = Throttle::new(disk.limit)?;
-        Ok(Self { disk, traffic, active, ring, throttle, in_flight: HashMap::new() })
+        let (throttle, stalled) = (Throttle::new(disk.limit)?, Stalled::new()?);
+        Ok(Self { disk, traffic, active, ring, throttle, in_flight: HashMap::new(), stalled })
     }
 
     fn run(mut self) -> Result<()> {
@@ -181,6 +184,7 @@ impl<'a> Server<'a> {
         poll.add(&self.active.stop, STOP, EventSet::IN)?;
         poll.add(self.ring.completed(), COMPLETIONS, EventSet::IN)?;
         poll.add(&self.throttle, THROTTLE, EventSet::IN)?;
+        poll.add(&self.stalled, STALLED, EventSet::IN)?;
         let ended = self.serve(&poll);
         // The kernel writes into guest memory until the last request is complete, whatever ended the loop.
         while !self.in_flight.is_empty() {
@@ -189,6 +193,9 @@ impl<'a> Server<'a> {
                 std::mem::forget(std::mem::take(&mut self.in_flight));
                 return Err(e);
             }
+        }
+        for request in self.stalled.take()? {
+            self.finish(&request, VIRTIO_BLK_S_IOERR, 0)?;
         }
         ended
     }
@@ -200,6 +207,7 @@ impl<'a> Server<'a> {
                     STOP => return Ok(()),
                     QUEUE => drain(&self.active.notifications[0]),
                     THROTTLE => self.throttle.drain()?,
+                    STALLED => self.try_again()?,
                     _ => drain(self.ring.completed()),
                 }
             }
@@ -211,7 +219,8 @@ impl<'a> Server<'a> {
     /// Takes requests from the queue while the ring has room and the rate allows.
     fn accept(&mut self) -> Result<()> {
         let memory = self.active.memory.clone();
-        while self.in_flight.len() < usize::from(QUEUE_SIZE) && self.throttle.is_open()? {
+        let room = usize::from(QUEUE_SIZE);
+        while self.in_flight.len() + self.stalled.len() < room && self.throttle.is_open()? {
             let Some(chain) = self.active.pop(0, &memory)? else { break };
             let head = chain.head_index();
             match Request::parse(&memory, chain) {
@@ -227,6 +236,11 @@ impl<'a> Server<'a> {
         }
         self.ring.submit()?;
         self.active.notify_driver(0)
+    }
+
+    fn try_again(&mut self) -> Result<()> {
+        self.stalled.take()?.into_iter().try_for_each(|request| self.begin(request))?;
+        self.ring.submit()
     }
 
     fn begin(&mut self, request: Request) -> Result<()> {
@@ -312,6 +326,10 @@ impl<'a> Server<'a> {
                 Operation::Read(_) | Operation::Write(_) => request.length(),
                 _ => 0,
             };
+            if Stalled::has_no_room(request.operation, result, expected) {
+                self.stalled.push(request)?;
+                continue;
+            }
             let whole = u64::try_from(result).is_ok_and(|done| done == expected);
             if !whole {
                 tracing::debug!(operation = ?request.operation, result, expected, "a disk request failed");
@@ -353,4 +371,99 @@ fn write_pieces(memory: &Memory, pieces: &[Piece], mut bytes: &[u8]) -> Result<u
         bytes = later;
     }
     Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use virtio_bindings::virtio_blk::VIRTIO_BLK_T_OUT;
+    use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+    use virtio_queue::desc::{RawDescriptor, split::Descriptor};
+    use virtio_queue::mock::MockSplitQueue;
+
+    use super::*;
+    use crate::event::event_fd;
+    use crate::virtio::{Interrupt, Stop};
+
+    const STATUS: GuestAddress = GuestAddress(0x30000);
+    const UNTOUCHED: u8 = 0xff;
+    const CAPACITY: u64 = 1 << 16;
+
+    /// A driver that writes 4 KiB at the disk's beginning.
+    fn active() -> Active {
+        let memory = Memory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        memory.write_obj(VIRTIO_BLK_T_OUT, GuestAddress(0x10000)).unwrap();
+        memory.write_slice(&[7; 4096], GuestAddress(0x20000)).unwrap();
+        memory.write_obj(UNTOUCHED, STATUS).unwrap();
+        let mock = MockSplitQueue::new(&memory, 16);
+        let next = VRING_DESC_F_NEXT as u16;
+        let chain = [
+            Descriptor::new(0x10000, 16, next, 1),
+            Descriptor::new(0x20000, 4096, next, 2),
+            Descriptor::new(STATUS.0, 1, VRING_DESC_F_WRITE as u16, 0),
+        ];
+        mock.build_desc_chain(&chain.map(RawDescriptor::from)).unwrap();
+        let queues = vec![mock.create_queue().unwrap()];
+        let notifications = vec![event_fd().unwrap()];
+        notifications[0].write(1).unwrap();
+        let interrupt = Interrupt::new(event_fd().unwrap().into());
+        Active {
+            memory: memory.clone(),
+            queues,
+            notifications,
+            interrupt,
+            features: 0,
+            stop: Stop::new().unwrap(),
+        }
+    }
+
+    fn disk(file: File) -> Disk {
+        let (access, limit) = (DiskAccess::ReadWrite, RateLimit::default());
+        Disk { file, access, capacity: CAPACITY, serial: [0; VIRTIO_BLK_ID_BYTES as usize], limit }
+    }
+
+    /// One on a device that never has room.
+    fn full_disk() -> Disk {
+        disk(File::options().read(true).write(true).open("/dev/full").unwrap())
+    }
+
+    /// Gives the request to the kernel and takes its result.
+    fn once<'a>(server: &mut Server<'a>, begin: fn(&mut Server<'a>) -> Result<()>) -> u8 {
+        begin(server).unwrap();
+        server.ring.wait().unwrap();
+        server.complete().unwrap();
+        server.active.memory.read_obj(STATUS).unwrap()
+    }
+
+    #[test]
+    fn a_driver_waits_until_the_host_has_room() {
+        let (mut active, traffic) = (active(), TrafficCounter::default());
+        let mut ring = Ring::new(QUEUE_SIZE).unwrap();
+        let full = full_disk();
+        let mut server = Server::new(&full, &mut active, &traffic, &mut ring).unwrap();
+        assert_eq!(once(&mut server, Server::accept), UNTOUCHED, "it is neither done nor failed");
+        assert_eq!(once(&mut server, Server::try_again), UNTOUCHED);
+        let waiting = server.stalled.take().unwrap();
+        assert_eq!(waiting.len(), 1);
+
+        let roomy = disk(tempfile::tempfile().unwrap());
+        let mut server = Server::new(&roomy, &mut active, &traffic, &mut ring).unwrap();
+        waiting.into_iter().try_for_each(|request| server.stalled.push(request)).unwrap();
+        assert_eq!(u32::from(once(&mut server, Server::try_again)), VIRTIO_BLK_S_OK);
+        assert_eq!(server.stalled.len(), 0);
+        assert_eq!(roomy.file.metadata().unwrap().len(), 4096);
+        assert_eq!(traffic.traffic().outgoing.bytes, 4096);
+    }
+
+    #[test]
+    fn a_worker_that_must_end_waits_for_no_room() {
+        let (mut active, traffic) = (active(), TrafficCounter::default());
+        let mut ring = Ring::new(QUEUE_SIZE).unwrap();
+        let (full, memory) = (full_disk(), active.memory.clone());
+        let mut server = Server::new(&full, &mut active, &traffic, &mut ring).unwrap();
+        assert_eq!(once(&mut server, Server::accept), UNTOUCHED);
+        server.active.stop.order().unwrap();
+        server.run().unwrap();
+        let status: u8 = memory.read_obj(STATUS).unwrap();
+        assert_eq!(u32::from(status), VIRTIO_BLK_S_IOERR);
+    }
 }

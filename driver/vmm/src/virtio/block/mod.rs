@@ -3,5 +3,6 @@
 mod device;
 mod request;
 mod ring;
+mod stalled;
 
 pub use device::Block;
