@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
 use tokio::sync::{OnceCell, Semaphore};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use crate::archive::ArchiveTask;
@@ -34,7 +35,7 @@ const FREEZE_INTERVAL: Duration = Duration::from_millis(5);
 const IDENTIFIER_MAX: usize = 128;
 
 /// Whether a container's processes run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freezer {
     /// They stand still.
     Frozen,
@@ -61,7 +62,7 @@ struct Container {
     /// The filter of all its processes.
     filter: Option<Filter>,
     processes: Mutex<HashMap<String, Arc<Process>>>,
-    _mounts: Mounts,
+    mounts: Mutex<Mounts>,
 }
 
 impl Containers {
@@ -128,7 +129,7 @@ impl Containers {
             has_poststart_hooks,
             filter,
             processes: Mutex::new(HashMap::from([(id.to_owned(), first)])),
-            _mounts: mounts,
+            mounts: Mutex::new(mounts),
         };
         lock(&self.all).insert(id.to_owned(), Arc::new(container));
         Ok(())
@@ -238,26 +239,12 @@ impl Containers {
     /// Stops a container's processes, or lets them go on, and returns when they have.
     pub async fn freeze(&self, id: &str, state: Freezer) -> Result<()> {
         let container = self.find(id)?;
-        let order = container.cgroup.join("cgroup.freeze");
-        let (value, reached) = match state {
-            Freezer::Frozen => ("1", "frozen 1"),
-            Freezer::Thawed => ("0", "frozen 0"),
-        };
-        std::fs::write(&order, value).map_err(Error::io(format!("write {}", order.display())))?;
-        let events = container.cgroup.join("cgroup.events");
-        let has_reached = || {
-            let text =
-                std::fs::read_to_string(&events).map_err(Error::io(format!("read {}", events.display())))?;
-            Ok::<_, Error>(text.lines().any(|line| line == reached))
-        };
-        let give_up = Instant::now() + FREEZE_TIMEOUT;
-        while !has_reached()? {
-            if Instant::now() > give_up {
-                return Err(Error::Runtime(format!("the processes of {id} do not stop")));
-            }
-            sleep(FREEZE_INTERVAL).await;
+        let reached = container.freeze(state).await;
+        if reached.is_err() && state == Freezer::Frozen {
+            // Else a process that sleeps in the kernel would stop for good when it wakes.
+            container.order(Freezer::Thawed)?;
         }
-        Ok(())
+        reached
     }
 
     /// What a container uses.
@@ -279,6 +266,9 @@ impl Containers {
             first.wait().await?;
         }
         self.forget(id, &container.bundle).await;
+        // What is not on a disk yet is written first, which may take its time: other containers are served meanwhile.
+        let mounts = std::mem::take(&mut *lock(&container.mounts));
+        spawn_blocking(move || drop(mounts)).await.map_err(|e| Error::Runtime(e.to_string()))?;
         lock(&self.all).remove(id);
         Ok(())
     }
@@ -310,6 +300,31 @@ impl Containers {
 }
 
 impl Container {
+    fn order(&self, state: Freezer) -> Result<()> {
+        let (order, value) =
+            (self.cgroup.join("cgroup.freeze"), if state == Freezer::Frozen { "1" } else { "0" });
+        std::fs::write(&order, value).map_err(Error::io(format!("write {}", order.display())))
+    }
+
+    async fn freeze(&self, state: Freezer) -> Result<()> {
+        self.order(state)?;
+        let reached = if state == Freezer::Frozen { "frozen 1" } else { "frozen 0" };
+        let events = self.cgroup.join("cgroup.events");
+        let has_reached = || {
+            let text =
+                std::fs::read_to_string(&events).map_err(Error::io(format!("read {}", events.display())))?;
+            Ok::<_, Error>(text.lines().any(|line| line == reached))
+        };
+        let give_up = Instant::now() + FREEZE_TIMEOUT;
+        while !has_reached()? {
+            if Instant::now() > give_up {
+                return Err(Error::Runtime(format!("the processes of {} do not stop", self.id)));
+            }
+            sleep(FREEZE_INTERVAL).await;
+        }
+        Ok(())
+    }
+
     fn signal_all(&self, signal: Signal) -> Result<()> {
         if signal == Signal::SIGKILL {
             let kill = self.cgroup.join("cgroup.kill");

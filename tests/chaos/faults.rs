@@ -8,6 +8,7 @@ use cloud_tests::cloud::Cloud;
 use cloud_tests::control_plane::control;
 use cloud_tests::killed::Killed;
 use cloud_tests::random::Random;
+use cloud_tests::stepped_clock::SteppedClock;
 
 /// How long a fault stays, once it is there.
 const STAYS: Duration = Duration::from_secs(15);
@@ -161,9 +162,8 @@ fn disk_full(cloud: &Cloud) -> bool {
 /// Only where the clock is the tests' own.
 fn clock_stepped(cloud: &Cloud) -> bool {
     if cloud.is_in_lab() {
-        cloud.shell(&format!("date -s @$(($(date +%s) + {STEP})) >/dev/null"));
+        let _stepped = SteppedClock::by(cloud, STEP);
         sleep(STAYS);
-        cloud.shell("date -s @$(cat /sys/class/rtc/rtc0/since_epoch) >/dev/null");
     }
     cloud.is_in_lab()
 }

@@ -1,11 +1,11 @@
 //! What one tenant asks of a host keeps no other tenant waiting, and the host stays up.
 
-use cloud_tests::cloud::in_cloud;
+use cloud_tests::cloud::{STUBBORN, in_cloud};
 use cloud_tests::eventually;
-use cloud_tests::neighbour::{Heart, Neighbour, compare};
 use cloud_tests::tenant::Tenant;
+use cloud_tests::timed::{Heart, TimedTenant, compare};
 
-use crate::stalled::{STUBBORN, Stubborn};
+use crate::stalled::Stubborn;
 
 /// Least number of rounds from which a median is taken.
 const ROUNDS: usize = 5;
@@ -23,7 +23,7 @@ fn a_hundred_stalled_operations_keep_no_other_tenant_waiting() {
         let network = cloud.network("10.89.0.0/24");
         cloud.openstack(&["network", "set", "--share", &network.name]).ok();
         let tenant = Tenant::new(cloud, "neighbour");
-        let neighbour = Neighbour::move_in(cloud, &tenant, format!("network={}", network.name));
+        let neighbour = TimedTenant::move_in(cloud, &tenant, format!("network={}", network.name));
         let stubborn = Stubborn::run(cloud);
         let idle: Vec<_> = (0..ROUNDS).map(|_| neighbour.round()).collect();
 

@@ -87,29 +87,16 @@ fn health_is_checked_and_shown() {
         let check = "cmd=test -e /well,interval=1,retries=2,timeout=5";
         let uuid = run(cloud, &["--healthcheck", check], LONG);
         cloud.wait_for_status(&uuid, "Running");
-        let becomes = |health: &str| {
-            eventually(60, &format!("it is {health}"), || {
-                let detail = detail(cloud, &uuid);
-                if detail.starts_with("Up") && detail.ends_with(&format!("({health})")) {
-                    Ok(())
-                } else {
-                    Err(detail)
-                }
-            });
-        };
-        becomes("unhealthy");
+        cloud.wait_for_health(&uuid, "unhealthy");
         cloud.exec(&uuid, "touch /well");
-        becomes("healthy");
+        cloud.wait_for_health(&uuid, "healthy");
         Killed::now(cloud).revive();
-        becomes("healthy");
+        cloud.wait_for_health(&uuid, "healthy");
         cloud.delete(&uuid);
 
         let hangs = run(cloud, &["--healthcheck", "cmd=sleep 4711,interval=1,retries=1,timeout=1"], LONG);
         cloud.wait_for_status(&hangs, "Running");
-        eventually(60, "a check that hangs has failed", || {
-            let detail = detail(cloud, &hangs);
-            if detail.ends_with("(unhealthy)") { Ok(()) } else { Err(detail) }
-        });
+        cloud.wait_for_health(&hangs, "unhealthy");
         let left: usize = cloud.exec(&hangs, "ps | grep -c 'sleep 471[1]' || true").parse().unwrap();
         assert!(left <= 2, "checks that took too long are ended: {left}");
         cloud.delete(&hangs);

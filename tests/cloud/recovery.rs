@@ -1,6 +1,6 @@
 //! The service is killed in the middle of each operation, or its host's power fails, and what was begun comes to its end.
 
-use cloud_tests::cloud::{BUSYBOX, Cloud, in_cloud};
+use cloud_tests::cloud::{BUSYBOX, Cloud, STUBBORN, in_cloud};
 use cloud_tests::eventually;
 use cloud_tests::killed::Killed;
 use cloud_tests::registry::{Layout, Registry, noise};
@@ -8,9 +8,6 @@ use cloud_tests::throttled::Throttled;
 
 use crate::glance::wait_until_it_pulls;
 use crate::images::PORT;
-
-/// It ends by no signal that it may ignore, so that an operation takes as long as it may.
-const STUBBORN: &str = "trap '' TERM; while :; do sleep 1; done";
 
 fn row(cloud: &Cloud, uuid: &str) -> String {
     cloud.sql(&format!("SELECT status, IFNULL(task_state, '-') FROM zun.container WHERE uuid = '{uuid}'"))

@@ -6,13 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use cloud_tests::cloud::{BUSYBOX, Cloud};
+use cloud_tests::cloud::{BUSYBOX, Cloud, STUBBORN};
 use cloud_tests::eventually;
 
 /// The port that devstack lets a compute host reach for tests.
 pub const PORT: u16 = 5002;
-/// A shell's command that a stop ends only when its grace period is over.
-pub const STUBBORN: &str = "trap '' TERM; exec sleep 100000";
 
 const CONTAINERS: usize = 7;
 /// At most 16 may wait for one container; those of all are more than a hundred.

@@ -1,10 +1,9 @@
 //! Ports on real bridges of each kind, with a guest behind them that is heard or not.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use cloud_tests::sandboxes;
-use network::{DeviceNames, Vif, plugged, unplug};
+use network::{DeviceNames, Plugged, Unplugged, Vif, holder, plugged, unplug};
 use sandbox::{GuestNetwork, Nic, NicAddress, RateLimit, Sandbox, TapCounters};
 use serde_json::{Value, json};
 
@@ -220,11 +219,11 @@ async fn a_port_that_ovn_wires() {
 }
 
 /// Unplugs what is plugged on this host and is not in `used`, as the service does at its start.
-async fn remove_leftovers(used: &[&str]) -> BTreeMap<String, Option<String>> {
+async fn remove_leftovers(used: &[&str]) -> Vec<Plugged> {
     let mut left = plugged().await.unwrap();
-    left.retain(|port, _| !used.contains(&port.as_str()));
-    for (port, owner) in &left {
-        unplug(port, owner.as_deref()).await.unwrap();
+    left.retain(|one| !used.contains(&one.port.as_str()));
+    for Plugged { port, owner } in &left {
+        assert_eq!(unplug(port, owner.as_deref()).await.unwrap(), Unplugged::Removed);
     }
     left
 }
@@ -240,9 +239,10 @@ async fn no_port_takes_anothers_device_and_none_of_a_crash_is_left() {
     let refused = twin.plug(1).await.unwrap_err().to_string();
     assert!(refused.contains(PORT), "{refused}");
     unplug(&twin.port_id, Some(OWNER)).await.unwrap();
+    assert_eq!((holder(PORT).as_deref(), holder(&twin.port_id)), (Some(OWNER), None));
     // A container whose port was given to another one since, and who never knew whose it was.
     for before in [Some("its-container-before"), None] {
-        assert!(!unplug(PORT, before).await.unwrap());
+        assert_eq!(unplug(PORT, before).await.unwrap(), Unplugged::AnothersNow);
     }
     assert!(
         Path::new("/sys/class/net").join(DeviceNames::of_port(PORT).tap).exists(),
@@ -250,8 +250,8 @@ async fn no_port_takes_anothers_device_and_none_of_a_crash_is_left() {
     );
     ours.plug(1).await.expect("what is left of itself is made anew");
 
-    assert_eq!(remove_leftovers(&[PORT]).await, BTreeMap::new());
-    let ours_alone = BTreeMap::from([(PORT.to_owned(), Some(OWNER.to_owned()))]);
+    assert_eq!(remove_leftovers(&[PORT]).await, []);
+    let ours_alone = [Plugged { port: PORT.into(), owner: Some(OWNER.into()) }];
     // A host that lost its power: Open vSwitch remembers what the kernel does not.
     shell(&format!("ip link delete {}", DeviceNames::of_port(PORT).tap));
     assert_eq!(remove_leftovers(&[]).await, ours_alone);
@@ -265,7 +265,7 @@ async fn no_port_takes_anothers_device_and_none_of_a_crash_is_left() {
     shell(&format!(
         "ip link set {tap} alias 'zun-kata {PORT}'; ovs-vsctl remove Interface {tap} external_ids vm-uuid"
     ));
-    assert_eq!(remove_leftovers(&[]).await, BTreeMap::from([(PORT.to_owned(), None)]));
+    assert_eq!(remove_leftovers(&[]).await, [Plugged { port: PORT.into(), owner: None }]);
     assert_nothing_left();
 
     let nowhere = vif("ovs", json!({ "bridge_name": "br-none" })).plug(1).await.unwrap_err().to_string();

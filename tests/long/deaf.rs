@@ -3,8 +3,8 @@
 use cloud_tests::cloud::{Cloud, in_cloud};
 use cloud_tests::eventually;
 use cloud_tests::killed::Killed;
-use cloud_tests::neighbour::{BEAT_SECONDS, Heart, Neighbour, compare};
 use cloud_tests::tenant::Tenant;
+use cloud_tests::timed::{BEAT_SECONDS, Heart, TimedTenant, compare};
 
 /// Rounds from which a median is taken: whoever waits does so for tens of seconds.
 const ROUNDS: usize = 3;
@@ -19,7 +19,7 @@ fn shims_that_answer_nobody_keep_no_other_tenant_waiting() {
         let network = cloud.network("10.92.0.0/24");
         cloud.openstack(&["network", "set", "--share", &network.name]).ok();
         let tenant = Tenant::new(cloud, "neighbour");
-        let neighbour = Neighbour::move_in(cloud, &tenant, format!("network={}", network.name));
+        let neighbour = TimedTenant::move_in(cloud, &tenant, format!("network={}", network.name));
         let idle: Vec<_> = (0..ROUNDS).map(|_| neighbour.round()).collect();
 
         let deaf = Deaf::run(cloud);

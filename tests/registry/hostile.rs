@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use cloud_tests::registry::{Layout, Registry};
 use cloud_tests::sandboxes::workers;
-use cloud_tests::swelling::{header, layer, swelling};
+use cloud_tests::swelling::{depths, header, layer, names};
 use image::{CredentialsOwner, Limits, PullPolicy, RegistryHost, RegistryOptions, TreeLimits, WorkerOptions};
 use nix::sys::resource::{UsageWho, getrusage};
 use tar::EntryType;
@@ -49,8 +49,12 @@ async fn refusal(layer: PathBuf, options: WorkerOptions) -> String {
 #[ignore = "needs docker-registry; tests/run installs it"]
 async fn a_small_image_does_not_become_large_in_memory() {
     let folder = tempfile::tempdir().unwrap();
+    let layer = layer(folder.path(), |builder| {
+        names(builder);
+        depths(builder);
+    });
     let registry = Registry::anywhere();
-    registry.push(&Layout::of_layers(&[swelling(folder.path())]), "small:1", &[]);
+    registry.push(&Layout::of_layers(&[layer]), "small:1", &[]);
     let before = own_mib();
     let here = here(&registry, workers());
     let image = here.pull(&format!("{}/small:1", registry.address())).await.unwrap();

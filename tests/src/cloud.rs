@@ -53,8 +53,7 @@ pub fn in_cloud(test: impl Fn(&Cloud)) {
     let cloud = Cloud { _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner) };
     let known = OnceCell::new();
     let attempt = || {
-        let before = cloud.things();
-        let before = known.get_or_init(|| before);
+        let before = known.get_or_init(|| cloud.things());
         test(&cloud);
         cloud.assert_no_more_than(before);
     };
@@ -64,6 +63,7 @@ pub fn in_cloud(test: impl Fn(&Cloud)) {
             resume_unwind(reason);
         }
         cloud.bring_host_up();
+        cloud.clear(known.get());
         attempt();
     }
 }
@@ -224,6 +224,16 @@ impl Cloud {
         });
     }
 
+    /// Waits until a container that runs is found healthy, or unhealthy.
+    pub fn wait_for_health(&self, uuid: &str, health: &str) {
+        eventually(60, &format!("container {uuid} is {health}"), || {
+            let shown = self.show(uuid);
+            let detail = shown["status_detail"].as_str().unwrap_or_default();
+            let is_so = detail.starts_with("Up") && detail.ends_with(&format!("({health})"));
+            if is_so { Ok(()) } else { Err(detail.to_owned()) }
+        });
+    }
+
     /// Its status, if nothing is being done to it; what it is doing, if not. A container that is gone is `gone`.
     pub fn settled(&self, uuid: &str) -> Result<String, String> {
         let query =
@@ -295,8 +305,7 @@ impl Cloud {
         });
     }
 
-    /// What a test has left that failed would make others fail, and hide which is at fault: its containers are deleted, and then
-    /// the tests' networks.
+    /// Deletes the containers and networks that a failed test has left, so that later tests do not fail of them.
     fn clear(&self, before: Option<&BTreeSet<String>>) {
         let Some(before) = before else { return };
         let listed = self.sql("SELECT uuid FROM zun.container");
@@ -330,6 +339,9 @@ impl Cloud {
         things
     }
 }
+
+/// A shell's command that ends by no signal that it may ignore.
+pub const STUBBORN: &str = "trap '' TERM; exec sleep 100000";
 
 /// Arguments of `appcontainer run` for a small container on the network `net`.
 pub const BUSYBOX: [&str; 8] =

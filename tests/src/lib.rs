@@ -10,16 +10,17 @@ pub mod cloud;
 pub mod control_plane;
 pub mod docker;
 pub mod killed;
-pub mod neighbour;
 pub mod oddities;
 pub mod random;
 pub mod registry;
 pub mod relay;
 mod said;
 pub mod sandboxes;
+pub mod stepped_clock;
 pub mod swelling;
 pub mod tenant;
 pub mod throttled;
+pub mod timed;
 pub mod tls;
 pub mod trees;
 

@@ -26,20 +26,21 @@ pub fn layer(folder: &Path, write: impl FnOnce(&mut Builder<File>)) -> PathBuf {
     path
 }
 
-/// A file with large extended attributes and thousands of names, and directories so deep that each name of a path is long:
-/// together they would have taken gigabytes.
-pub fn swelling(folder: &Path) -> PathBuf {
-    layer(folder, |builder| {
-        let value = vec![b'x'; 59 << 10];
-        builder.append_pax_extensions([("SCHILY.xattr.user.a", &value[..])]).unwrap();
-        builder.append_data(&mut header(EntryType::Regular, 1), "target", &b"x"[..]).unwrap();
-        for number in 0..2000 {
-            let name = format!("links/{number}");
-            builder.append_link(&mut header(EntryType::Link, 0), name, "target").unwrap();
-        }
-        for number in 0..500 {
-            let path = format!("{number}/{}file", "d/".repeat(1500));
-            builder.append_data(&mut header(EntryType::Regular, 0), path, std::io::empty()).unwrap();
-        }
-    })
+/// A file with large extended attributes and thousands of names, each of which would have had them: gigabytes.
+pub fn names(builder: &mut Builder<File>) {
+    let value = vec![b'x'; 59 << 10];
+    builder.append_pax_extensions([("SCHILY.xattr.user.a", &value[..])]).unwrap();
+    builder.append_data(&mut header(EntryType::Regular, 1), "target", &b"x"[..]).unwrap();
+    for number in 0..2000 {
+        let name = format!("links/{number}");
+        builder.append_link(&mut header(EntryType::Link, 0), name, "target").unwrap();
+    }
+}
+
+/// Directories so deep that each name of a path is long: gigabytes, too.
+pub fn depths(builder: &mut Builder<File>) {
+    for number in 0..500 {
+        let path = format!("{number}/{}file", "d/".repeat(1500));
+        builder.append_data(&mut header(EntryType::Regular, 0), path, std::io::empty()).unwrap();
+    }
 }

@@ -28,7 +28,7 @@ impl Throttled {
                 if is_over.load(Ordering::SeqCst) {
                     return;
                 }
-                pass(client, &server, piece, &is_over);
+                pass(client, &server, piece, Arc::clone(&is_over));
             }
         });
         Self { port, ended }
@@ -43,8 +43,7 @@ impl Drop for Throttled {
     }
 }
 
-fn pass(client: TcpStream, server: &str, piece: usize, is_over: &Arc<AtomicBool>) {
-    let is_over = Arc::clone(is_over);
+fn pass(client: TcpStream, server: &str, piece: usize, is_over: Arc<AtomicBool>) {
     let server = TcpStream::connect(server).unwrap();
     let (mut questions, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
     thread::spawn(move || {

@@ -172,7 +172,7 @@ impl GiveBack {
 
     async fn ports(&self, attachments: &[Attachment], owner: &PortOwner) -> Result<()> {
         // A debt may be paid when somebody else has been given a port that was its user's.
-        let attachments = networking::still_owned(&self.neutron, owner, attachments).await?;
+        let attachments = networking::still_owned(&self.neutron, &owner.id, attachments).await?;
         networking::release(&self.neutron, &attachments).await?;
         // What was interrupted, or whose record is lost: Neutron knows whose its ports are.
         let strays = networking::strays(&self.neutron, owner, &[]).await?;

@@ -18,8 +18,9 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use sandbox::{Host, Sandbox, SandboxState, SandboxStatus, Stage};
+use sandbox::{Host, Sandbox, SandboxState, SandboxStatus, Stage, Usage};
 use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 const PATH: &str = "/metrics";
@@ -29,7 +30,7 @@ const FORMAT: HeaderValue =
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one sandbox may take to answer.
 const SANDBOX_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long all may take together: who asks waits no longer. Those that have not answered are left out.
+/// How long all may take together: who asks waits no longer. What those would have said that have not answered is left out.
 const ALL_TIMEOUT: Duration = Duration::from_secs(8);
 /// Sandboxes that are asked at one time: one that does not answer keeps few others waiting.
 const SANDBOXES_AT_ONCE: usize = 32;
@@ -84,24 +85,36 @@ async fn answer<B>(request: Request<B>, host: Arc<Host>) -> Result<Response<Full
     Ok(response)
 }
 
-async fn text(host: &Host) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+async fn text(host: &Arc<Host>) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
     let metrics = Metrics::default();
-    // In a new order each time: those that do not answer leave out others, but not always the same.
+    // In a new order each time: those that do not answer keep others from it, but not always the same.
     let sandboxes: HashSet<String> = host.list()?.into_iter().collect();
-    for id in &sandboxes {
-        metrics.gather_usage(&host.sandbox(id), id);
-    }
-    let all = stream::iter(&sandboxes).for_each_concurrent(SANDBOXES_AT_ONCE, async |id| {
-        metrics.gather_answers(&host.sandbox(id), id).await;
-    });
+    let all = async {
+        for (id, usage) in usages(Arc::clone(host), sandboxes.clone()).await {
+            metrics.take_usage(&usage, &id);
+        }
+        let asked = stream::iter(&sandboxes);
+        asked
+            .for_each_concurrent(SANDBOXES_AT_ONCE, async |id| metrics.ask(&host.sandbox(id), id).await)
+            .await;
+    };
     if timeout(ALL_TIMEOUT, all).await.is_err() {
-        tracing::warn!("metrics leave out sandboxes that have not answered in time");
+        tracing::warn!("metrics leave out what sandboxes would have said that have not answered in time");
     }
     let mut registry = Registry::default();
     metrics.register(&mut registry);
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
+}
+
+/// What the host's kernel counts for each sandbox, which is not asked for it.
+async fn usages(host: Arc<Host>, sandboxes: HashSet<String>) -> Vec<(String, Usage)> {
+    let read = move || {
+        let read = sandboxes.into_iter().filter_map(|id| host.sandbox(&id).usage().map(|usage| (id, usage)));
+        read.collect()
+    };
+    spawn_blocking(read).await.unwrap_or_default()
 }
 
 /// One family for each thing that is measured.
@@ -123,17 +136,14 @@ struct Metrics {
 }
 
 impl Metrics {
-    /// What this host knows of a sandbox, which is not asked for it.
-    fn gather_usage(&self, sandbox: &Sandbox, id: &str) {
-        if let Some(usage) = sandbox.usage() {
-            set(&self.vcpu, labels(id, &[]), usage.vcpu_seconds);
-            set(&self.vmm, labels(id, &[]), usage.vmm_seconds);
-            set(&self.resident, labels(id, &[]), usage.resident_bytes as f64);
-            set(&self.shared, labels(id, &[]), usage.shared_bytes as f64);
-        }
+    fn take_usage(&self, usage: &Usage, id: &str) {
+        set(&self.vcpu, labels(id, &[]), usage.vcpu_seconds);
+        set(&self.vmm, labels(id, &[]), usage.vmm_seconds);
+        set(&self.resident, labels(id, &[]), usage.resident_bytes as f64);
+        set(&self.shared, labels(id, &[]), usage.shared_bytes as f64);
     }
 
-    async fn gather_answers(&self, sandbox: &Sandbox, id: &str) {
+    async fn ask(&self, sandbox: &Sandbox, id: &str) {
         let answers = async {
             if let SandboxStatus::Live(state) = sandbox.glance().await {
                 self.gather_boot(&state, id);

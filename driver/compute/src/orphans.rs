@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::ContainerUuid;
+use network::{Plugged, Unplugged};
 use sandbox::SandboxStatus;
 use tokio::sync::Semaphore;
 
 use crate::containers::Core;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::zun::Zun;
 
 /// Taps that are removed at one time.
@@ -26,61 +27,74 @@ pub fn tell(orphans: &[ContainerUuid]) {
     }
 }
 
-/// Ports that are plugged on this host and belong to no sandbox whose guest may run, each with the container for which it was
-/// plugged, as far as that is known. To be looked for before anything is started: what is plugged later is somebody's.
+/// Ports that are plugged on this host and belong to no sandbox whose guest may run. To be looked for before anything is started:
+/// what is plugged later is somebody's.
 pub async fn leftover_taps(
     core: &Core<Zun>,
     sandboxes: &BTreeMap<ContainerUuid, SandboxStatus>,
-) -> BTreeMap<String, Option<String>> {
+) -> Vec<Plugged> {
     let mut plugged = match network::plugged().await {
         Ok(plugged) => plugged,
         Err(e) => {
             tracing::error!(error = %e, "taps may be left behind");
-            return BTreeMap::new();
+            return Vec::new();
         }
     };
     for (uuid, _) in sandboxes.iter().filter(|(_, status)| status.may_live()) {
         match core.engine.record(*uuid) {
-            Ok(record) => plugged.retain(|port, _| !record.has_port(port)),
+            Ok(record) => plugged.retain(|one| !record.has_port(&one.port)),
             Err(e) => {
                 tracing::error!(sandbox = %uuid, error = %e, "its taps are not known: none that is left behind is removed");
-                return BTreeMap::new();
+                return Vec::new();
             }
         }
     }
     plugged
 }
 
-/// Begins to take them away, each in its container's turn.
-pub fn remove_taps(core: &Arc<Core<Zun>>, taps: BTreeMap<String, Option<String>>) {
+/// Begins to remove them, each in its container's turn.
+pub fn remove_taps(core: &Arc<Core<Zun>>, taps: Vec<Plugged>) {
     let slots = Arc::new(Semaphore::new(TAPS_AT_ONCE));
-    for (port, owner) in taps {
+    for Plugged { port, owner } in taps {
         let (core, slots) = (Arc::clone(core), Arc::clone(&slots));
         tokio::spawn(async move {
             match remove_tap(&core, &slots, &port, owner.as_deref()).await {
-                Ok(true) => tracing::warn!(port, "a tap was left behind, and is removed"),
-                Ok(false) => {}
+                Ok(Unplugged::Removed) => tracing::warn!(port, "a tap was left behind, and is removed"),
+                Ok(Unplugged::AnothersNow) => {}
                 Err(e) => tracing::error!(port, error = %e, "a tap is left behind"),
             }
         });
     }
 }
 
-/// Its container may have been started since it was found, or another may have been given its port.
-async fn remove_tap(core: &Core<Zun>, slots: &Semaphore, port: &str, owner: Option<&str>) -> Result<bool> {
-    let uuid: Option<ContainerUuid> = owner.and_then(|owner| owner.parse().ok());
-    let mut turn = None;
-    if let Some(uuid) = uuid {
-        turn = Some(core.turns.internal(uuid).await);
-    }
-    if let Some(uuid) = uuid
+/// Removes a tap in its container's turn, unless that has been started since. Whoever plugs a tap names himself in its alias, so
+/// that one without a name needs no turn: it is left alone if somebody has come to have its port.
+async fn remove_tap(
+    core: &Core<Zun>,
+    slots: &Semaphore,
+    port: &str,
+    owner: Option<&str>,
+) -> Result<Unplugged> {
+    let container = owner.and_then(|owner| owner.parse().ok());
+    let turn = match container {
+        Some(uuid) => Some(core.turns.internal(uuid).await),
+        None => None,
+    };
+    if let Some(uuid) = container
         && core.engine.status(uuid).await.may_live()
         && core.engine.record(uuid)?.has_port(port)
     {
-        return Ok(false);
+        return Ok(Unplugged::AnothersNow);
     }
-    let _slot = slots.acquire().await;
-    let is_removed = network::unplug(port, owner).await?;
-    drop(turn);
-    Ok(is_removed)
+    // Only now: whoever waits for a turn must not keep a slot from others.
+    let slot = slots.acquire();
+    let _slot = match &turn {
+        None => slot.await,
+        Some(turn) => tokio::select! {
+            slot = slot => slot,
+            // Who deletes the container removes its taps.
+            () = turn.hurried() => return Err(Error::GivenUp { subject: "the removal of a tap" }),
+        },
+    };
+    Ok(network::unplug(port, owner).await?)
 }

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::options::{PullPolicy, RegistryOptions};
     use crate::reference::ImageReference;
-    use crate::store::Store;
+    use crate::store::{InUse, Store};
     use crate::worker::WorkerOptions;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -142,7 +142,11 @@ mod tests {
         fn collect(&self, unused: Option<Duration>, bytes: Option<u64>, used: &[&str]) -> Vec<Digest> {
             let used = used.iter().map(|name| self.file_system(name)).collect();
             let retention = Retention { unused, bytes };
-            self.store.collect(retention, self.now, &self.store.survey(), &used).unwrap()
+            self.store.collect(retention, self.now, self.in_use(used)).unwrap()
+        }
+
+        fn in_use(&self, recorded: HashSet<PathBuf>) -> InUse {
+            self.store.in_use(|| Ok::<_, Error>(recorded)).unwrap()
         }
 
         fn file_system(&self, name: &str) -> PathBuf {
@@ -205,7 +209,9 @@ mod tests {
         let images = Images::new();
         images.add("old", 50);
         let pulling = images.store.asking().await;
-        assert_eq!(images.collect(Some(HOUR), None, &[]), []);
+        let retention = Retention { unused: Some(HOUR), bytes: None };
+        let collected = images.store.collect(retention, images.now, images.in_use(HashSet::new()));
+        assert!(matches!(collected, Err(Error::Busy)), "{collected:?}");
         drop(pulling);
         assert_eq!(images.collect(Some(HOUR), None, &[]), ids(&["old"]));
     }
@@ -239,7 +245,7 @@ mod tests {
         let image = images.store.image(&reference, PullPolicy::Never, None, progress).await.unwrap();
         let later = Images { now: images.now + HOUR * 2, ..images };
         assert_eq!(later.collect(Some(HOUR), None, &[]), []);
-        later.store.remove(&image.id, &later.store.survey(), &HashSet::new()).unwrap();
+        later.store.remove(&image.id, later.in_use(HashSet::new())).unwrap();
         assert!(image.rootfs.exists(), "only its name goes");
         let rootfs = image.rootfs.clone();
         drop(image);

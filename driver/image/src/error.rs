@@ -48,7 +48,7 @@ pub enum Error {
     Fetch { image: String, reason: Reason },
     #[error("image {image} cannot be read: {reason}")]
     Work { image: String, reason: Reason },
-    #[error("no image is removed now: others are looked for all the while")]
+    #[error("images cannot be removed now: look-ups of others leave no turn for it")]
     Busy,
     #[error("the work on image {0} was lost")]
     Lost(String),

@@ -20,10 +20,9 @@ struct State {
 #[derive(Debug, Clone, Default)]
 pub struct Hold(Arc<()>);
 
-/// From when on whatever is held counts as in use, though it may be dropped meanwhile: whoever finds out which file systems are in
-/// use may have looked where one is recorded before it was.
+/// While it lasts, whatever is held counts as in use, though it may be dropped meanwhile.
 #[derive(Debug)]
-pub struct Survey(Holds);
+pub(crate) struct Survey(Holds);
 
 impl Holds {
     /// Holds a file system.

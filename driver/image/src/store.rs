@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,9 +18,22 @@ use crate::reference::ImageReference;
 use crate::shelf::{Existing, Image, ImageSource, Origin, Shelf, chain};
 use crate::worker::{Made, Worker, WorkerOptions};
 
-/// How long a collection waits until no image is looked for or gets its name.
-const ALONE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a collection waits until no image is looked for or gets its name, and how long a removal that somebody asked for.
+const COLLECTION_TIMEOUT: Duration = Duration::from_secs(2);
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(60);
 const ALONE_POLL: Duration = Duration::from_millis(1);
+
+/// The file systems in use.
+pub struct InUse {
+    recorded: HashSet<PathBuf>,
+    survey: Survey,
+}
+
+impl InUse {
+    fn has(&self, file_system: &Path) -> bool {
+        self.recorded.contains(file_system) || self.survey.has(file_system)
+    }
+}
 
 /// Images on this host, and where more come from.
 pub struct Store {
@@ -137,35 +150,32 @@ impl Store {
         Ok(self.held(self.shelf.keep(record, configuration)?))
     }
 
-    /// From now on, what is given out counts as in use until the survey ends. To be begun before it is found out which file systems
-    /// containers have: whoever is given one holds it until he has recorded that.
-    pub fn survey(&self) -> Survey {
-        self.holds.survey()
+    /// The file systems in use: those that `recorded` finds containers to have, and those that are given out. Ones that are given
+    /// out while it looks count as well, though they may be recorded and let go meanwhile.
+    pub fn in_use<E>(
+        &self,
+        recorded: impl FnOnce() -> std::result::Result<HashSet<PathBuf>, E>,
+    ) -> std::result::Result<InUse, E> {
+        let survey = self.holds.survey();
+        Ok(InUse { recorded: recorded()?, survey })
     }
 
-    /// Removes the images that `retention` does not keep at the time `now`, and returns their identifiers. `recorded` are the file
-    /// systems that containers have, found out during the survey. Waits for its turn on this thread, and fails if that does not come
-    /// in time: look-ups are many, and each is short.
-    pub fn collect(
-        &self,
-        retention: Retention,
-        now: SystemTime,
-        survey: &Survey,
-        recorded: &HashSet<PathBuf>,
-    ) -> Result<Vec<Digest>> {
-        let _alone = self.alone()?;
-        collect(&self.shelf, retention, now, |path| survey.has(path) || recorded.contains(path))
+    /// Removes the images that `retention` does not keep at the time `now`, and returns their identifiers. Waits for its turn on this
+    /// thread, and fails if that does not come in time: look-ups are many, and each is short.
+    pub fn collect(&self, retention: Retention, now: SystemTime, in_use: InUse) -> Result<Vec<Digest>> {
+        let _alone = self.alone(COLLECTION_TIMEOUT)?;
+        collect(&self.shelf, retention, now, |path| in_use.has(path))
     }
 
     /// Removes the image whose configuration has this digest, with all references to it. Its file system stays where another
-    /// image has the same, or where a container has it. Idempotent: succeeds if the image is absent. Waits as [`Self::collect`] does.
-    pub fn remove(&self, id: &Digest, survey: &Survey, recorded: &HashSet<PathBuf>) -> Result<()> {
-        let _alone = self.alone()?;
-        self.shelf.remove(id, |path| survey.has(path) || recorded.contains(path))
+    /// image has the same, or where it is in use. Idempotent: succeeds if the image is absent. Waits as [`Self::collect`] does.
+    pub fn remove(&self, id: &Digest, in_use: InUse) -> Result<()> {
+        let _alone = self.alone(REMOVAL_TIMEOUT)?;
+        self.shelf.remove(id, |path| in_use.has(path))
     }
 
-    fn alone(&self) -> Result<RwLockWriteGuard<'_, ()>> {
-        let deadline = Instant::now() + ALONE_TIMEOUT;
+    fn alone(&self, timeout: Duration) -> Result<RwLockWriteGuard<'_, ()>> {
+        let deadline = Instant::now() + timeout;
         loop {
             match self.askers.try_write() {
                 Ok(alone) => return Ok(alone),

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::database::{Database, Result, idempotent, now};
+use crate::database::{Database, Result, idempotent};
 
 /// A service's row in `zun_service`.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -21,16 +21,16 @@ pub async fn service(database: &Database, host: &str, binary: &str) -> Result<Op
     .await
 }
 
-/// Whether a service of this name has said within `age` that it is alive.
+/// Whether a service of this name has said within `age` that it is alive, by the database's clock.
 pub async fn is_up(database: &Database, host: &str, binary: &str, age: Duration) -> Result<bool> {
-    let oldest = now() - age;
     idempotent(|| async {
         let found: Option<i32> = sqlx::query_scalar(
-            "SELECT 1 FROM zun_service WHERE host = ? AND `binary` = ? AND last_seen_up > ? LIMIT 1",
+            "SELECT 1 FROM zun_service WHERE host = ? AND `binary` = ? \
+             AND last_seen_up > UTC_TIMESTAMP() - INTERVAL ? SECOND LIMIT 1",
         )
         .bind(host)
         .bind(binary)
-        .bind(oldest)
+        .bind(age.as_secs())
         .fetch_optional(database)
         .await?;
         Ok(found.is_some())
@@ -38,23 +38,19 @@ pub async fn is_up(database: &Database, host: &str, binary: &str, age: Duration)
     .await
 }
 
-/// Says that a service is alive; its row is made if there is none.
+/// Says that a service is alive; its row is made if there is none. The time is the database's: Zun takes a host for down whose clock
+/// is not the control plane's, and refuses what its users ask for.
 pub async fn heartbeat(database: &Database, host: &str, binary: &str, availability_zone: &str) -> Result<()> {
     idempotent(|| async {
-        let now = now();
         sqlx::query(
             "INSERT INTO zun_service (created_at, host, `binary`, disabled, forced_down, report_count, last_seen_up, \
-             availability_zone) VALUES (?, ?, ?, FALSE, FALSE, 1, ?, ?) \
-             ON DUPLICATE KEY UPDATE updated_at = ?, last_seen_up = ?, report_count = report_count + 1, \
-             availability_zone = ?",
+             availability_zone) VALUES (UTC_TIMESTAMP(), ?, ?, FALSE, FALSE, 1, UTC_TIMESTAMP(), ?) \
+             ON DUPLICATE KEY UPDATE updated_at = UTC_TIMESTAMP(), last_seen_up = UTC_TIMESTAMP(), \
+             report_count = report_count + 1, availability_zone = ?",
         )
-        .bind(now)
         .bind(host)
         .bind(binary)
-        .bind(now)
         .bind(availability_zone)
-        .bind(now)
-        .bind(now)
         .bind(availability_zone)
         .execute(database)
         .await?;

@@ -12,9 +12,11 @@ mod linux_bridge;
 mod names;
 mod ovs;
 mod plugged;
+mod survey;
 mod vif;
 
 pub use error::{Error, Result};
 pub use names::DeviceNames;
-pub use plugged::plugged;
-pub use vif::{Vif, unplug};
+pub use plugged::Plugged;
+pub use survey::plugged;
+pub use vif::{Unplugged, Vif, holder, unplug};

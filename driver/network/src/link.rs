@@ -1,74 +1,62 @@
 //! Links of this host: taps, bridges and veth pairs.
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fmt, io};
 
 use crate::command::run;
 use crate::error::{Error, Result};
+use crate::plugged::Plugged;
 
 const LINKS: &str = "/sys/class/net";
 /// Prefix of the alias of each link made here. The port's identifier follows, and a tap's owner.
 const ALIAS: &str = "zun-kata ";
-
-/// What the alias of a link says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Alias {
-    /// Its port.
-    pub port: String,
-    /// The container whose tap it is. The taps of earlier releases and other links name none.
-    pub owner: Option<String>,
-}
 
 /// Whether there is a link of this name.
 pub fn exists(name: &str) -> bool {
     Path::new(LINKS).join(name).exists()
 }
 
-impl Alias {
-    /// That of a link, or `None` if the link was not made here.
-    pub fn of(name: &str) -> Option<Self> {
-        Self::parse(&std::fs::read_to_string(Path::new(LINKS).join(name).join("ifalias")).ok()?)
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let mut words = text.strip_prefix(ALIAS)?.split_whitespace();
-        Some(Self { port: words.next()?.to_owned(), owner: words.next().map(str::to_owned) })
-    }
+/// The port of a link and the container whose tap it is, or `None` if the link was not made here.
+pub fn plugged_by(name: &str) -> Option<Plugged> {
+    parse(&std::fs::read_to_string(Path::new(LINKS).join(name).join("ifalias")).ok()?)
 }
 
-impl fmt::Display for Alias {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{ALIAS}{}", self.port)?;
-        self.owner.iter().try_for_each(|owner| write!(f, " {owner}"))
-    }
+fn parse(alias: &str) -> Option<Plugged> {
+    let mut words = alias.strip_prefix(ALIAS)?.split_whitespace();
+    Some(Plugged { port: words.next()?.to_owned(), owner: words.next().map(str::to_owned) })
 }
 
-/// The aliases of all links that were made here.
-pub fn made_here() -> io::Result<Vec<Alias>> {
+fn alias(plugged: &Plugged) -> String {
+    let words = [Some(plugged.port.as_str()), plugged.owner.as_deref()];
+    format!("{ALIAS}{}", words.into_iter().flatten().collect::<Vec<_>>().join(" "))
+}
+
+/// The ports of all links that were made here.
+pub fn made_here() -> io::Result<Vec<Plugged>> {
     let names = std::fs::read_dir(LINKS)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok(names.filter_map(|name| Alias::of(&name)).collect())
+    Ok(names.filter_map(|name| plugged_by(&name)).collect())
 }
 
 /// Fails if the link `name` belongs to another port: names hold only the beginning of an identifier.
 pub fn check_free(name: &str, port: &str) -> Result<()> {
-    match Alias::of(name) {
-        Some(Alias { port: other, .. }) if other != port => {
+    match plugged_by(name) {
+        Some(Plugged { port: other, .. }) if other != port => {
             Err(Error::Taken { port: port.to_owned(), device: name.to_owned(), other })
         }
         _ => Ok(()),
     }
 }
 
-/// Makes a tap of this alias with this number of queue pairs, in place of one that is left over.
-pub async fn create_tap(name: &str, alias: &Alias, mtu: u16, queue_pairs: u8) -> Result<()> {
-    check_free(name, &alias.port)?;
+/// Makes a tap with this number of queue pairs, in place of one that is left over.
+pub async fn create_tap(name: &str, plugged: &Plugged, mtu: u16, queue_pairs: u8) -> Result<()> {
+    check_free(name, &plugged.port)?;
     remove(name).await?;
     // The kernel sets aside 256 queues for a tap that may have several.
     let several: &[&str] = if queue_pairs > 1 { &["multi_queue"] } else { &[] };
     run("ip", &[&["tuntap", "add", "dev", name, "mode", "tap", "vnet_hdr"], several].concat()).await?;
     // The host must not speak on the guest's link.
     disable_ipv6(name);
-    start(name, alias, mtu).await
+    start(name, plugged, mtu).await
 }
 
 /// Makes a veth pair, in place of one that is left over.
@@ -78,7 +66,7 @@ pub async fn create_pair(one: &str, other: &str, port: &str, mtu: u16) -> Result
     run("ip", &["link", "add", "name", one, "type", "veth", "peer", "name", other]).await?;
     for name in [one, other] {
         disable_ipv6(name);
-        start(name, &Alias { port: port.to_owned(), owner: None }, mtu).await?;
+        start(name, &Plugged { port: port.to_owned(), owner: None }, mtu).await?;
     }
     Ok(())
 }
@@ -121,8 +109,8 @@ pub async fn remove(name: &str) -> Result<()> {
     }
 }
 
-async fn start(name: &str, alias: &Alias, mtu: u16) -> Result<()> {
-    let (alias, mtu) = (alias.to_string(), mtu.to_string());
+async fn start(name: &str, plugged: &Plugged, mtu: u16) -> Result<()> {
+    let (alias, mtu) = (alias(plugged), mtu.to_string());
     run("ip", &["link", "set", "dev", name, "alias", &alias, "mtu", &mtu, "up"]).await.map(|_| ())
 }
 
@@ -142,11 +130,11 @@ mod tests {
     #[test]
     fn an_alias_names_a_port_and_a_taps_owner() {
         for owner in [None, Some("container".to_owned())] {
-            let alias = Alias { port: "port".into(), owner };
-            assert_eq!(Alias::parse(&format!("{alias}\n")), Some(alias));
+            let plugged = Plugged { port: "port".into(), owner };
+            assert_eq!(parse(&format!("{}\n", alias(&plugged))), Some(plugged));
         }
         for others in ["", "\n", "zun-kata \n", "kuryr port"] {
-            assert_eq!(Alias::parse(others), None, "{others:?}");
+            assert_eq!(parse(others), None, "{others:?}");
         }
     }
 }

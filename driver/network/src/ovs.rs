@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::command::run;
 use crate::error::{Error, Result};
-use crate::link::Alias;
+use crate::plugged::Plugged;
 
 const PROGRAM: &str = "ovs-vsctl";
 /// How long `ovs-vsctl` waits for Open vSwitch.
@@ -75,7 +75,7 @@ pub async fn delete_ports(devices: &[&str]) -> Result<()> {
 }
 
 /// The Neutron port of each port made here, and the container that has it.
-pub async fn made_here() -> Result<Vec<Alias>> {
+pub async fn made_here() -> Result<Vec<Plugged>> {
     if !Path::new(DATABASE).exists() {
         return Ok(Vec::new());
     }
@@ -86,18 +86,18 @@ pub async fn made_here() -> Result<Vec<Alias>> {
 }
 
 /// A table as Open vSwitch prints it (RFC 7047 §5.1): a map is `["map", [[key, value], …]]`.
-fn parse(text: &str) -> serde_json::Result<Vec<Alias>> {
+fn parse(text: &str) -> serde_json::Result<Vec<Plugged>> {
     type Map = (String, Vec<(String, String)>);
     #[derive(Deserialize)]
     struct Table {
         data: Vec<(Map,)>,
     }
     let Table { data } = serde_json::from_str(text)?;
-    let alias = |((_, ids),): (Map,)| {
+    let plugged = |((_, ids),): (Map,)| {
         let mut ids: HashMap<_, _> = ids.into_iter().collect();
-        Some(Alias { port: ids.remove("iface-id")?, owner: ids.remove("vm-uuid") })
+        Some(Plugged { port: ids.remove("iface-id")?, owner: ids.remove("vm-uuid") })
     };
-    Ok(data.into_iter().filter_map(alias).collect())
+    Ok(data.into_iter().filter_map(plugged).collect())
 }
 
 #[cfg(test)]
@@ -108,8 +108,8 @@ mod tests {
     fn what_open_vswitch_prints_is_understood() {
         let text = r#"{"data":[[["map",[["iface-id","p1"],["vm-uuid","c1"]]]],[["map",[["iface-id","p2"]]]],[["map",[]]]],
             "headings":["external_ids"]}"#;
-        let owned = Alias { port: "p1".into(), owner: Some("c1".into()) };
-        assert_eq!(parse(text).unwrap(), [owned, Alias { port: "p2".into(), owner: None }]);
+        let owned = Plugged { port: "p1".into(), owner: Some("c1".into()) };
+        assert_eq!(parse(text).unwrap(), [owned, Plugged { port: "p2".into(), owner: None }]);
         assert!(parse("").is_err());
     }
 }

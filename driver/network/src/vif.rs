@@ -4,10 +4,11 @@ use serde_json::{Map, Value};
 use shares::{Place, Shares};
 
 use crate::error::{Error, Result};
-use crate::link::{self, Alias};
+use crate::link;
 use crate::linux_bridge;
 use crate::names::{DeviceNames, bridge_of_network};
 use crate::ovs::{self, Isolation};
+use crate::plugged::Plugged;
 
 /// The integration bridge of a port that does not name one.
 const INTEGRATION_BRIDGE: &str = "br-int";
@@ -69,8 +70,8 @@ impl Vif {
     }
 
     async fn plug_into(&self, target: &TapTarget, names: &DeviceNames, queue_pairs: u8) -> Result<()> {
-        let alias = Alias { port: self.port_id.clone(), owner: Some(self.owner.clone()) };
-        link::create_tap(&names.tap, &alias, self.mtu, queue_pairs).await?;
+        let plugged = Plugged { port: self.port_id.clone(), owner: Some(self.owner.clone()) };
+        link::create_tap(&names.tap, &plugged, self.mtu, queue_pairs).await?;
         match target {
             TapTarget::OpenVswitch(bridge, isolation) => {
                 ovs::add_port(&self.ovs_port(bridge, *isolation), &names.tap).await
@@ -124,17 +125,31 @@ impl Vif {
     }
 }
 
-/// Takes a port of `owner` off its bridge, of whichever kind, and removes its devices. Those of another port stay, and those that
-/// have been made for another container since. `owner` is `None` where the port is known from a tap that names none. Idempotent:
-/// succeeds if nothing is plugged. Tells whether nobody else had the port.
-pub async fn unplug(port_id: &str, owner: Option<&str>) -> Result<bool> {
+/// The container whose tap a port's is, as far as it is known.
+pub fn holder(port_id: &str) -> Option<String> {
+    let tap = link::plugged_by(&DeviceNames::of_port(port_id).tap).filter(|tap| tap.port == port_id);
+    tap.and_then(|tap| tap.owner)
+}
+
+/// What has become of a port that was to be unplugged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unplugged {
+    /// It has no device any more.
+    Removed,
+    /// Another container has it by now, and keeps its devices.
+    AnothersNow,
+}
+
+/// Removes a port's devices and takes them off their bridge, of whichever kind. Leaves a tap alone whose alias names another port
+/// or another container. `owner` is `None` for a tap of an earlier release, which named none. Idempotent: succeeds if nothing is
+/// plugged.
+pub async fn unplug(port_id: &str, owner: Option<&str>) -> Result<Unplugged> {
     let _devices = devices(port_id).await;
-    let tap = Alias::of(&DeviceNames::of_port(port_id).tap);
-    let is_others = tap.is_some_and(|tap| tap.owner.is_some() && tap.owner.as_deref() != owner);
-    if is_others {
-        return Ok(false);
+    let now = link::plugged_by(&DeviceNames::of_port(port_id).tap).and_then(|tap| tap.owner);
+    if now.is_some_and(|now| Some(now.as_str()) != owner) {
+        return Ok(Unplugged::AnothersNow);
     }
-    take_off(port_id).await.map(|()| true)
+    take_off(port_id).await.map(|()| Unplugged::Removed)
 }
 
 /// The right to work on a port's devices: each of them takes several steps to make, or to remove.

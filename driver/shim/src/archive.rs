@@ -38,11 +38,16 @@ pub async fn pack(
 pub async fn pack_changes(agent: &AgentServiceClient, pack: &Pack, archive: File) -> Result<Outcome<()>> {
     let container = &pack.container;
     let pause = PauseContainerRequest { container_id: container.clone(), ..Default::default() };
-    agent.pause_container(deadline(), &pause).await?;
-    let filled = fill(agent, pack, "", Direction::CHANGES, archive).await;
+    let filled = match agent.pause_container(deadline(), &pause).await {
+        Ok(_) => fill(agent, pack, "", Direction::CHANGES, archive).await,
+        Err(e) => Err(e.into()),
+    };
+    // Whether it was paused or not: an order that came too late may still stop it.
     let resume = ResumeContainerRequest { container_id: container.clone(), ..Default::default() };
-    agent.resume_container(deadline(), &resume).await?;
-    Ok(filled?.map(drop))
+    let resumed = agent.resume_container(deadline(), &resume).await;
+    let filled = filled?;
+    resumed?;
+    Ok(filled.map(drop))
 }
 
 /// Copies the output of a packing process into `archive`, and returns its diagnostics.

@@ -105,8 +105,8 @@ fn attach_devices(config: MachineConfig, clients: &Clients, windows: &mut Window
     let mut disk_slots = Vec::with_capacity(config.disk_slots.len());
     for access in config.disk_slots {
         let device = Block::new(access)?;
-        let traffic = device.traffic();
-        disk_slots.push(BlockSlot::new(windows.attach(device)?, traffic));
+        let (traffic, patience) = (device.traffic(), device.patience());
+        disk_slots.push(BlockSlot::new(windows.attach(device)?, traffic, patience));
     }
     let mut nic_slots = Vec::with_capacity(config.nic_slots.len());
     for mac in config.nic_slots {

@@ -44,7 +44,7 @@ pub async fn remove(options: &Options, uuid: Uuid) -> Result<()> {
     }
     let attachments = record.map(|record| record.attachments).unwrap_or_default();
     let owner = port_owner_of(container);
-    let attachments = networking::still_owned(&neutron, &owner, &attachments).await?;
+    let attachments = networking::still_owned(&neutron, &owner.id, &attachments).await?;
     networking::unplug(&attachments, &owner.id).await;
     networking::release(&neutron, &attachments).await?;
     let strays = networking::strays(&neutron, &owner, &[]).await?;

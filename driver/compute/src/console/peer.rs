@@ -6,17 +6,18 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{KeepAlive, TcpKeepCount, TcpKeepIdle, TcpKeepInterval};
 use tokio::net::TcpStream;
 
-/// Seconds without a word before a peer is asked whether it is there, between two such questions, and how many it may leave
-/// unanswered.
-const KEEPALIVE: (u32, u32, u32) = (60, 15, 4);
+/// Seconds without a word before a peer is asked whether it is there, and between two such questions.
+const KEEPALIVE_IDLE: u32 = 60;
+const KEEPALIVE_INTERVAL: u32 = 15;
+/// How many of them it may leave unanswered.
+const KEEPALIVE_PROBES: u32 = 4;
 
 /// Lets the kernel end the connection of a peer that has gone without a word: a terminal may be silent for days.
 pub fn notice_loss(stream: &TcpStream) -> std::io::Result<()> {
-    let (idle, interval, count) = KEEPALIVE;
     setsockopt(stream, KeepAlive, &true)?;
-    setsockopt(stream, TcpKeepIdle, &idle)?;
-    setsockopt(stream, TcpKeepInterval, &interval)?;
-    Ok(setsockopt(stream, TcpKeepCount, &count)?)
+    setsockopt(stream, TcpKeepIdle, &KEEPALIVE_IDLE)?;
+    setsockopt(stream, TcpKeepInterval, &KEEPALIVE_INTERVAL)?;
+    Ok(setsockopt(stream, TcpKeepCount, &KEEPALIVE_PROBES)?)
 }
 
 /// What a peer counts as: its address, or for IPv6 the first one of its network of 64 bits, since each host has all of one.
@@ -43,7 +44,9 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         notice_loss(&stream).unwrap();
         assert!(getsockopt(&stream, KeepAlive).unwrap());
-        assert_eq!(getsockopt(&stream, TcpKeepIdle).unwrap(), KEEPALIVE.0);
+        let asked = (getsockopt(&stream, TcpKeepIdle), getsockopt(&stream, TcpKeepInterval));
+        assert_eq!(asked, (Ok(KEEPALIVE_IDLE), Ok(KEEPALIVE_INTERVAL)));
+        assert_eq!(getsockopt(&stream, TcpKeepCount), Ok(KEEPALIVE_PROBES));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 /// Most bytes of one message.
-const MESSAGE_MAX: usize = 1 << 20;
+const MESSAGE_MAX: usize = 256 << 10;
 const PIECE_MAX: usize = 32 * 1024;
 
 /// Over a websocket (RFC 6455). What comes is taken as it is: the proxy sends any bytes as a text.

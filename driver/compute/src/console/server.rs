@@ -49,7 +49,10 @@ struct Console {
 }
 
 /// A connection to a process, which counts while it lasts.
-type Connected = (OwnedSemaphorePermit, One<ContainerUuid>);
+struct Relay {
+    _of_host: OwnedSemaphorePermit,
+    _of_container: One<ContainerUuid>,
+}
 
 /// A refusal: a status and, in Docker's form, the reason.
 struct Refused(StatusCode, String);
@@ -213,7 +216,7 @@ impl Console {
         &self,
         exec: Interact,
         id: &ExecId,
-    ) -> Result<(sandbox::Connection, tracing::Span, Connected), Refused> {
+    ) -> Result<(sandbox::Connection, tracing::Span, Relay), Refused> {
         let container = exec.exec.container.clone();
         let uuid = container.parse().map_err(|_| forbidden())?;
         let connected = self.connected(uuid)?;
@@ -222,16 +225,16 @@ impl Console {
         Ok((self.host.sandbox(&container).interact(exec).await?, span, connected))
     }
 
-    fn connected(&self, container: ContainerUuid) -> Result<Connected, Refused> {
-        let has = |whose: String, most: usize| {
+    fn connected(&self, container: ContainerUuid) -> Result<Relay, Refused> {
+        let too_many = |whose: String, most: usize| {
             Refused(StatusCode::TOO_MANY_REQUESTS, format!("{whose} has {most} connections already"))
         };
         let of_container = self.containers.enter(container, CONNECTIONS_TO_A_CONTAINER_MAX);
         let of_container = of_container
-            .ok_or_else(|| has(format!("container {container}"), CONNECTIONS_TO_A_CONTAINER_MAX))?;
+            .ok_or_else(|| too_many(format!("container {container}"), CONNECTIONS_TO_A_CONTAINER_MAX))?;
         let relay = Arc::clone(&self.relays).try_acquire_owned();
-        let relay = relay.map_err(|_| has("this host".into(), RELAYS_MAX))?;
-        Ok((relay, of_container))
+        let relay = relay.map_err(|_| too_many("this host".into(), RELAYS_MAX))?;
+        Ok(Relay { _of_host: relay, _of_container: of_container })
     }
 
     async fn resize(&self, request: &Request<Incoming>, id: &str) -> Result<Answer, Refused> {

@@ -9,7 +9,7 @@ use tokio::task::block_in_place;
 
 use super::Engine;
 use crate::error::{Error, Result};
-use crate::networking::{self, Plugging};
+use crate::networking::{self, Attachment, Plugging};
 use crate::options::Kata;
 use crate::record::{SandboxRecord, sandbox_name};
 use crate::turns::Turn;
@@ -49,6 +49,24 @@ impl HostEngine {
         }
     }
 
+    /// A port of a stopped container may have been given to another one of this host since: whose tap is there is asked for before it
+    /// is taken.
+    async fn check_ports(&self, owner: &str, attachments: &[Attachment]) -> Result<()> {
+        let held = |one: &&Attachment| network::holder(&one.port).is_some_and(|holder| holder != owner);
+        let held: Vec<_> = attachments.iter().filter(held).cloned().collect();
+        if held.is_empty() {
+            return Ok(());
+        }
+        let own = networking::still_owned(&self.neutron, owner, &held).await?;
+        let is_own = |one: &&Attachment| own.iter().any(|own| own.port == one.port);
+        match held.iter().find(|one| !is_own(one)) {
+            Some(Attachment { port, .. }) => {
+                Err(Error::Network(format!("port {port} is another container's by now")))
+            }
+            None => Ok(()),
+        }
+    }
+
     async fn bring_up(
         &self,
         sandbox: &Sandbox,
@@ -58,6 +76,7 @@ impl HostEngine {
     ) -> Result<()> {
         let spec = sandbox::SandboxSpec { volumes: disks, ..record.sandbox_spec(&self.kata) };
         let owner = sandbox.id();
+        self.check_ports(owner, &record.attachments).await?;
         networking::plug(&record.attachments, owner, &self.hostname, spec.queue_pairs()).await?;
         // A launch is not left half done: it has an end of its own.
         let made = async {

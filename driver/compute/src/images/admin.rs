@@ -90,7 +90,8 @@ fn bare_name(reference: &ImageReference) -> &str {
     reference.repository().strip_prefix("library/").unwrap_or(reference.repository())
 }
 
-/// Upstream removes the row whatever becomes of the image; so does this. What a container has is kept for it.
+/// Upstream removes the row whatever becomes of the image; so does this. One that cannot be removed now stays until it is
+/// collected, and what a container has is kept for it.
 pub async fn delete(images: &Images, row: &ImageRow) -> Result<()> {
     if let Some(id) = row.image_id.as_deref().filter(|id| !id.is_empty()) {
         let digest: Digest =
@@ -105,25 +106,23 @@ pub async fn delete(images: &Images, row: &ImageRow) -> Result<()> {
 }
 
 fn remove(images: &Images, id: &Digest) -> Result<()> {
-    let store = images.store();
-    let survey = store.survey();
-    Ok(store.remove(id, &survey, &file_systems_in_use(images)?)?)
+    let in_use = images.store().in_use(|| file_systems_of_containers(images))?;
+    Ok(images.store().remove(id, in_use)?)
 }
 
 /// Removes images that nobody has used for long, or that do not fit, as `[kata]` says.
 pub fn collect(images: &Images) -> Result<()> {
     let store = images.store();
-    let survey = store.survey();
-    let recorded = file_systems_in_use(images)?;
+    let in_use = store.in_use(|| file_systems_of_containers(images))?;
     let retention = images.options().kata.retention();
-    for id in store.collect(retention, SystemTime::now(), &survey, &recorded)? {
+    for id in store.collect(retention, SystemTime::now(), in_use)? {
         tracing::info!(image = %id, "an image that was not used for long, or did not fit, is removed");
     }
     Ok(())
 }
 
 /// The file systems of all containers of this host, Zun's and the operator's, whether or not they run.
-fn file_systems_in_use(images: &Images) -> Result<HashSet<PathBuf>> {
+fn file_systems_of_containers(images: &Images) -> Result<HashSet<PathBuf>> {
     let mut used = HashSet::new();
     for host in [images.options().host(), images.options().operators_host()] {
         used.extend(file_systems_in(&host.folder)?);

@@ -127,12 +127,12 @@ pub async fn reclaim(neutron: &Neutron, owner: &PortOwner, ports: &[Port]) -> Re
 /// Those of a container's attachments whose ports nobody else has been given since.
 pub async fn still_owned(
     neutron: &Neutron,
-    owner: &PortOwner,
+    owner: &str,
     attachments: &[Attachment],
 ) -> Result<Vec<Attachment>> {
     let ids: Vec<_> = attachments.iter().map(|one| one.port.clone()).collect();
     let ports = neutron.ports_by_ids(&ids).await?;
-    let is_others = |port: &&Port| !port.device_id.is_empty() && port.device_id != owner.id;
+    let is_others = |port: &&Port| !port.device_id.is_empty() && port.device_id != owner;
     let others: Vec<_> = ports.iter().filter(is_others).map(|port| port.id.as_str()).collect();
     Ok(attachments.iter().filter(|one| !others.contains(&one.port.as_str())).cloned().collect())
 }

@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 use tokio::net::UnixStream;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
-use vmm::{GuestExit, Machine};
+use vmm::{BlockSlot, GuestExit, Machine};
 
 use crate::aside::aside;
 use crate::device_slots::DeviceSlots;
@@ -341,6 +341,7 @@ impl Supervisor {
         {
             tracing::warn!(error = %e, "the guest does not go on");
         }
+        self.machine.disk_slots().iter().for_each(BlockSlot::end_patience);
         if let Ok(agent) = self.agent() {
             if let Err(e) = agent.destroy_sandbox(agent::deadline(), &DestroySandboxRequest::default()).await
             {

@@ -5,7 +5,8 @@
 use std::sync::{MutexGuard, PoisonError};
 
 use super::{
-    Block, Mem, MemGauge, MmioTransport, Net, SharedTransport, Traffic, TrafficCounter, VirtioDevice,
+    Block, Mem, MemGauge, MmioTransport, Net, Patience, SharedTransport, Traffic, TrafficCounter,
+    VirtioDevice,
 };
 use crate::Result;
 use crate::config::{DiskConfig, MacAddress, NicConfig};
@@ -15,11 +16,16 @@ use crate::config::{DiskConfig, MacAddress, NicConfig};
 pub struct BlockSlot {
     transport: SharedTransport<Block>,
     traffic: TrafficCounter,
+    patience: Patience,
 }
 
 impl BlockSlot {
-    pub(crate) fn new(transport: SharedTransport<Block>, traffic: TrafficCounter) -> Self {
-        Self { transport, traffic }
+    pub(crate) fn new(
+        transport: SharedTransport<Block>,
+        traffic: TrafficCounter,
+        patience: Patience,
+    ) -> Self {
+        Self { transport, traffic, patience }
     }
 
     /// Puts a disk into the slot, which must be empty.
@@ -35,6 +41,11 @@ impl BlockSlot {
     /// Traffic since the slot was last filled.
     pub fn traffic(&self) -> Traffic {
         self.traffic.traffic()
+    }
+
+    /// Lets writes fail for which the host has no room, so that the guest can end in order.
+    pub fn end_patience(&self) {
+        self.patience.end();
     }
 }
 

@@ -34,7 +34,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use balloon::Balloon;
-pub use block::Block;
+pub use block::{Block, Patience};
 pub use config_space::ConfigSpace;
 pub use handles::{BlockSlot, MemHandle, NicSlot};
 pub use interrupt::{Interrupt, LentLine};

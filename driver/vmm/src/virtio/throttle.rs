@@ -36,7 +36,7 @@ impl Throttle {
 
     /// Clears the timer's expiration.
     pub fn drain(&mut self) -> Result<()> {
-        self.timer.clear()
+        self.timer.disarm()
     }
 }
 

@@ -20,8 +20,8 @@ impl Timer {
         self.0.reset(wait, None).map_err(failed("set a timer"))
     }
 
-    /// Clears its expiration.
-    pub fn clear(&mut self) -> Result<()> {
+    /// Keeps it from expiring, and forgets that it has.
+    pub fn disarm(&mut self) -> Result<()> {
         self.0.clear().map_err(failed("clear a timer"))
     }
 }

@@ -117,6 +117,21 @@ impl Request {
     pub fn length(&self) -> u64 {
         self.data.iter().map(|piece| piece.length as u64).sum()
     }
+
+    /// Leaves out the first bytes of a write, which are done.
+    pub fn advance(&mut self, done: u64) {
+        if let Operation::Write(offset) = &mut self.operation {
+            *offset += done;
+        }
+        let mut left = done;
+        self.data.retain_mut(|piece| {
+            let cut = left.min(piece.length as u64);
+            left -= cut;
+            piece.address.0 += cut;
+            piece.length -= cut as usize;
+            piece.length > 0
+        });
+    }
 }
 
 /// Takes the next `N` bytes that the driver has written; `None` if there are fewer.
@@ -242,6 +257,15 @@ mod tests {
             parse(VIRTIO_BLK_T_IN, 0, &[(0x10000, 7, 0), (0x10007, 9, 0), (0x20000, 513, WRITE)]).unwrap();
         assert_eq!(request.data, [Piece { address: GuestAddress(0x20000), length: 512 }]);
         assert_eq!(request.status, GuestAddress(0x20200));
+    }
+
+    #[test]
+    fn a_write_goes_on_where_it_was_cut_short() {
+        let buffers = [(0x10000, 16, 0), (0x20000, 4096, 0), (0x40000, 4096, 0), (0x30000, 1, WRITE)];
+        let mut request = parse(VIRTIO_BLK_T_OUT, 8, &buffers).unwrap();
+        request.advance(4096 + 512);
+        assert_eq!(request.operation, Operation::Write(8 * SECTOR + 4096 + 512));
+        assert_eq!(request.data, [Piece { address: GuestAddress(0x40200), length: 4096 - 512 }]);
     }
 
     /// Parses a request of this type on 8 sectors, with these flags.

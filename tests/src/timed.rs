@@ -22,15 +22,15 @@ pub const BEAT_SECONDS: i64 = 20;
 pub type Round = [Duration; COMMANDS.len()];
 
 /// Another tenant, with a container that runs.
-pub struct Neighbour<'a> {
+pub struct TimedTenant<'a> {
     cloud: &'a Cloud,
     tenant: &'a Tenant<'a>,
     net: String,
-    /// It.
+    /// His container.
     pub uuid: String,
 }
 
-impl<'a> Neighbour<'a> {
+impl<'a> TimedTenant<'a> {
     /// Moves in, on this network.
     pub fn move_in(cloud: &'a Cloud, tenant: &'a Tenant<'a>, net: String) -> Self {
         let uuid = tenant.runs(&["--net", &net]);
@@ -96,15 +96,13 @@ impl<'a> Heart<'a> {
         Self { cloud, host, before }
     }
 
-    /// How often it has beaten, and how many seconds ago it last did, both by the host's clock: an emulated one runs slow while
-    /// its machine is busy.
+    /// How often it has beaten, and how many seconds ago it last did, both by the database's clock.
     fn look(cloud: &Cloud, host: &str) -> (u64, i64) {
         let row = cloud.sql(&format!(
-            "SELECT report_count, TIMESTAMPDIFF(SECOND, '1970-01-01', last_seen_up) FROM zun.zun_service WHERE host = '{host}'"
+            "SELECT report_count, TIMESTAMPDIFF(SECOND, last_seen_up, UTC_TIMESTAMP()) FROM zun.zun_service WHERE host = '{host}'"
         ));
-        let (count, seen) = row.split_once('\t').unwrap_or_else(|| panic!("one row of {host}: {row:?}"));
-        let now: i64 = cloud.shell("date +%s").trim().parse().unwrap();
-        (count.parse().unwrap(), now - seen.parse::<i64>().unwrap())
+        let (count, age) = row.split_once('\t').unwrap_or_else(|| panic!("one row of {host}: {row:?}"));
+        (count.parse().unwrap(), age.parse().unwrap())
     }
 
     /// Beats since it is watched. The host is up, and no beat is as late as the next.
