@@ -4,6 +4,7 @@ use std::fs::File;
 
 use image_work::Digest;
 
+use crate::configuration::configuration;
 use crate::error::{Error, Result};
 use crate::options::PullPolicy;
 use crate::shelf::{Existing, Image, ImageSource, Origin, chain};
@@ -39,14 +40,14 @@ pub(crate) async fn add_archive(
     let (file, archive) = worker.inputs().create()?;
     fetch(file).await?;
     let image = worker.read(archive).await?;
-    let configuration = serde_json::from_str(&image.configuration)
+    let parsed = configuration(image.configuration.as_bytes())
         .map_err(|e| Error::Invalid { image: name.to_owned(), reason: e.to_string().into() })?;
     let record = ImageSource {
         reference: name.to_owned(),
         origin: Origin::Archive,
         manifest: image.manifest,
         config: Digest::of(image.configuration.as_bytes()),
-        chain: chain(&configuration),
+        chain: chain(&parsed),
         is_private: false,
     };
     let configuration = image.configuration.as_bytes();

@@ -7,6 +7,7 @@
 mod archived;
 mod bounded;
 mod collect;
+mod configuration;
 mod error;
 mod holds;
 mod options;

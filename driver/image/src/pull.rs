@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt, OptionFuture};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use image_work::{CONFIG_MAX, Digest, Layer, check_number, is_for_us, is_foreign};
+use image_work::{CONFIG_MAX, Digest, LAYERS_MAX, Layer, check_number, is_for_us, is_foreign};
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
+use crate::configuration::configuration;
 use crate::error::{Error, Result};
 use crate::options::{Credentials, RegistryOptions};
 use crate::progress::Progress;
@@ -37,11 +38,17 @@ pub struct Remote<'a> {
     progress: Progress,
 }
 
-/// What a manifest says, checked.
+/// What a manifest says, checked. What else it says is not kept.
 pub struct Manifest {
     pub digest: Digest,
-    config: Descriptor,
-    layers: Vec<(Digest, Descriptor)>,
+    config: Blob,
+    layers: Vec<Blob>,
+}
+
+/// A part of an image, as its manifest names it.
+struct Blob {
+    digest: Digest,
+    size: u64,
 }
 
 impl<'a> Remote<'a> {
@@ -98,22 +105,28 @@ impl<'a> Remote<'a> {
         if let Some(foreign) = manifest.layers().iter().find(foreign) {
             return Err(self.invalid(format!("layer {} is a foreign one", foreign.digest())));
         }
-        let layers = manifest.layers().iter().map(|layer| Ok((self.digest(layer)?, layer.clone())));
+        let number = manifest.layers().len();
+        if number > LAYERS_MAX {
+            return Err(self.invalid(format!("it has {number} layers; the limit is {LAYERS_MAX}")));
+        }
+        let layers = manifest.layers().iter().map(|layer| self.blob(layer));
         Ok(Manifest {
             digest: Digest::of(bytes),
-            config: manifest.config().clone(),
+            config: self.blob(manifest.config())?,
             layers: layers.collect::<Result<_>>()?,
         })
     }
 
     /// Fetches the image's configuration.
     pub async fn configuration(&self, manifest: &Manifest) -> Result<(Vec<u8>, ImageConfiguration)> {
-        if manifest.config.size() > CONFIG_MAX {
-            return Err(self.invalid("its configuration is too large".into()));
+        let Blob { digest, size } = &manifest.config;
+        if *size > CONFIG_MAX {
+            return Err(
+                self.invalid(format!("its configuration has {size} bytes; the limit is {CONFIG_MAX}"))
+            );
         }
-        let digest = self.digest(&manifest.config)?;
         let mut bytes = Vec::new();
-        let fetched = self.registry.blob(&digest, manifest.config.size(), &mut bytes);
+        let fetched = self.registry.blob(digest, *size, &mut bytes);
         self.within("the configuration", async {
             fetched.await.map_err(|e| match e {
                 Failure::Digest(found) => self.mismatch("the configuration", digest.clone(), found),
@@ -121,7 +134,7 @@ impl<'a> Remote<'a> {
             })
         })
         .await?;
-        let configuration = self.read(&bytes)?;
+        let configuration = configuration(&bytes).map_err(|e| self.invalid(e.to_string()))?;
         Ok((bytes, configuration))
     }
 
@@ -164,7 +177,7 @@ impl<'a> Remote<'a> {
         worker: &Worker,
     ) -> Result<BoxStream<'b, Result<Layer>>> {
         check_number(manifest.layers.len(), configuration).map_err(|reason| self.invalid(reason))?;
-        let sizes = manifest.layers.iter().map(|(_, layer)| layer.size());
+        let sizes = manifest.layers.iter().map(|layer| layer.size);
         let (size, most) = (sizes.fold(0, u64::saturating_add), worker.bytes_max());
         if size > most {
             return Err(self.invalid(format!("its layers have {size} bytes; the limit is {most}")));
@@ -172,25 +185,24 @@ impl<'a> Remote<'a> {
         self.progress.announce(size);
         let diff_ids = configuration.rootfs().diff_ids();
         let mut fetches: Vec<BoxFuture<'_, Result<Layer>>> = Vec::new();
-        for ((name, descriptor), diff_id) in manifest.layers.iter().zip(diff_ids) {
+        for (blob, diff_id) in manifest.layers.iter().zip(diff_ids) {
             let inputs = worker.inputs().clone();
             let layer = async move {
                 let (file, file_name) = inputs.create()?;
-                let file = self.layer(name, descriptor, file).await?;
+                let file = self.layer(blob, file).await?;
                 let content = whole(&file, file_name)?;
-                Ok(Layer { name: name.clone(), content, diff_id: diff_id.clone() })
+                Ok(Layer { name: blob.digest.clone(), content, diff_id: diff_id.clone() })
             };
             fetches.push(layer.boxed());
         }
         Ok(stream::iter(fetches).buffered(AT_ONCE).boxed())
     }
 
-    async fn layer(&self, digest: &Digest, descriptor: &Descriptor, file: File) -> Result<File> {
-        let size = descriptor.size();
+    async fn layer(&self, Blob { digest, size }: &Blob, file: File) -> Result<File> {
         tracing::info!(layer = %digest, bytes = size, "fetching a layer");
         let mut writer = tokio::fs::File::from_std(file);
         let progress = self.progress.of_one();
-        let fetch = self.registry.blob(digest, size, progress.count(&mut writer));
+        let fetch = self.registry.blob(digest, *size, progress.count(&mut writer));
         let Some(fetched) = progress.at_pace(fetch).await else {
             let (registry, image) = (self.registry().to_owned(), self.reference.to_string());
             return Err(Error::Slow { registry, image, layer: digest.clone() });
@@ -215,6 +227,10 @@ impl<'a> Remote<'a> {
 
     fn read<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T> {
         serde_json::from_slice(bytes).map_err(|e| self.invalid(e.to_string()))
+    }
+
+    fn blob(&self, descriptor: &Descriptor) -> Result<Blob> {
+        Ok(Blob { digest: self.digest(descriptor)?, size: descriptor.size() })
     }
 
     fn digest(&self, descriptor: &Descriptor) -> Result<Digest> {

@@ -10,6 +10,7 @@ use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+use crate::configuration::configuration;
 use crate::error::{Error, Result};
 use crate::holds::Hold;
 use crate::reference::ImageReference;
@@ -211,7 +212,7 @@ impl Shelf {
     pub(crate) fn load(&self, record: &ImageSource) -> Result<Image> {
         let path = self.config_path(&record.config);
         let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-        let configuration = serde_json::from_slice(&bytes)
+        let configuration = configuration(&bytes)
             .map_err(|e| Error::Invalid { image: record.reference.clone(), reason: e.to_string().into() })?;
         let rootfs = self.rootfs_path(&record.chain);
         let size = fs::metadata(&rootfs).map_err(Error::io("find", &rootfs))?.len();

@@ -1,8 +1,10 @@
 use oci_spec::image::ImageConfiguration;
 
-/// Most bytes of an image's configuration.
-pub const CONFIG_MAX: u64 = 4 << 20;
-const LAYERS_MAX: usize = 127;
+/// Most bytes of an image's configuration. One that builders of images write has some thousand, with their cache some hundred
+/// thousand.
+pub const CONFIG_MAX: u64 = 2 << 20;
+/// Most layers of an image, as Docker has it.
+pub const LAYERS_MAX: usize = 127;
 
 /// Says why an image cannot have so many layers.
 pub fn check_number(layers: usize, configuration: &ImageConfiguration) -> Result<(), String> {

@@ -27,7 +27,7 @@ mod work;
 
 pub use budget::Budget;
 pub use digest::{Digest, Digester, ParseDigestError, sum_of};
-pub use layers::{CONFIG_MAX, check_number, is_foreign};
+pub use layers::{CONFIG_MAX, LAYERS_MAX, check_number, is_foreign};
 pub use merge::add_layer;
 pub use orders::{
     Fault, FoundImage, LINE_MAX, Layer, Limits, Order, Piece, Report, Save, read_line, write_line,
