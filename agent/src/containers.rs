@@ -1,6 +1,7 @@
 //! The containers of this guest and their processes.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -62,7 +63,7 @@ struct Container {
     /// The filter of all its processes.
     filter: Option<Filter>,
     processes: Mutex<HashMap<String, Arc<Process>>>,
-    mounts: Mutex<Mounts>,
+    mounts: Arc<tokio::sync::Mutex<Mounts>>,
 }
 
 impl Containers {
@@ -129,7 +130,7 @@ impl Containers {
             has_poststart_hooks,
             filter,
             processes: Mutex::new(HashMap::from([(id.to_owned(), first)])),
-            mounts: Mutex::new(mounts),
+            mounts: Arc::new(tokio::sync::Mutex::new(mounts)),
         };
         lock(&self.all).insert(id.to_owned(), Arc::new(container));
         Ok(())
@@ -266,9 +267,11 @@ impl Containers {
             first.wait().await?;
         }
         self.forget(id, &container.bundle).await;
-        // What is not on a disk yet is written first, which may take its time: other containers are served meanwhile.
-        let mounts = std::mem::take(&mut *lock(&container.mounts));
-        spawn_blocking(move || drop(mounts)).await.map_err(|e| Error::Runtime(e.to_string()))?;
+        // What is not on a disk yet is written first, which may take longer than the caller waits. Other containers are served
+        // meanwhile, and whoever asks again waits for the same.
+        let mut mounts = Arc::clone(&container.mounts).lock_owned().await;
+        let unmounted = spawn_blocking(move || drop(std::mem::take(&mut *mounts))).await;
+        unmounted.map_err(|e| Error::Runtime(e.to_string()))?;
         lock(&self.all).remove(id);
         Ok(())
     }
@@ -289,8 +292,11 @@ impl Containers {
         {
             tracing::warn!("the runtime cannot forget container {id}: {e}");
         }
-        if let Err(e) = std::fs::remove_dir_all(bundle) {
-            tracing::warn!("cannot remove {}: {e}", bundle.display());
+        match std::fs::remove_dir_all(bundle) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                tracing::warn!("cannot remove {}: {e}", bundle.display());
+            }
+            _ => {}
         }
     }
 
@@ -328,7 +334,11 @@ impl Container {
     fn signal_all(&self, signal: Signal) -> Result<()> {
         if signal == Signal::SIGKILL {
             let kill = self.cgroup.join("cgroup.kill");
-            return std::fs::write(&kill, "1").map_err(Error::io(format!("write {}", kill.display())));
+            return match std::fs::write(&kill, "1") {
+                // A removal that was given up has removed the group.
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+                killed => killed.map_err(Error::io(format!("write {}", kill.display()))),
+            };
         }
         let list = self.cgroup.join("cgroup.procs");
         let pids = std::fs::read_to_string(&list).map_err(Error::io(format!("read {}", list.display())))?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use futures::future::join;
 use futures::stream::{self, StreamExt};
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -20,6 +21,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use sandbox::{Host, Sandbox, SandboxState, SandboxStatus, Stage, Usage};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -89,16 +91,13 @@ async fn text(host: &Arc<Host>) -> Result<String, Box<dyn std::error::Error + Se
     let metrics = Metrics::default();
     // In a new order each time: those that do not answer keep others from it, but not always the same.
     let sandboxes: HashSet<String> = host.list()?.into_iter().collect();
-    let all = async {
-        for (id, usage) in usages(Arc::clone(host), sandboxes.clone()).await {
+    let mut counted = usages(Arc::clone(host), sandboxes.clone());
+    let counted = async {
+        while let Some((id, usage)) = counted.recv().await {
             metrics.take_usage(&usage, &id);
         }
-        let asked = stream::iter(&sandboxes);
-        asked
-            .for_each_concurrent(SANDBOXES_AT_ONCE, async |id| metrics.ask(&host.sandbox(id), id).await)
-            .await;
     };
-    if timeout(ALL_TIMEOUT, all).await.is_err() {
+    if timeout(ALL_TIMEOUT, join(counted, metrics.ask_all(host, sandboxes))).await.is_err() {
         tracing::warn!("metrics leave out what sandboxes would have said that have not answered in time");
     }
     let mut registry = Registry::default();
@@ -108,13 +107,18 @@ async fn text(host: &Arc<Host>) -> Result<String, Box<dyn std::error::Error + Se
     Ok(text)
 }
 
-/// What the host's kernel counts for each sandbox, which is not asked for it.
-async fn usages(host: Arc<Host>, sandboxes: HashSet<String>) -> Vec<(String, Usage)> {
-    let read = move || {
-        let read = sandboxes.into_iter().filter_map(|id| host.sandbox(&id).usage().map(|usage| (id, usage)));
-        read.collect()
-    };
-    spawn_blocking(read).await.unwrap_or_default()
+/// What the host's kernel counts for each sandbox, which is not asked for it. It is read as long as somebody takes it.
+fn usages(host: Arc<Host>, sandboxes: HashSet<String>) -> mpsc::UnboundedReceiver<(String, Usage)> {
+    let (sender, read) = mpsc::unbounded_channel();
+    spawn_blocking(move || {
+        for id in sandboxes {
+            let Some(usage) = host.sandbox(&id).usage() else { continue };
+            if sender.send((id, usage)).is_err() {
+                return;
+            }
+        }
+    });
+    read
 }
 
 /// One family for each thing that is measured.
@@ -141,6 +145,13 @@ impl Metrics {
         set(&self.vmm, labels(id, &[]), usage.vmm_seconds);
         set(&self.resident, labels(id, &[]), usage.resident_bytes as f64);
         set(&self.shared, labels(id, &[]), usage.shared_bytes as f64);
+    }
+
+    async fn ask_all(&self, host: &Host, sandboxes: HashSet<String>) {
+        let asked = stream::iter(sandboxes);
+        asked
+            .for_each_concurrent(SANDBOXES_AT_ONCE, async |id| self.ask(&host.sandbox(&id), &id).await)
+            .await;
     }
 
     async fn ask(&self, sandbox: &Sandbox, id: &str) {

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::containers::Core;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::zun::Zun;
 
 /// Taps that are removed at one time.
@@ -76,25 +76,27 @@ async fn remove_tap(
     owner: Option<&str>,
 ) -> Result<Unplugged> {
     let container = owner.and_then(|owner| owner.parse().ok());
-    let turn = match container {
-        Some(uuid) => Some(core.turns.internal(uuid).await),
-        None => None,
-    };
-    if let Some(uuid) = container
-        && core.engine.status(uuid).await.may_live()
-        && core.engine.record(uuid)?.has_port(port)
-    {
-        return Ok(Unplugged::AnothersNow);
+    loop {
+        let turn = match container {
+            Some(uuid) => Some(core.turns.internal(uuid).await),
+            None => None,
+        };
+        if let Some(uuid) = container
+            && core.engine.status(uuid).await.may_live()
+            && core.engine.record(uuid)?.has_port(port)
+        {
+            return Ok(Unplugged::AnothersNow);
+        }
+        // Only now: whoever waits for a turn must not keep a slot from others, nor the turn from a deletion.
+        let slot = slots.acquire();
+        let _slot = match &turn {
+            None => slot.await,
+            Some(turn) => tokio::select! {
+                biased;
+                slot = slot => slot,
+                () = turn.hurried() => continue,
+            },
+        };
+        return Ok(network::unplug(port, owner).await?);
     }
-    // Only now: whoever waits for a turn must not keep a slot from others.
-    let slot = slots.acquire();
-    let _slot = match &turn {
-        None => slot.await,
-        Some(turn) => tokio::select! {
-            slot = slot => slot,
-            // Who deletes the container removes its taps.
-            () = turn.hurried() => return Err(Error::GivenUp { subject: "the removal of a tap" }),
-        },
-    };
-    Ok(network::unplug(port, owner).await?)
 }

@@ -19,4 +19,4 @@ pub use error::{Error, Result};
 pub use names::DeviceNames;
 pub use plugged::Plugged;
 pub use survey::plugged;
-pub use vif::{Unplugged, Vif, holder, unplug};
+pub use vif::{Unplugged, Vif, may_be_anothers, unplug};

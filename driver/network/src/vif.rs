@@ -125,10 +125,10 @@ impl Vif {
     }
 }
 
-/// The container whose tap a port's is, as far as it is known.
-pub fn holder(port_id: &str) -> Option<String> {
+/// Whether a port has a tap that may be another container's than `owner`'s. That of an earlier release may be anybody's.
+pub fn may_be_anothers(port_id: &str, owner: &str) -> bool {
     let tap = link::plugged_by(&DeviceNames::of_port(port_id).tap).filter(|tap| tap.port == port_id);
-    tap.and_then(|tap| tap.owner)
+    tap.is_some_and(|tap| tap.owner.as_deref() != Some(owner))
 }
 
 /// What has become of a port that was to be unplugged.

@@ -52,7 +52,7 @@ impl HostEngine {
     /// A port of a stopped container may have been given to another one of this host since: whose tap is there is asked for before it
     /// is taken.
     async fn check_ports(&self, owner: &str, attachments: &[Attachment]) -> Result<()> {
-        let held = |one: &&Attachment| network::holder(&one.port).is_some_and(|holder| holder != owner);
+        let held = |one: &&Attachment| network::may_be_anothers(&one.port, owner);
         let held: Vec<_> = attachments.iter().filter(held).cloned().collect();
         if held.is_empty() {
             return Ok(());

@@ -97,7 +97,12 @@ impl<'a> Server<'a> {
                 match ready.token {
                     STOP => return Ok(()),
                     QUEUE => drain(&self.active.notifications[0]),
-                    THROTTLE => self.throttle.drain()?,
+                    THROTTLE => {
+                        self.throttle.drain()?;
+                        if self.stalled.is_due() {
+                            self.try_again()?;
+                        }
+                    }
                     STALLED => self.try_again()?,
                     _ => drain(self.ring.completed()),
                 }
@@ -111,7 +116,10 @@ impl<'a> Server<'a> {
     fn accept(&mut self) -> Result<()> {
         let memory = self.active.memory.clone();
         let room = usize::from(QUEUE_SIZE);
-        while self.in_flight.len() + self.stalled.len() < room && self.throttle.is_open()? {
+        while self.in_flight.len() + self.stalled.len() < room
+            && !self.stalled.is_due()
+            && self.throttle.is_open()?
+        {
             let Some(chain) = self.active.pop(0, &memory)? else { break };
             let head = chain.head_index();
             match Request::parse(&memory, chain) {
@@ -417,5 +425,33 @@ mod tests {
         assert_eq!(server.stalled.len(), 0);
         let status: u8 = active.memory.read_obj(STATUS).unwrap();
         assert_eq!(u32::from(status), VIRTIO_BLK_S_IOERR);
+    }
+
+    #[test]
+    fn a_stalled_request_keeps_to_the_rate() {
+        let (mut active, traffic) = (active(), TrafficCounter::default());
+        let mut ring = Ring::new(QUEUE_SIZE).unwrap();
+        let slow = RateLimit { bytes: 1, burst_bytes: 1, ..RateLimit::default() };
+        let full = Disk { limit: slow, ..full_disk() };
+        let mut server = Server::new(&full, &mut active, &traffic, Patience::default(), &mut ring).unwrap();
+        assert_eq!(once(&mut server, Server::accept), UNTOUCHED);
+        server.try_again().unwrap();
+        assert!(server.in_flight.is_empty() && server.stalled.is_due(), "4 KiB take more than an hour");
+    }
+
+    #[test]
+    fn a_stalled_request_that_is_due_comes_before_the_queue() {
+        let (mut active, traffic) = (active(), TrafficCounter::default());
+        let mut ring = Ring::new(QUEUE_SIZE).unwrap();
+        let full = full_disk();
+        let mut server = Server::new(&full, &mut active, &traffic, Patience::default(), &mut ring).unwrap();
+        server.stalled.wait().unwrap();
+        server.accept().unwrap();
+        assert!(server.in_flight.is_empty(), "it is not its turn");
+        server.try_again().unwrap();
+        server.accept().unwrap();
+        assert_eq!(server.in_flight.len(), 1);
+        server.ring.wait().unwrap();
+        server.complete().unwrap();
     }
 }

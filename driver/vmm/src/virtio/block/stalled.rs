@@ -22,6 +22,7 @@ pub struct Stalled {
     /// When the first of them found no room.
     since: Option<Instant>,
     told: Option<Instant>,
+    is_due: bool,
 }
 
 /// Whether the host's file system had no room for any of a request.
@@ -33,7 +34,14 @@ pub fn had_no_room(operation: Operation, result: i32) -> bool {
 impl Stalled {
     /// None, and a timer that is not set.
     pub fn new(patience: Patience) -> Result<Self> {
-        Ok(Self { requests: VecDeque::new(), timer: Timer::new()?, patience, since: None, told: None })
+        Ok(Self {
+            requests: VecDeque::new(),
+            timer: Timer::new()?,
+            patience,
+            since: None,
+            told: None,
+            is_due: false,
+        })
     }
 
     /// Adds one that has found no room, to be done again after a while.
@@ -46,9 +54,9 @@ impl Stalled {
         Ok(())
     }
 
-    /// Adds one that has found no room again: it stays the first.
+    /// Adds one that has found no room again: others have their turn, for which there may be room.
     pub fn push_again(&mut self, request: Request) -> Result<()> {
-        self.requests.push_front(request);
+        self.requests.push_back(request);
         self.timer.set(PAUSE)
     }
 
@@ -59,6 +67,7 @@ impl Stalled {
 
     /// Takes the first. The timer is set as long as any are left.
     pub fn pop(&mut self) -> Result<Option<Request>> {
+        self.is_due = false;
         let first = self.requests.pop_front();
         match self.requests.is_empty() {
             true => self.timer.disarm()?,
@@ -67,9 +76,15 @@ impl Stalled {
         Ok(first)
     }
 
-    /// Tries none now.
+    /// Notes that the disk's rate allows none now: the next one that it allows is one of these.
     pub fn wait(&mut self) -> Result<()> {
+        self.is_due = true;
         self.timer.set(PAUSE)
+    }
+
+    /// Whether one of them comes before what is in the queue.
+    pub fn is_due(&self) -> bool {
+        self.is_due
     }
 
     /// Notes that one which was done again has found room: so may the others.
@@ -85,6 +100,7 @@ impl Stalled {
 
     /// Takes all.
     pub fn take_all(&mut self) -> Result<Vec<Request>> {
+        self.is_due = false;
         self.timer.disarm()?;
         Ok(self.requests.drain(..).collect())
     }
