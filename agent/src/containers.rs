@@ -307,8 +307,8 @@ impl Containers {
 
 impl Container {
     fn order(&self, state: Freezer) -> Result<()> {
-        let (order, value) =
-            (self.cgroup.join("cgroup.freeze"), if state == Freezer::Frozen { "1" } else { "0" });
+        let order = self.cgroup.join("cgroup.freeze");
+        let value = if state == Freezer::Frozen { "1" } else { "0" };
         std::fs::write(&order, value).map_err(Error::io(format!("write {}", order.display())))
     }
 

@@ -25,7 +25,7 @@ const STOP: u64 = 1;
 const COMPLETIONS: u64 = 2;
 const THROTTLE: u64 = 3;
 const STALLED: u64 = 4;
-/// Most bytes that the kernel reads or writes at one time, `MAX_RW_COUNT`. Of more it would do a part, again and again.
+/// Most bytes that the kernel reads or writes at one time, `MAX_RW_COUNT`: no driver needs more.
 const TRANSFER_MAX: u64 = 0x7fff_f000;
 
 /// Whether a request is done for the first time, or again because there was no room for it.
